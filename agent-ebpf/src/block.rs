@@ -1,0 +1,58 @@
+//! Failed block requests and bios.
+
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use tocsin_ebpf::{BIO, BlockLayout, Record, block_kind, is_benign_block_error};
+
+use crate::emit::{emit, layouts};
+
+/// Request-based drivers since 5.18; fires for errors only, so healthy I/O runs no program.
+#[tracepoint]
+pub(crate) fn block_rq_error(ctx: TracePointContext) -> u32 {
+    try_block(&ctx, &layouts().rq_error, 0)
+}
+
+/// The same before 5.18: fires for every request, so the filter comes first.
+#[tracepoint]
+pub(crate) fn block_rq_complete(ctx: TracePointContext) -> u32 {
+    try_block(&ctx, &layouts().rq_complete, 0)
+}
+
+/// Bio-based drivers (device mapper, md, zram). Request-based I/O does not come by here
+/// (`blk_update_request` clears `BIO_TRACE_COMPLETION`).
+#[tracepoint]
+pub(crate) fn block_bio_complete(ctx: TracePointContext) -> u32 {
+    try_block(&ctx, &layouts().bio_complete, BIO)
+}
+
+#[inline(always)]
+fn try_block(ctx: &TracePointContext, layout: &BlockLayout, family: u16) -> u32 {
+    // SAFETY: offsets are those of this kernel's own format file; the helper checks the address.
+    let error = unsafe { ctx.read_at::<i32>(layout.error as usize) }.unwrap_or(0);
+    if error == 0 {
+        return 0;
+    }
+    // SAFETY: as above.
+    let (dev, place, sectors, rwbs) = unsafe {
+        (
+            ctx.read_at::<u32>(layout.dev as usize).unwrap_or(0),
+            ctx.read_at::<u64>(layout.sector as usize).unwrap_or(0),
+            ctx.read_at::<u32>(layout.sectors as usize).unwrap_or(0),
+            ctx.read_at::<[u8; 8]>(layout.rwbs as usize).unwrap_or([0; 8]),
+        )
+    };
+    let kind = block_kind(rwbs, sectors) as u16;
+    let errno = -error;
+    let mut record = Record {
+        ktime: 0,
+        place,
+        dev,
+        errno,
+        kind: kind + family,
+        reserved: 0,
+        detail: sectors,
+        rwbs,
+        suppressed: 0,
+    };
+    emit(ctx, &mut record, is_benign_block_error(kind, errno));
+    0
+}

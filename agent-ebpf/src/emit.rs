@@ -1,0 +1,149 @@
+//! The maps, and the one way into them.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext, Global,
+    bindings::BPF_NOEXIST,
+    helpers::bpf_ktime_get_ns,
+    macros::map,
+    maps::{LruHashMap, PerCpuHashMap, RingBuf},
+};
+use aya_log_ebpf::debug;
+use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
+
+/// Written by the agent before a program is attached; a section of its own, so that it is one map
+/// with one value that can be written again.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.layouts")]
+static LAYOUTS: Global<Layouts> = Global::new(Layouts {
+    rq_error: BLOCK,
+    rq_complete: BLOCK,
+    bio_complete: BLOCK,
+    ext4_error: FILESYSTEM,
+    ext4_shutdown: FILESYSTEM,
+    xfs_shutdown: FILESYSTEM,
+    xfs_buffer: FILESYSTEM,
+    writeback: FILESYSTEM,
+    syscall_ret: 0,
+    records_per_second: 0,
+});
+const BLOCK: tocsin_ebpf::BlockLayout =
+    tocsin_ebpf::BlockLayout { dev: 0, sector: 0, sectors: 0, error: 0, rwbs: 0 };
+const FILESYSTEM: tocsin_ebpf::FilesystemLayout =
+    tocsin_ebpf::FilesystemLayout { dev: 0, error: 0, place: 0, detail: 0 };
+
+/// 64 KiB hold 1,170 records (48 bytes and an 8-byte header): with ten records per (kind, device) and second
+/// that is over a hundred devices failing at once without a reader.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+
+/// 4,096 keys: 18 kinds on some 200 devices; what finds no room is counted in `UNCOUNTED`.
+#[map]
+static COUNTS: PerCpuHashMap<CountKey, CountValue> = PerCpuHashMap::with_max_entries(4096, 0);
+
+/// An old (kind, device) is forgotten first, which only means that it may ring again.
+#[map]
+static LIMITS: LruHashMap<LimitKey, LimitValue> = LruHashMap::with_max_entries(1024, 0);
+
+/// Events for which `COUNTS` had no room, per CPU.
+#[map]
+static UNCOUNTED: aya_ebpf::maps::PerCpuArray<u64> =
+    aya_ebpf::maps::PerCpuArray::with_max_entries(1, 0);
+
+const SECOND: u64 = 1_000_000_000;
+
+#[inline(always)]
+pub(crate) fn layouts() -> &'static Layouts {
+    // A reference, not a copy: the programs have 512 bytes of stack.
+    // SAFETY: `Global` is a transparent cell around the value; the agent writes it as a whole before
+    // it attaches the program that reads it.
+    unsafe { &*(&raw const LAYOUTS).cast::<Layouts>() }
+}
+
+/// Adds one to a counter that an interrupt on the same CPU may be adding to as well: the one atomic
+/// instruction that every kernel has. `core`'s atomics have no `fetch_add` on this target, which
+/// has no compare-and-swap before instruction set v3.
+#[inline(always)]
+fn add(counter: *mut u64) {
+    // SAFETY: the pointer comes from a map lookup and is aligned; the map outlives the program.
+    unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64) };
+}
+
+#[inline(always)]
+fn counter(key: &CountKey) -> Option<*mut CountValue> {
+    if let Some(value) = COUNTS.get_ptr_mut(key) {
+        return Some(value);
+    }
+    let zero = CountValue { count: 0, suppressed: 0, dropped: 0, last: 0 };
+    // Another CPU may have made the entry in between: then this fails and the lookup succeeds.
+    let _exists = COUNTS.insert(key, &zero, u64::from(BPF_NOEXIST));
+    COUNTS.get_ptr_mut(key)
+}
+
+/// Counts the event and, unless it is `silent`, tells the agent.
+#[inline(always)]
+pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    record.ktime = now;
+    let key =
+        CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
+    let Some(value) = counter(&key) else {
+        if let Some(uncounted) = UNCOUNTED.get_ptr_mut(0) {
+            add(uncounted);
+        }
+        return;
+    };
+    // SAFETY: a valid pointer from the lookup; a torn `last` is off by one event at most.
+    unsafe {
+        add(&raw mut (*value).count);
+        (*value).last = now;
+    }
+    if silent {
+        return;
+    }
+    let Some(suppressed) = admit(record, now) else {
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*value).suppressed });
+        return;
+    };
+    record.suppressed = suppressed;
+    match EVENTS.reserve::<Record>(0) {
+        Some(mut entry) => {
+            entry.write(*record);
+            entry.submit(0);
+            debug!(ctx, "kind {} dev {} errno {}", record.kind, record.dev, record.errno);
+        }
+        // SAFETY: as above.
+        None => add(unsafe { &raw mut (*value).dropped }),
+    }
+}
+
+/// Whether this (kind, device) may write one more record in this second; if so, how many it was
+/// refused before. Two CPUs may both begin a new second: then a few records more go out.
+#[inline(always)]
+fn admit(record: &Record, now: u64) -> Option<u64> {
+    let key = LimitKey { dev: record.dev, kind: u32::from(record.kind) };
+    let Some(limit) = LIMITS.get_ptr_mut(&key) else {
+        let fresh = LimitValue { start: now, records: 1, suppressed: 0 };
+        let _full = LIMITS.insert(&key, &fresh, 0);
+        return Some(0);
+    };
+    // SAFETY: a valid pointer from the lookup.
+    unsafe {
+        if now.wrapping_sub((*limit).start) >= SECOND {
+            let suppressed = (*limit).suppressed;
+            (*limit).start = now;
+            (*limit).records = 1;
+            (*limit).suppressed = 0;
+            return Some(suppressed);
+        }
+        if (*limit).records >= u64::from(layouts().records_per_second) {
+            add(&raw mut (*limit).suppressed);
+            return None;
+        }
+        add(&raw mut (*limit).records);
+    }
+    Some(0)
+}

@@ -1,0 +1,79 @@
+//! Filesystems that report their own errors, and data that was lost on the way to the disk.
+
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use tocsin_ebpf::{Kind, Record};
+
+use crate::emit::{emit, layouts};
+
+/// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from 5.10 to 7.3: the real read follows.
+const XBF_READ_AHEAD: u32 = 1 << 2;
+
+/// `errseq_t` keeps the errno in its low 12 bits (lib/errseq.c).
+const ERRSEQ_ERRNO: u32 = 0xfff;
+
+#[inline(always)]
+fn record(kind: Kind, dev: u32, errno: i32, place: u64, detail: u32) -> Record {
+    let kind = kind as u16;
+    Record { ktime: 0, place, dev, errno, kind, reserved: 0, detail, rwbs: [0; 8], suppressed: 0 }
+}
+
+#[inline(always)]
+fn u32_at(ctx: &TracePointContext, offset: u32) -> u32 {
+    // SAFETY: offsets are those of this kernel's own format file; the helper checks the address.
+    unsafe { ctx.read_at::<u32>(offset as usize) }.unwrap_or(0)
+}
+
+#[inline(always)]
+fn u64_at(ctx: &TracePointContext, offset: u32) -> u64 {
+    // SAFETY: as in `u32_at`.
+    unsafe { ctx.read_at::<u64>(offset as usize) }.unwrap_or(0)
+}
+
+#[tracepoint]
+pub(crate) fn ext4_error(ctx: TracePointContext) -> u32 {
+    let layout = &layouts().ext4_error;
+    let line = u32_at(&ctx, layout.detail);
+    emit(&ctx, &mut record(Kind::Ext4Error, u32_at(&ctx, layout.dev), 0, 0, line), false);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn ext4_shutdown(ctx: TracePointContext) -> u32 {
+    let layout = &layouts().ext4_shutdown;
+    let flags = u32_at(&ctx, layout.detail);
+    emit(&ctx, &mut record(Kind::Ext4Shutdown, u32_at(&ctx, layout.dev), 0, 0, flags), false);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn xfs_force_shutdown(ctx: TracePointContext) -> u32 {
+    let layout = &layouts().xfs_shutdown;
+    let flags = u32_at(&ctx, layout.detail);
+    emit(&ctx, &mut record(Kind::XfsShutdown, u32_at(&ctx, layout.dev), 0, 0, flags), false);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
+    let layout = &layouts().xfs_buffer;
+    let error = u32_at(&ctx, layout.error).cast_signed();
+    // The kernel also clears an old error through this function.
+    if error == 0 {
+        return 0;
+    }
+    let flags = u32_at(&ctx, layout.detail);
+    let (dev, place) = (u32_at(&ctx, layout.dev), u64_at(&ctx, layout.place));
+    let silent = flags & XBF_READ_AHEAD != 0;
+    emit(&ctx, &mut record(Kind::XfsBuffer, dev, -error, place, flags), silent);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn filemap_set_wb_err(ctx: TracePointContext) -> u32 {
+    let layout = &layouts().writeback;
+    // The first event of a series shows the old value, which is 0: then the errno is not known.
+    let errno = (u32_at(&ctx, layout.error) & ERRSEQ_ERRNO).cast_signed();
+    let (dev, inode) = (u32_at(&ctx, layout.dev), u64_at(&ctx, layout.place));
+    emit(&ctx, &mut record(Kind::Writeback, dev, errno, inode, 0), false);
+    0
+}

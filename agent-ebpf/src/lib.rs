@@ -1,0 +1,272 @@
+//! What crosses the border between the kernel programs and the agent: event kinds, the record in the
+//! ring buffer, the counter key and value, and the field layouts that the agent passes down.
+//!
+//! Both sides compile this file, so a change of a record cannot be made on one side only. It has no
+//! dependency and no code that can fail.
+#![no_std]
+
+/// What happened. The numbers are the ABI between the programs and the agent (and, once maps are
+/// pinned, between an old agent and a new one): never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    /// A read request failed (`block_rq_error`, or `block_rq_complete` with an error before 5.18).
+    BlockRead = 1,
+    /// A write request failed.
+    BlockWrite = 2,
+    /// A cache flush failed.
+    BlockFlush = 3,
+    /// A discard (trim) request failed.
+    BlockDiscard = 4,
+    /// A write-zeroes or other command without data failed.
+    BlockZeroes = 5,
+    /// A speculative read failed; the real read follows if anybody wants the data.
+    BlockReadahead = 6,
+    /// The same six for bio-based drivers (device mapper, md), from `block_bio_complete`.
+    BioRead = 11,
+    /// A write bio failed.
+    BioWrite = 12,
+    /// A flush bio failed.
+    BioFlush = 13,
+    /// A discard bio failed.
+    BioDiscard = 14,
+    /// A write-zeroes bio failed.
+    BioZeroes = 15,
+    /// A readahead bio failed.
+    BioReadahead = 16,
+    /// `ext4_error`: ext4 found its own structures wrong or could not write them.
+    Ext4Error = 20,
+    /// `ext4_shutdown`: the shutdown ioctl.
+    Ext4Shutdown = 21,
+    /// `xfs_force_shutdown`.
+    XfsShutdown = 22,
+    /// `xfs_buf_ioerror`: a metadata buffer could not be read, written or verified.
+    XfsBuffer = 23,
+    /// `filemap_set_wb_err`: written data did not reach the disk, on any filesystem.
+    Writeback = 24,
+    /// The mount table may have changed.
+    MountChange = 30,
+}
+
+impl Kind {
+    /// Every kind, for tables and for decoding.
+    pub const ALL: [Self; 18] = [
+        Self::BlockRead,
+        Self::BlockWrite,
+        Self::BlockFlush,
+        Self::BlockDiscard,
+        Self::BlockZeroes,
+        Self::BlockReadahead,
+        Self::BioRead,
+        Self::BioWrite,
+        Self::BioFlush,
+        Self::BioDiscard,
+        Self::BioZeroes,
+        Self::BioReadahead,
+        Self::Ext4Error,
+        Self::Ext4Shutdown,
+        Self::XfsShutdown,
+        Self::XfsBuffer,
+        Self::Writeback,
+        Self::MountChange,
+    ];
+
+    /// The kind with this number, if there is one.
+    #[must_use]
+    pub fn from_raw(raw: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == raw)
+    }
+}
+
+/// The offset from [`Kind::BlockRead`] to [`Kind::BioRead`]: a program adds it to tell the two apart.
+pub const BIO: u16 = Kind::BioRead as u16 - Kind::BlockRead as u16;
+
+/// Linux errno values the programs compare with (the same on `x86_64` and `aarch64`).
+pub mod errno {
+    /// Try again: a non-blocking request would have had to wait.
+    pub const EAGAIN: i32 = 11;
+    /// Invalid argument: since 6.11 what a device without the command answers.
+    pub const EINVAL: i32 = 22;
+    /// Not supported.
+    pub const EOPNOTSUPP: i32 = 95;
+    /// The target refused the command, which for a discard means "not supported".
+    pub const EREMOTEIO: i32 = 121;
+}
+
+/// Whether a block error is the normal behaviour of healthy hardware and software: counted, never
+/// announced, never a fault.
+///
+/// `kind` is a [`Kind`] from `BlockRead` to `BlockReadahead`; `error` is the positive errno.
+/// * A failed readahead is followed by the real read if anyone needs the data.
+/// * `mkfs` and `fstrim` try discard and write-zeroes and go another way when told "not supported".
+/// * EAGAIN is the answer to a request that asked not to wait.
+#[inline]
+#[must_use]
+pub fn is_benign_block_error(kind: u16, error: i32) -> bool {
+    if kind == Kind::BlockReadahead as u16 || error == errno::EAGAIN {
+        return true;
+    }
+    let command_only = kind == Kind::BlockDiscard as u16 || kind == Kind::BlockZeroes as u16;
+    if command_only {
+        return error == errno::EOPNOTSUPP || error == errno::EREMOTEIO || error == errno::EINVAL;
+    }
+    kind == Kind::BlockFlush as u16 && error == errno::EOPNOTSUPP
+}
+
+/// The kind of a block event, from its `rwbs` text (`blk_fill_rwbs` in `kernel/trace/blktrace.c`)
+/// and its length in sectors.
+///
+/// The text is an optional `F` (preflush), one letter for the operation (`R`, `W`, `D`, `F`, `Z` for
+/// zones, `N` for the rest, write-zeroes among them), then flags of which `A` is readahead. A write
+/// of no sectors is how the block layer reports the flush in front of a write.
+#[inline]
+#[must_use]
+pub fn block_kind(rwbs: [u8; 8], sectors: u32) -> Kind {
+    let is_operation = |letter: u8| matches!(letter, b'R' | b'W' | b'D' | b'F' | b'N' | b'Z');
+    let preflush = rwbs[0] == b'F' && is_operation(rwbs[1]);
+    let operation = if preflush { rwbs[1] } else { rwbs[0] };
+    let flags = [rwbs[1], rwbs[2], rwbs[3], rwbs[4]];
+    match operation {
+        b'R' if flags.contains(&b'A') => Kind::BlockReadahead,
+        b'R' => Kind::BlockRead,
+        // Newer kernels write "WZ" for write-zeroes, older ones "N".
+        b'W' if !preflush && rwbs[1] == b'Z' => Kind::BlockZeroes,
+        b'W' if sectors == 0 => Kind::BlockFlush,
+        b'W' => Kind::BlockWrite,
+        b'F' => Kind::BlockFlush,
+        b'D' => Kind::BlockDiscard,
+        _ => Kind::BlockZeroes,
+    }
+}
+
+/// One line in the ring buffer. 48 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// `CLOCK_MONOTONIC` nanoseconds at which the tracepoint fired.
+    pub ktime: u64,
+    /// First sector (512 bytes), or the inode for [`Kind::Writeback`].
+    pub place: u64,
+    /// The kernel's `dev_t`: major << 20 | minor.
+    pub dev: u32,
+    /// Positive errno; 0 where the tracepoint has none.
+    pub errno: i32,
+    /// A [`Kind`] as a number.
+    pub kind: u16,
+    /// Keeps the layout free of padding.
+    pub reserved: u16,
+    /// Length in sectors, shutdown flags, or the source line of `ext4_error`.
+    pub detail: u32,
+    /// The `rwbs` text of block events.
+    pub rwbs: [u8; 8],
+    /// How many events of this (kind, device) were suppressed since the last record.
+    pub suppressed: u64,
+}
+
+/// Key of the exact counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct CountKey {
+    /// As in [`Record`].
+    pub dev: u32,
+    /// As in [`Record`].
+    pub errno: i32,
+    /// As in [`Record`].
+    pub kind: u16,
+    /// Keeps the layout free of padding.
+    pub reserved: u16,
+}
+
+/// Value of the exact counters, one per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CountValue {
+    /// Events seen.
+    pub count: u64,
+    /// Events that were not put into the ring buffer because their (kind, device) had used up its
+    /// share of this second.
+    pub suppressed: u64,
+    /// Events that were not put into the ring buffer because it was full.
+    pub dropped: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds of the last event.
+    pub last: u64,
+}
+
+/// Key of the rate limiter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LimitKey {
+    /// As in [`Record`].
+    pub dev: u32,
+    /// As in [`Record`], widened so that there is no padding.
+    pub kind: u32,
+}
+
+/// Value of the rate limiter: how many records went out since `start`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LimitValue {
+    /// `CLOCK_MONOTONIC` nanoseconds at which this second began.
+    pub start: u64,
+    /// Records in this second.
+    pub records: u64,
+    /// Events suppressed since the last record.
+    pub suppressed: u64,
+}
+
+/// Where the fields of a block event are, in bytes from the start of the tracepoint's record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BlockLayout {
+    /// `dev_t dev`, 4 bytes.
+    pub dev: u32,
+    /// `sector_t sector`, 8 bytes.
+    pub sector: u32,
+    /// `unsigned int nr_sector`, 4 bytes.
+    pub sectors: u32,
+    /// `int error`, 4 bytes, a negative errno.
+    pub error: u32,
+    /// `char rwbs[]`, at least 8 bytes.
+    pub rwbs: u32,
+}
+
+/// Where the fields of a filesystem event are, in bytes; what each means is said where it is filled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FilesystemLayout {
+    /// `dev_t dev`, 4 bytes.
+    pub dev: u32,
+    /// The event's errno, error word or flags, 4 bytes.
+    pub error: u32,
+    /// An 8-byte place (inode or disk address).
+    pub place: u32,
+    /// A 4-byte detail (line or flags).
+    pub detail: u32,
+}
+
+/// Every layout, as one global that the agent writes before it attaches a program. It can be written
+/// again later: a tracepoint whose module is loaded tomorrow gets its layout tomorrow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Layouts {
+    /// `block:block_rq_error`
+    pub rq_error: BlockLayout,
+    /// `block:block_rq_complete`
+    pub rq_complete: BlockLayout,
+    /// `block:block_bio_complete`
+    pub bio_complete: BlockLayout,
+    /// `ext4:ext4_error`: `detail` is the source line.
+    pub ext4_error: FilesystemLayout,
+    /// `ext4:ext4_shutdown`: `detail` is the flags.
+    pub ext4_shutdown: FilesystemLayout,
+    /// `xfs:xfs_force_shutdown`: `detail` is the flags.
+    pub xfs_shutdown: FilesystemLayout,
+    /// `xfs:xfs_buf_ioerror`: `error` is a negative errno, `detail` the buffer's flags, `place` its address.
+    pub xfs_buffer: FilesystemLayout,
+    /// `filemap:filemap_set_wb_err`: `error` is an `errseq_t`, `place` the inode.
+    pub writeback: FilesystemLayout,
+    /// Offset of `long ret` in every `syscalls:sys_exit_*` record.
+    pub syscall_ret: u32,
+    /// Records that may go out per (kind, device) and second.
+    pub records_per_second: u32,
+}
