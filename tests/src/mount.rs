@@ -1,0 +1,120 @@
+//! A mount that goes away with its guard.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// One mount in this thread's namespace.
+#[derive(Debug)]
+pub struct Mount {
+    point: PathBuf,
+}
+
+impl Mount {
+    /// Mounts `source` on `point`, which is made if it is not there.
+    pub fn new(source: &Path, point: &Path, kind: &str, flags: MountFlags, options: &str) -> Self {
+        Self::try_new(source, point, kind, flags, options).unwrap_or_else(|error| {
+            panic!(
+                "mount {} ({kind}, {options:?}) on {}: {error}",
+                source.display(),
+                point.display()
+            )
+        })
+    }
+
+    /// The same, where a refusal is part of the story.
+    pub fn try_new(
+        source: &Path,
+        point: &Path,
+        kind: &str,
+        flags: MountFlags,
+        options: &str,
+    ) -> rustix::io::Result<Self> {
+        fs::create_dir_all(point).expect("make the mount point");
+        let options = CString::new(options).expect("options without a zero byte");
+        rustix::mount::mount(source, point, kind, flags, options.as_c_str())?;
+        Ok(Self { point: point.to_owned() })
+    }
+
+    /// A second way to the same files.
+    pub fn bind(from: &Path, point: &Path) -> Self {
+        fs::create_dir_all(point).expect("make the mount point");
+        rustix::mount::mount_bind(from, point).unwrap_or_else(|error| {
+            panic!("bind {} to {}: {error}", from.display(), point.display())
+        });
+        Self { point: point.to_owned() }
+    }
+
+    /// What `mount -o remount,...` does; with `MountFlags::BIND`, to this mount alone.
+    pub fn remount(&self, flags: MountFlags, options: &str) {
+        let options = CString::new(options).expect("options without a zero byte");
+        rustix::mount::mount_remount(&self.point, flags, options.as_c_str())
+            .unwrap_or_else(|error| panic!("remount {} {flags:?}: {error}", self.point.display()));
+    }
+
+    /// Unmounts, and insists on it.
+    pub fn unmount(self) {
+        rustix::mount::unmount(&self.point, UnmountFlags::empty())
+            .unwrap_or_else(|error| panic!("unmount {}: {error}", self.point.display()));
+        std::mem::forget(self);
+    }
+
+    /// Where.
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: a test that failed may still have a file open.
+        if let Err(error) = rustix::mount::unmount(&self.point, UnmountFlags::DETACH) {
+            eprintln!("unmount {}: {error}", self.point.display());
+        }
+    }
+}
+
+/// The lines of the calling thread's mount table. (`/proc/self` would be the main thread, which is
+/// in another namespace.)
+pub fn table() -> Vec<String> {
+    fs::read_to_string("/proc/thread-self/mountinfo")
+        .expect("read mountinfo")
+        .lines()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The line of the mount at `point`, with the octal escapes it has there.
+pub fn table_line(point: &str) -> Option<String> {
+    table().into_iter().rev().find(|line| line.split(' ').nth(4) == Some(point))
+}
+
+/// Takes everything down that is mounted beneath `directory`, newest first.
+pub fn unmount_beneath(directory: &Path) {
+    let points: Vec<PathBuf> = table()
+        .iter()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| point.starts_with(directory))
+        .collect();
+    for point in points.iter().rev() {
+        if let Err(error) = rustix::mount::unmount(point, UnmountFlags::DETACH) {
+            eprintln!("unmount {}: {error}", point.display());
+        }
+    }
+}
+
+/// `\040` and its like, which the kernel writes for blank, tab, newline, backslash and `#`.
+fn unescape(field: &str) -> String {
+    let mut text = String::new();
+    let mut rest = field;
+    while let Some(at) = rest.find('\\') {
+        text.push_str(&rest[..at]);
+        let code = rest.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        text.push(code.map_or('\\', char::from));
+        rest = &rest[at + if code.is_some() { 4 } else { 1 }..];
+    }
+    text + rest
+}

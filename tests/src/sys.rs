@@ -1,0 +1,141 @@
+//! The system calls that no safe wrapper has, each with its argument type pinned down here.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// `struct loop_info64` of linux/loop.h.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// `struct loop_config` of linux/loop.h (5.8 and later).
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo,
+    reserved: [u64; 8],
+}
+
+const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
+const LOOP_CTL_REMOVE: libc::Ioctl = 0x4c81;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+const LOOP_CLR_FD: libc::Ioctl = 0x4c01;
+/// `_IOR('X', 125, u32)`: `XFS_IOC_GOINGDOWN`, and the same number on ext4 and f2fs.
+const SHUTDOWN: libc::Ioctl = 0x8004_587d;
+/// `_IOWR('X', 119, int)` and the next one.
+const FREEZE: libc::Ioctl = 0xc004_5877;
+const THAW: libc::Ioctl = 0xc004_5878;
+
+/// The kernel clears the device when the last user is gone, so that a killed run leaves nothing.
+pub const LOOP_AUTOCLEAR: u32 = 4;
+/// Refuse writes.
+pub const LOOP_READ_ONLY: u32 = 1;
+/// Go around the page cache of the backing file.
+pub const LOOP_DIRECT_IO: u32 = 16;
+
+fn number(fd: impl AsFd, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<i32> {
+    // SAFETY: the requests used with this function take a number, or nothing, instead of a pointer.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, value) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Makes the loop device with this number; `AlreadyExists` if it is there.
+pub fn loop_add(control: &File, index: u32) -> io::Result<()> {
+    number(control, LOOP_CTL_ADD, index.into()).map(drop)
+}
+
+/// Removes the loop device with this number, if nobody uses it.
+pub fn loop_remove(control: &File, index: u32) -> io::Result<()> {
+    number(control, LOOP_CTL_REMOVE, index.into()).map(drop)
+}
+
+/// Detaches the backing file; if the device is in use, as soon as it no longer is.
+pub fn loop_clear(device: &File) -> io::Result<()> {
+    number(device, LOOP_CLR_FD, 0).map(drop)
+}
+
+/// Attaches a backing file in one step, so that no other process sees a half-made device.
+pub fn loop_configure(device: &File, backing: &File, flags: u32) -> io::Result<()> {
+    let mut config = LoopConfig {
+        fd: backing.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        info: LoopInfo {
+            device: 0,
+            inode: 0,
+            rdevice: 0,
+            offset: 0,
+            size_limit: 0,
+            number: 0,
+            encrypt_type: 0,
+            encrypt_key_size: 0,
+            flags,
+            file_name: [0; 64],
+            crypt_name: [0; 64],
+            encrypt_key: [0; 32],
+            init: [0; 2],
+        },
+        reserved: [0; 8],
+    };
+    // SAFETY: LOOP_CONFIGURE reads a `struct loop_config`, whose layout `LoopConfig` has.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw mut config) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Shuts the filesystem of this open directory down: 0 after a sync, 1 after a log flush, 2 at once.
+pub fn shutdown(directory: &File, how: u32) -> io::Result<()> {
+    // SAFETY: the ioctl reads one u32.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), SHUTDOWN, &raw const how) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What `fsfreeze -f` does.
+pub fn freeze(directory: &OwnedFd) -> io::Result<()> {
+    number(directory, FREEZE, 0).map(drop)
+}
+
+/// What `fsfreeze -u` does.
+pub fn thaw(directory: &OwnedFd) -> io::Result<()> {
+    number(directory, THAW, 0).map(drop)
+}
+
+/// Gives the calling thread, and what it starts from now on, a mount namespace of its own.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: NEWNS does not touch the descriptor table that Rust's I/O safety depends on; it implies
+    // an own working directory for this thread, which nothing here relies on.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
+/// Makes the kernel kill the command's process when the thread that starts it is gone, so that not
+/// even a killed test run leaves an agent behind.
+pub fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one prctl between fork and exec: no allocation, no lock.
+    unsafe {
+        command.pre_exec(|| {
+            let signal = Some(rustix::process::Signal::KILL);
+            Ok(rustix::process::set_parent_process_death_signal(signal)?)
+        });
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

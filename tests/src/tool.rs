@@ -1,0 +1,39 @@
+//! Other people's programs: `mkfs`, `e2fsck`, `debugfs`.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs a program to its end, without asking what it thinks of the result.
+pub fn output<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> Output {
+    Command::new(program)
+        .args(arguments)
+        // The names of things in messages are parsed below, in English.
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("start {program}: {error}"))
+}
+
+/// Runs a program that has to succeed, and gives what it printed.
+pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> String {
+    let output = output(program, arguments);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{program} {:?}: {}\n{}{}",
+        arguments.iter().map(AsRef::as_ref).collect::<Vec<_>>(),
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr),
+    );
+    text(&output.stdout)
+}
+
+/// Whether a program is installed; the places of system tools are searched even if `PATH` lacks them.
+pub fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(|directory| Path::new(directory).to_owned()))
+        .any(|directory| directory.join(program).is_file())
+}
