@@ -1,1 +1,56 @@
-fn main(){}
+//! One command for everything a developer or CI does: `cargo xtask COMMAND`.
+//!
+//! Each command is one file. What several of them need is in [`setup`] (what the machine must have),
+//! [`bpf`] (which compiler builds the kernel programs) and [`workspace`] (paths, and calling cargo).
+
+mod bench;
+mod bpf;
+mod build_ebpf;
+mod demo;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+enum Command {
+    /// Bring this machine to where everything below works
+    Setup(setup::Options),
+    /// Build the kernel programs alone, and list them
+    BuildEbpf,
+    /// Build the agent and start it here, in the foreground
+    Run(run::Options),
+    /// Break and repair a real filesystem while watching /health
+    Demo,
+    /// Build the agent and run every test
+    Test(test::Options),
+    /// Formatting, clippy for both targets, licences and sources of dependencies
+    Lint,
+    /// Measure the budgets
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Setup(options) => setup::run(&options),
+        Command::BuildEbpf => build_ebpf::run(),
+        Command::Run(options) => run::run(&options),
+        Command::Demo => demo::run(),
+        Command::Test(options) => test::run(&options),
+        Command::Lint => lint::run(),
+        Command::Bench(options) => bench::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Measurements; made by the program `bench` of the tests' package.
+
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::setup::{self, Needs};
+use crate::workspace::{announce, build_agent, cargo, check};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Which measurements, and their options; all without
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    which: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    // A number from an agent without its kernel programs would be a number about something else.
+    setup::ensure(Needs::Tests)?;
+    let binary = build_agent(true)?;
+    let mut bench = cargo()?;
+    bench
+        .args(["run", "--quiet", "--release", "--package", "e2e", "--bin", "bench", "--"])
+        .args(&options.which)
+        .env("TOCSIN_BIN", binary);
+    announce(&bench);
+    check(&mut bench)
+}

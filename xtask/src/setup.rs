@@ -1,0 +1,303 @@
+//! Brings a machine that has only Rust to where Tocsin builds and its tests run, by the first road
+//! that works, and says in one line each what it could not do.
+//!
+//! The compiler for the kernel programs: (1) what is there; (2) rustup's own, with core's source;
+//! (3) Debian's, which carries a ready core. See [`crate::bpf`] for what "works" means.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::bpf::{self, Toolchain};
+use crate::workspace::{announce, cargo, check, command, find_program, output};
+
+const LINKER_VERSION: &str = "0.13.0";
+const DENY_VERSION: &str = "0.20.2";
+const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
+const DEBIAN_LLVM: [&str; 4] = ["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
+
+/// What the tests and the demo call to make, break and repair filesystems, and Debian's name for it.
+const TEST_PROGRAMS: [(&str, &str); 11] = [
+    ("mount", "mount"),
+    ("losetup", "mount"),
+    ("fsfreeze", "util-linux"),
+    ("unshare", "util-linux"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("xfs_io", "xfsprogs"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mksquashfs", "squashfs-tools"),
+    ("curl", "curl"),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also what `cargo xtask lint` needs (cargo-deny builds for about two minutes)
+    #[arg(long)]
+    lint: bool,
+}
+
+/// What a command is about to need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Build,
+    Tests,
+    Lint,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut setup = Setup::default();
+    setup.provide(Needs::Tests);
+    if options.lint {
+        setup.provide(Needs::Lint);
+    }
+    setup.finish()?;
+    let toolchain = Toolchain::find()?.context("no compiler for the kernel programs")?;
+    println!("setup: nothing missing (kernel programs: toolchain {})", toolchain.name);
+    Ok(())
+}
+
+/// Provides it all, or fails.
+pub(crate) fn ensure(needs: Needs) -> Result<()> {
+    let mut setup = Setup::default();
+    setup.provide(needs);
+    setup.finish()
+}
+
+/// Provides what can be had. True if the kernel programs can be built; what is missing is said.
+pub(crate) fn try_for(needs: Needs) -> bool {
+    let mut setup = Setup::default();
+    let kernel_programs = setup.provide(needs);
+    if let Err(incomplete) = setup.finish() {
+        eprintln!("setup: {incomplete}; going on without");
+    }
+    kernel_programs
+}
+
+#[derive(Default)]
+struct Setup {
+    /// One line for each thing that could not be had.
+    missing: Vec<String>,
+}
+
+impl Setup {
+    fn provide(&mut self, needs: Needs) -> bool {
+        let compiler = self.note("compiler for the kernel programs", &provide_compiler());
+        let linker = self.note("bpf-linker", &provide_linker());
+        match needs {
+            Needs::Build => {}
+            Needs::Tests => {
+                self.note("programs for the tests", &provide_programs(&TEST_PROGRAMS));
+            }
+            Needs::Lint => {
+                self.note("rustfmt and clippy", &provide_rust_tools());
+                self.note("clippy for the kernel programs", &provide_bpf_clippy());
+                self.note("cargo-deny", &provide_cargo_deny());
+            }
+        }
+        compiler && linker
+    }
+
+    fn note(&mut self, what: &str, result: &Result<()>) -> bool {
+        if let Err(error) = result {
+            self.missing.push(format!("{what}: {error:#}"));
+        }
+        result.is_ok()
+    }
+
+    fn finish(self) -> Result<()> {
+        for line in &self.missing {
+            eprintln!("setup: missing: {line}");
+        }
+        if !self.missing.is_empty() {
+            bail!("{} of the things needed could not be had", self.missing.len());
+        }
+        Ok(())
+    }
+}
+
+fn provide_compiler() -> Result<()> {
+    if let Ok(name) = env::var("TOCSIN_BPF_TOOLCHAIN") {
+        // The user's own choice: nothing to record, and nothing else to try.
+        Toolchain::find()?.with_context(|| {
+            format!("TOCSIN_BPF_TOOLCHAIN={name} has no core for {}", bpf::TARGET)
+        })?;
+        return Ok(());
+    }
+    if let Some(toolchain) = Toolchain::find()? {
+        return toolchain.record();
+    }
+    let mut roads =
+        [("rustup", add_core_source as fn() -> Result<()>), ("Debian", add_debian_compiler)];
+    if debian_core().is_dir() {
+        // Installed, but unknown to rustup.
+        roads.reverse();
+    }
+    let mut refusals = Vec::new();
+    for (road, take) in roads {
+        if let Err(error) = take() {
+            refusals.push(format!("{road}: {error:#}"));
+        } else if let Some(toolchain) = Toolchain::find()? {
+            return toolchain.record();
+        } else {
+            refusals.push(format!("{road}: installed, but still no core for {}", bpf::TARGET));
+        }
+    }
+    bail!("{}", refusals.join("; "))
+}
+
+/// Road 2: build core with the compiler that is here.
+fn add_core_source() -> Result<()> {
+    let Some(toolchains) = bpf::rustup_toolchains() else { bail!("not installed") };
+    let active = match env::var("RUSTUP_TOOLCHAIN") {
+        Ok(name) => name,
+        Err(_) => output(command("rustup")?.args(["show", "active-toolchain"]))?,
+    };
+    let active = active.split_whitespace().next().unwrap_or("stable");
+    let llvm = bpf::llvm_of(&toolchains.join(active).join("bin/rustc"));
+    if llvm.as_deref() != Some(bpf::LLVM) {
+        bail!(
+            "{active} has LLVM {}, the linker needs {}",
+            llvm.as_deref().unwrap_or("?"),
+            bpf::LLVM
+        );
+    }
+    // Where rustup's server cannot be reached it says so at once, or never.
+    let mut add = command("timeout")?;
+    add.args(["120", "rustup", "component", "add", "rust-src", "--toolchain", active]);
+    announce(&add);
+    output(&mut add).map(drop)
+}
+
+/// Road 3: the compiler that Debian keeps for its browsers.
+fn add_debian_compiler() -> Result<()> {
+    if !debian_core().is_dir() {
+        apt_install(&DEBIAN_COMPILER)?;
+    }
+    if bpf::rustup_toolchains().is_some() {
+        let mut link = command("rustup")?;
+        link.args(["toolchain", "link", bpf::DEBIAN_TOOLCHAIN, "/usr"]);
+        announce(&link);
+        output(&mut link)?;
+    }
+    Ok(())
+}
+
+fn debian_core() -> PathBuf {
+    Path::new("/usr/lib/rustlib").join(bpf::TARGET)
+}
+
+fn provide_linker() -> Result<()> {
+    if bpf::linker().is_some() {
+        return Ok(());
+    }
+    let prefix = env::var("LLVM_PREFIX").unwrap_or_else(|_| format!("/usr/lib/llvm-{}", bpf::LLVM));
+    // Without root: what is there may do.
+    if is_root() || !Path::new(&prefix).join("bin/llvm-config").is_file() {
+        apt_install(&DEBIAN_LLVM)?;
+    }
+    cargo_install(
+        "bpf-linker",
+        LINKER_VERSION,
+        &["--features", "llvm-22"],
+        &[("LLVM_PREFIX", &prefix)],
+    )?;
+    bpf::linker().context("installed, but it does not run or has another LLVM")?;
+    Ok(())
+}
+
+fn provide_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let absent = |(program, _): &&(&str, &str)| find_program(program).is_none();
+    let mut packages: Vec<&str> =
+        programs.iter().filter(absent).map(|(_, package)| *package).collect();
+    packages.dedup();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    apt_install(&packages)?;
+    match programs.iter().find(absent) {
+        Some((program, package)) => bail!("{package} is installed, but there is no {program}"),
+        None => Ok(()),
+    }
+}
+
+fn provide_rust_tools() -> Result<()> {
+    let tools = ["cargo-fmt", "cargo-clippy"];
+    if bpf::rustup_toolchains().is_none() {
+        return provide_programs(&[
+            ("cargo-fmt", "rustfmt-web"),
+            ("cargo-clippy", "rust-web-clippy"),
+        ]);
+    }
+    // rustup has stand-ins in PATH for what is not installed: only calling it tells.
+    let works = |tool: &str| output(command(tool)?.arg("--version"));
+    if tools.iter().all(|tool| works(tool).is_ok()) {
+        return Ok(());
+    }
+    let mut add = command("timeout")?;
+    add.args(["120", "rustup", "component", "add", "rustfmt", "clippy"]);
+    announce(&add);
+    output(&mut add).map(drop)
+}
+
+/// clippy must be of the very compiler that builds the programs: it reads the same core library.
+fn provide_bpf_clippy() -> Result<()> {
+    match Toolchain::find()? {
+        Some(toolchain) if toolchain.has_clippy() => Ok(()),
+        Some(toolchain) if toolchain.sysroot == Path::new("/usr") => {
+            apt_install(&["rust-web-clippy"])
+        }
+        Some(toolchain) => bail!("toolchain {} has none", toolchain.name),
+        None => bail!("no compiler"),
+    }
+}
+
+fn provide_cargo_deny() -> Result<()> {
+    if find_program("cargo-deny").is_some() {
+        return Ok(());
+    }
+    cargo_install("cargo-deny", DENY_VERSION, &[], &[])
+}
+
+fn cargo_install(name: &str, version: &str, features: &[&str], env: &[(&str, &str)]) -> Result<()> {
+    let mut install = cargo()?;
+    install
+        .args(["install", name, "--version", version, "--locked", "--no-default-features"])
+        .args(features)
+        .envs(env.iter().copied());
+    announce(&install);
+    check(&mut install)
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    if find_program("apt-get").is_none() {
+        bail!("not Debian; install what it calls {list}");
+    }
+    if !is_root() {
+        bail!("as root: apt-get install --no-install-recommends {list}");
+    }
+    let apt = |args: &[&str]| {
+        let mut apt = command("apt-get")?;
+        apt.args(["-qq", "-o", "DPkg::Lock::Timeout=120"]).args(args);
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        Ok::<_, anyhow::Error>(apt)
+    };
+    // Nothing that is installed may go: that would be the user's decision.
+    let mut install = apt(&["install", "-y", "--no-remove", "--no-install-recommends"])?;
+    install.args(packages);
+    announce(&install);
+    if output(&mut install).is_err() {
+        // A new machine has no package lists, an old one has stale ones.
+        output(&mut apt(&["update"])?)?;
+        output(&mut install)?;
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}

@@ -1,0 +1,42 @@
+//! Every test of the workspace, with the binary that is released.
+
+use std::env;
+use std::ffi::OsString;
+
+use anyhow::Result;
+
+use crate::setup::{self, Needs};
+use crate::workspace::{announce, build_agent, cargo, check};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Passed on to `cargo test`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    cargo_test_args: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let require_all = is_set("CI") || is_set("REQUIRE_ALL");
+    let kernel_programs = if require_all {
+        setup::ensure(Needs::Tests)?;
+        true
+    } else {
+        setup::try_for(Needs::Tests)
+    };
+    let binary = build_agent(kernel_programs)?;
+    let mut test = cargo()?;
+    test.args(["test", "--workspace"]).args(&options.cargo_test_args).env("TOCSIN_BIN", binary);
+    if require_all {
+        // A test that cannot run then fails; elsewhere it prints `SKIP` and its reason.
+        test.env("TOCSIN_REQUIRE_ALL", "1");
+    }
+    if !kernel_programs {
+        test.env("AYA_BUILD_SKIP", "1");
+    }
+    announce(&test);
+    check(&mut test)
+}
+
+fn is_set(name: &str) -> bool {
+    env::var(name).is_ok_and(|value| value == "1" || value.eq_ignore_ascii_case("true"))
+}

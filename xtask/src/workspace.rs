@@ -1,0 +1,117 @@
+//! Where things are in this tree, and how cargo is called from a program that cargo started.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The top of the tree.
+pub(crate) fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// The target directory. Absolute, since the commands below do not run where the user typed.
+pub(crate) fn target_dir() -> Result<PathBuf> {
+    match env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => std::path::absolute(dir).context("CARGO_TARGET_DIR"),
+        None => Ok(root().join("target")),
+    }
+}
+
+/// Where `cargo install` puts programs. PATH need not name it where cargo is Debian's.
+pub(crate) fn cargo_bin() -> Option<PathBuf> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    Some(home.or_else(|| Some(env::home_dir()?.join(".cargo")))?.join("bin"))
+}
+
+/// A command at the top of the tree that finds what `cargo install` installed.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    if let Some(bin) = cargo_bin() {
+        path.push(":");
+        path.push(bin);
+    }
+    command.env("PATH", path);
+    if env::var_os("CARGO_TARGET_DIR").is_some() {
+        command.env("CARGO_TARGET_DIR", target_dir()?);
+    }
+    Ok(command)
+}
+
+/// The cargo that started this program.
+pub(crate) fn cargo() -> Result<Command> {
+    command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command that talks to the user itself; its failure is ours.
+pub(crate) fn check(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("start {}", line(command)))?;
+    if !status.success() {
+        bail!("{} failed ({status})", line(command));
+    }
+    Ok(())
+}
+
+/// Runs a command for its output.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("start {}", line(command)))?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr);
+        let cause = words.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no output");
+        bail!("{} failed: {cause}", line(command));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as one would type it, without the paths in front.
+pub(crate) fn line(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let mut words = vec![program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()];
+    words.extend(command.get_args().map(OsStr::to_string_lossy));
+    words.join(" ")
+}
+
+/// Says which command comes next, as make does.
+pub(crate) fn announce(command: &Command) {
+    eprintln!("$ {}", line(command));
+}
+
+/// Builds the release agent, static: copied to any node it runs there, whatever its libc.
+pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
+    let triple = host_triple()?;
+    // A target must be named although it is the host: without, the flag would reach the
+    // procedural macros too, and those cannot be static.
+    let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
+    let mut build = cargo()?;
+    build
+        .args(["build", "--release", "--package", "tocsin", "--bin", "tocsin", "--target", &triple])
+        .env(flags, "-C target-feature=+crt-static");
+    if !kernel_programs {
+        build.env("AYA_BUILD_SKIP", "1");
+    }
+    announce(&build);
+    check(&mut build)?;
+    Ok(target_dir()?.join(triple).join("release/tocsin"))
+}
+
+fn host_triple() -> Result<String> {
+    let version = output(command("rustc")?.arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+/// A program in PATH, where `cargo install` puts them, or among the administrator's.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let others = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    env::split_paths(&path)
+        .chain(cargo_bin())
+        .chain(others)
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+}
