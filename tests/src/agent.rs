@@ -44,6 +44,15 @@ pub struct Agent {
     connections: RefCell<Connections>,
 }
 
+/// An agent that ended instead of listening.
+#[derive(Debug)]
+pub struct Ended {
+    /// How.
+    pub status: ExitStatus,
+    /// With which words.
+    pub log: Vec<String>,
+}
+
 #[derive(Default)]
 struct Connections {
     health: Option<Connection>,
@@ -117,13 +126,23 @@ impl Agent {
 
     /// Starts it with changes, and waits until it listens.
     pub fn start_with(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> Self {
+        Self::try_start_with(sandbox, change).unwrap_or_else(|ended| {
+            panic!("the agent ended ({}); its log:\n{}", ended.status, ended.log.join("\n"))
+        })
+    }
+
+    /// The same, where it may refuse to start.
+    pub fn try_start_with(
+        sandbox: &Sandbox,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self, Ended> {
         let mut command = command(sandbox);
         change(&mut command);
         let mut child = command.spawn().expect("start the agent");
         let stderr = child.stderr.take().expect("a pipe");
         let log = Log::default();
         let lines = Arc::clone(&log);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
                 lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -140,20 +159,19 @@ impl Agent {
             connections: RefCell::default(),
         };
         let deadline = Instant::now() + PATIENCE;
-        let line = loop {
-            if let Some(line) = agent.log().iter().find_map(|line| listening(line)) {
-                break line;
+        loop {
+            if let Some(addresses) = agent.log().iter().find_map(|line| listening(line)) {
+                (agent.health, agent.admin) = addresses;
+                return Ok(agent);
             }
-            let ended = agent.child.try_wait().expect("wait for the agent");
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "the agent does not listen (exit: {ended:?}); its log:\n{}",
-                agent.log().join("\n"),
-            );
+            if let Some(status) = agent.child.try_wait().expect("wait for the agent") {
+                reader.join().expect("read its log to the end");
+                return Err(Ended { status, log: agent.log() });
+            }
+            let log = agent.log();
+            assert!(Instant::now() < deadline, "the agent does not listen:\n{}", log.join("\n"));
             thread::sleep(PAUSE);
-        };
-        (agent.health, agent.admin) = line;
-        agent
+        }
     }
 
     /// Where `/health` is.

@@ -33,8 +33,10 @@ const DISK: INodeNo = INodeNo(2);
 pub enum Operation {
     /// A read.
     Read,
-    /// A write, or a hole punched.
+    /// A write.
     Write,
+    /// A hole punched, which is what a loop device makes of a discard or of write-zeroes.
+    Discard,
     /// An `fsync`, which is what a loop device makes of a flush.
     Flush,
 }
@@ -286,7 +288,7 @@ impl Filesystem for Disk {
     ) {
         let content = Arc::clone(&self.content);
         let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        self.control.answer(Operation::Write, &(offset..offset + length), move |errno| {
+        self.control.answer(Operation::Discard, &(offset..offset + length), move |errno| {
             let punched = || Ok(fallocate(&*content, flags, offset, length)?);
             match errno.map_or_else(punched, fail) {
                 Ok(()) => reply.ok(),

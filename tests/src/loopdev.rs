@@ -2,11 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{major, minor};
-use std::os::unix::fs::MetadataExt;
 
 use crate::sys;
 
@@ -81,8 +83,13 @@ impl Drop for LoopDevice {
         }
         // Closed first: an open handle keeps the device, as a forgotten mount does.
         drop(device);
-        if let Ok(control) = File::open("/dev/loop-control") {
-            let _in_use = sys::loop_remove(&control, self.index);
+        let Ok(control) = File::open("/dev/loop-control") else { return };
+        // A reader that was just woken from a hang may need a moment to close its handle.
+        for _ in 0..200 {
+            if sys::loop_remove(&control, self.index).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

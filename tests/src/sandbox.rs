@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, MountPropagationFlags};
 use tempfile::TempDir;
 
-use crate::{mount, sys};
+use crate::{mount, sys, tool};
 
 /// The longest test takes some 30 s; one that hangs (a task in D state cannot be killed) would hold up
 /// everything behind it forever.
@@ -41,20 +41,23 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A world beside others.
-    #[expect(clippy::new_without_default, reason = "it unshares a namespace and takes locks")]
-    pub fn new() -> Self {
-        Self::with(Share::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
+    /// A world beside others; none, with the reason printed, where the machine has not what it takes.
+    pub fn new() -> Option<Self> {
+        Self::with(|| Share::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// A world while no other test runs; say beside the call why it must.
-    pub fn alone() -> Self {
-        Self::with(Share::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner)))
+    pub fn alone() -> Option<Self> {
+        Self::with(|| Share::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    fn with(share: Share) -> Self {
+    fn with(share: impl FnOnce() -> Share) -> Option<Self> {
+        if !require_machine() {
+            return None;
+        }
+        let share = share();
         let name = test_name();
-        sys::unshare_mounts().expect("unshare the mount namespace (needs root)");
+        sys::unshare_mounts().expect("unshare the mount namespace");
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         rustix::mount::mount_change("/", private).expect("make / private");
         let directory = TempDir::with_prefix("tocsin-e2e-").expect("make a temporary directory");
@@ -62,7 +65,7 @@ impl Sandbox {
         rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, c"mode=0755")
             .expect("mount a tmpfs");
         let watchdog = watch(name.clone());
-        Self { name, directory, _watchdog: watchdog, _share: share }
+        Some(Self { name, directory, _watchdog: watchdog, _share: share })
     }
 
     /// The test's name, for messages.
@@ -119,6 +122,17 @@ pub fn require(condition: bool, why: &str) -> bool {
         say(&format!("SKIP {}: {why}", test_name()));
     }
     condition
+}
+
+/// What every fixture needs.
+fn require_machine() -> bool {
+    let device = |path: &str| require(Path::new(path).exists(), &format!("there is no {path}"));
+    let tool = |name: &str| require(tool::is_installed(name), &format!("{name} is not installed"));
+    require(rustix::process::geteuid().is_root(), "mounting takes root")
+        && device("/dev/loop-control")
+        && device("/dev/fuse")
+        && tool("mkfs.ext4")
+        && tool("debugfs")
 }
 
 /// A line that libtest does not swallow: the handle is not captured as `eprintln!` is.

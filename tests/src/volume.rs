@@ -164,6 +164,16 @@ impl Volume {
     pub fn control(&self) -> &Control {
         self.faults.as_ref().expect("a breakable volume").control()
     }
+
+    /// The same, if it is one.
+    pub fn control_if_breakable(&self) -> Option<&Control> {
+        self.faults.as_ref().map(FaultFs::control)
+    }
+
+    /// What is on it.
+    pub fn filesystem(&self) -> Filesystem {
+        self.filesystem
+    }
 }
 
 impl Drop for Volume {

@@ -29,7 +29,7 @@ fn in_flight(device: &LoopDevice) -> u64 {
 
 #[test]
 fn a_sandbox_is_seen_by_nobody_else() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     let point = volume.point_text();
     let device = volume.device().path();
@@ -47,8 +47,11 @@ fn a_sandbox_is_seen_by_nobody_else() {
 #[test]
 fn a_panic_leaves_nothing_behind() {
     let (sender, receiver) = std::sync::mpsc::channel();
+    if Sandbox::new().is_none() {
+        return;
+    }
     let broken = thread::spawn(move || {
-        let sandbox = Sandbox::new();
+        let sandbox = Sandbox::new().unwrap();
         let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "");
         let _hang = volume.control().hang(Operation::Read, EVERYWHERE);
         sender.send((volume.device().path(), sandbox.path(""))).unwrap();
@@ -65,7 +68,7 @@ fn a_panic_leaves_nothing_behind() {
 
 #[test]
 fn a_broken_disk_fails_where_it_is_told_and_heals() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4WithoutJournal, "");
     let file = volume.path("file");
     inject::write_synced(&file, 64 * 4096).unwrap();
@@ -98,7 +101,7 @@ fn a_broken_disk_fails_where_it_is_told_and_heals() {
 
 #[test]
 fn a_hang_hangs_until_it_is_released() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "");
     let device = volume.device().path();
     thread::scope(|scope| {
@@ -114,7 +117,7 @@ fn a_hang_hangs_until_it_is_released() {
 
 #[test]
 fn ext4_is_lost_in_every_way() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     inject::ext4_error(volume.device());
     assert_eq!(inject::ext4_errors(volume.device()), 1);
@@ -136,7 +139,7 @@ fn ext4_is_lost_in_every_way() {
 
 #[test]
 fn ext4_loses_its_journal_alone() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     for range in inject::ext4_ranges(volume.device(), "<8>") {
         volume.control().fail(Operation::Write, Errno::EIO, range);
@@ -147,7 +150,7 @@ fn ext4_loses_its_journal_alone() {
 
 #[test]
 fn reconfigure_makes_read_only_and_writable() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     inject::reconfigure(volume.point(), "ro");
     assert!(super_options(&volume).starts_with("ro"), "{}", super_options(&volume));
@@ -157,7 +160,7 @@ fn reconfigure_makes_read_only_and_writable() {
 
 #[test]
 fn freezing_stops_writers_and_nothing_is_in_flight() {
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     let file = volume.path("x");
     thread::scope(|scope| {
@@ -176,7 +179,7 @@ fn xfs_loses_its_log() {
     if !require(Filesystem::Xfs.is_available(), "no xfs here") {
         return;
     }
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::breakable(&sandbox, "vol", Filesystem::Xfs, "");
     volume.unmount();
     let log = inject::xfs_log(volume.device());
@@ -192,7 +195,7 @@ fn btrfs_forces_itself_read_only() {
     if !require(Filesystem::Btrfs.is_available(), "no btrfs here") {
         return;
     }
-    let sandbox = Sandbox::new();
+    let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Btrfs, "");
     volume.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
     fs::write(volume.path("y"), "").unwrap();

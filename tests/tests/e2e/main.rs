@@ -1,6 +1,43 @@
 //! Real kernel faults, and what the agent makes of them. One module per family.
 //!
-//! Every test has a mount namespace of its own and runs beside others; see `e2e::sandbox`.
+//! Every test has a mount namespace of its own and runs beside others; see `e2e::sandbox`. The
+//! names of the faults are the rows of the table in the spine's specification.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "tests panic")]
 
+mod bad_input;
+mod command_line;
+mod filesystem_ro;
 mod fixtures;
+mod health;
+mod io_errors;
+mod io_stall;
+mod many_mounts;
+mod restart;
+mod silent;
+mod without_ebpf;
+
+use e2e::agent::Agent;
+use e2e::{LoopDevice, Volume};
+use serde_json::Value;
+
+/// The one open fault of this kind on this device, with the fields every fault has checked.
+fn fault(agent: &Agent, kind: &str, device: &LoopDevice) -> Value {
+    let faults = agent.faults();
+    let mut found =
+        faults.iter().filter(|fault| fault["kind"] == kind && fault["device"] == device.number());
+    let (Some(fault), None) = (found.next(), found.next()) else {
+        agent.fail(&format!("not one fault {kind} on {}", device.number()));
+    };
+    assert_eq!(fault["id"], format!("{kind}-{}", device.number()));
+    assert_eq!(fault["device_name"], device.name());
+    assert!(fault["count"].as_u64().unwrap() >= 1, "{fault}");
+    assert!(fault["opened"].as_str().unwrap().contains('T'), "{fault}");
+    assert!(!fault["reason"].as_str().unwrap().is_empty(), "{fault}");
+    assert!(!fault["evidence"].as_array().unwrap().is_empty(), "{fault}");
+    fault.clone()
+}
+
+/// What a reason has to name: the device and the mount point.
+fn names(volume: &Volume) -> [String; 2] {
+    [volume.device().name(), volume.point_text()]
+}

@@ -1,0 +1,109 @@
+//! Names and numbers that nobody should choose, and that somebody has.
+
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+
+use e2e::agent::{Ended, PATIENCE};
+use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
+
+use crate::fault;
+
+fn refused(sandbox: &Sandbox, arguments: &[&str]) -> Ended {
+    let started = Agent::try_start_with(sandbox, |command| {
+        command.args(arguments);
+    });
+    match started {
+        Ok(agent) => agent.fail(&format!("it starts with {arguments:?}")),
+        Err(ended) => ended,
+    }
+}
+
+#[test]
+fn a_wrong_flag_or_value_is_one_line_and_exit_2() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let cases: [(&[&str], &str); 8] = [
+        (&["--no-such-flag"], "--no-such-flag"),
+        (&["--listen-port", "70000"], "70000"),
+        (&["--listen-addr", "nowhere"], "nowhere"),
+        (&["--io-error-window", "5"], "5"),
+        (&["--io-error-window", "-5m"], "-5m"),
+        (&["--io-stall-after", "soon"], "soon"),
+        (&["--default-checks", "bogus"], "bogus"),
+        (&["--log-format", "xml"], "xml"),
+    ];
+    for (arguments, named) in cases {
+        let ended = refused(&sandbox, arguments);
+        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
+        let lines: Vec<_> = ended.log.iter().filter(|line| !line.trim().is_empty()).collect();
+        assert_eq!(lines.len(), 1, "{arguments:?}: {ended:?}");
+        assert!(lines[0].contains(named), "{arguments:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_an_error_and_exit_1() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    for flag in ["--listen-port", "--admin-port"] {
+        let ended = refused(&sandbox, &[flag, &port]);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.log.iter().any(|line| line.contains(&port)), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_node_name_with_odd_bytes() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let odd = "no\"de\\ \n\t\u{1}\u{2028}é{}";
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("NODE_NAME", odd);
+    });
+    assert_eq!(agent.health("").status, 200);
+    assert_eq!(agent.faults_page()["node"], odd);
+    assert_eq!(agent.get("/nodename").status, 200);
+    assert_eq!(agent.admin("/metrics").status, 200);
+    let lines = agent.log();
+    for line in lines {
+        serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|error| {
+            panic!("a log line that is not JSON ({error}): {line}");
+        });
+    }
+}
+
+#[test]
+fn a_node_name_that_is_not_utf_8() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let started = Agent::try_start_with(&sandbox, |command| {
+        command.env("NODE_NAME", OsStr::from_bytes(b"no\xffde"));
+    });
+    // Either is right: to refuse it in one line, or to go on with something that JSON can carry.
+    match started {
+        Ok(agent) => {
+            assert_eq!(agent.health("").status, 200);
+            assert!(agent.faults_page()["node"].is_string());
+        }
+        Err(ended) => {
+            assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+            assert_eq!(ended.log.len(), 1, "{ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_mount_point_and_a_backing_file_with_odd_names() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    // Blank, tab, newline, backslash and # are what mountinfo writes in octal.
+    let name = "a b\tc\nd\\040e#f\"g - h,ro é";
+    let mut volume = Volume::new(&sandbox, name, Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let at = inject::ext4_error(volume.device());
+    agent.wait_failure(at, "filesystem_ro", &[&volume.device().name()]);
+    let fault = fault(&agent, "filesystem_ro", volume.device());
+    assert_eq!(fault["mount_points"], serde_json::json!([volume.point_text()]));
+    assert_eq!(agent.admin("/metrics").status, 200);
+    volume.unmount();
+    agent.wait_recovery(at, PATIENCE);
+}

@@ -1,0 +1,146 @@
+//! The other commands, signals, and what the agent costs a healthy disk.
+
+use std::fs;
+use std::process::Output;
+
+use e2e::agent::run_cli;
+use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
+use rustix::process::Signal;
+
+fn text(output: &Output) -> (Option<i32>, String) {
+    let bytes = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.code(), String::from_utf8(bytes).unwrap())
+}
+
+#[test]
+fn check_says_it_by_its_exit_code() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let (code, table) = text(&run_cli(&sandbox, &["check"]));
+    assert_eq!(code, Some(0), "{table}");
+    assert!(table.contains("filesystem_ro") && table.contains("io_stall"), "{table}");
+    let (code, json) = text(&run_cli(&sandbox, &["check", "io_stall", "-o", "json"]));
+    assert_eq!(code, Some(0), "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["status"], "ready");
+
+    inject::shut_down(volume.point());
+    let (code, table) = text(&run_cli(&sandbox, &["check"]));
+    assert_eq!(code, Some(1), "{table}");
+    assert!(table.contains(&volume.device().name()), "{table}");
+    let (code, table) = text(&run_cli(&sandbox, &["check", "io_stall"]));
+    assert_eq!(code, Some(0), "{table}");
+
+    let nowhere = ["check", "--mount-table", "/proc/self/no-such-file"];
+    let (code, message) = text(&run_cli(&sandbox, &nowhere));
+    assert_eq!(code, Some(2), "{message}");
+    let (code, message) = text(&run_cli(&sandbox, &["check", "bogus"]));
+    assert!(matches!(code, Some(1 | 2)), "{code:?} {message}");
+    assert!(message.contains("Unknown check: bogus"), "{message}");
+}
+
+#[test]
+fn faults_prints_a_table() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start(&sandbox);
+    let url = format!("http://{}", agent.admin_address());
+    let (code, _) = text(&run_cli(&sandbox, &["faults", "--admin-url", &url]));
+    assert_eq!(code, Some(0));
+    let at = inject::ext4_error(volume.device());
+    agent.wait_failure(at, "filesystem_ro", &[]);
+    let (code, table) = text(&run_cli(&sandbox, &["faults", "--admin-url", &url]));
+    assert_eq!(code, Some(0), "{table}");
+    assert!(table.contains(&volume.device().name()) && table.contains("filesystem_ro"), "{table}");
+    let (_, json) = text(&run_cli(&sandbox, &["faults", "--admin-url", &url, "-o", "json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["faults"].as_array().unwrap().len(), agent.faults().len());
+    // Nobody there.
+    let (code, message) =
+        text(&run_cli(&sandbox, &["faults", "--admin-url", "http://127.0.0.1:1"]));
+    assert!(code.is_some_and(|code| code != 0), "{message}");
+    assert_eq!(message.trim().lines().count(), 1, "{message}");
+}
+
+#[test]
+fn clearing_is_for_root_alone() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(sandbox) = Sandbox::new() else { return };
+    let agent = Agent::start(&sandbox);
+    let socket = fs::metadata(agent.control_socket()).unwrap();
+    assert_eq!((socket.uid(), socket.mode() & 0o077), (0, 0), "{:o}", socket.mode());
+    let (code, message) = text(&run_cli(&sandbox, &["faults", "clear", "io_error-1:2"]));
+    assert!(code.is_some_and(|code| code != 0), "{message}");
+    assert!(message.contains("io_error-1:2"), "{message}");
+}
+
+#[test]
+fn sigterm_and_sigint_end_it_in_order() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut agent = Agent::start(&sandbox);
+        // An open, idle connection does not hold it up.
+        assert_eq!(agent.health("").status, 200);
+        agent.signal(signal);
+        assert_eq!(agent.wait_exit().code(), Some(0), "{signal:?}");
+        assert!(!agent.control_socket().exists(), "it left its socket behind");
+    }
+    // A socket left by a killed agent does not keep the next one from starting.
+    let mut agent = Agent::start(&sandbox);
+    agent.signal(Signal::KILL);
+    agent.wait_exit();
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.terminate().code(), Some(0));
+}
+
+/// The runs of all programs that the agent holds, from the kernel's own statistics.
+fn program_runs(agent: &Agent) -> (u64, u64) {
+    let directory = format!("/proc/{}/fdinfo", agent.pid());
+    let (mut programs, mut runs) = (0, 0);
+    for entry in fs::read_dir(directory).unwrap() {
+        let info = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let count = info.lines().find_map(|line| line.strip_prefix("run_cnt:"));
+        if let Some(count) = count {
+            programs += 1;
+            runs += count.trim().parse::<u64>().unwrap();
+        }
+    }
+    (programs, runs)
+}
+
+/// Turns the kernel's statistics on, and back to what they were.
+struct Statistics(String);
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl Statistics {
+    fn on() -> Self {
+        let before = fs::read_to_string(STATISTICS).unwrap();
+        fs::write(STATISTICS, "1").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _restored = fs::write(STATISTICS, &self.0);
+    }
+}
+
+#[test]
+fn healthy_io_runs_no_program() {
+    // Alone: the programs see the faults that other tests make.
+    let Some(sandbox) = Sandbox::alone() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let agent = Agent::start(&sandbox);
+    let _statistics = Statistics::on();
+    let device = volume.device().path();
+    let (programs, before) = program_runs(&agent);
+    assert!(programs > 0, "the agent holds no program");
+    assert_eq!(inject::read_block_times(&device, 32 * MIB, 10_000), 0);
+    inject::write_synced(&volume.path("file"), 8 << 20).unwrap();
+    assert_eq!(program_runs(&agent), (programs, before));
+    // The statistics do count.
+    inject::ext4_error(volume.device());
+    assert!(program_runs(&agent).1 > before);
+}

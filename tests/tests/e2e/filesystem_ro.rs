@@ -1,0 +1,198 @@
+//! A filesystem that can no longer be written: 503, named, and 200 once it is repaired.
+
+use std::fs;
+use std::time::Instant;
+
+use e2e::agent::PATIENCE;
+use e2e::faultfs::{EVERYWHERE, Errno, Operation};
+use e2e::{Agent, Filesystem, Sandbox, Volume, inject, require, tool};
+
+use crate::{fault, names};
+
+/// Waits for the verdict, and looks at the fault behind it.
+fn expect_lost(agent: &Agent, volume: &Volume, since: Instant) {
+    let [device, point] = names(volume);
+    agent.wait_failure(since, "filesystem_ro", &[&device, &point]);
+    let fault = fault(agent, "filesystem_ro", volume.device());
+    assert_eq!(fault["check"], "filesystem_ro");
+    assert_eq!(fault["filesystem"], volume.filesystem().kind());
+    assert_eq!(fault["mount_points"], serde_json::json!([point]));
+    assert_eq!(fault["scope"], "host");
+}
+
+#[test]
+fn ext4_remount_ro_by_a_triggered_error() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let at = inject::ext4_error(volume.device());
+    expect_lost(&agent, &volume, at);
+    let fault = fault(&agent, "filesystem_ro", volume.device());
+    assert!(fault["kernel_ns"].is_u64(), "the kernel's own time of the event: {fault}");
+
+    volume.unmount();
+    volume.repair();
+    let at = Instant::now();
+    volume.mount("errors=remount-ro");
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn ext4_remount_ro_by_a_corrupt_directory() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    fs::create_dir(volume.path("victim")).unwrap();
+    volume.unmount();
+    inject::ext4_wipe_inode(volume.device(), "/victim");
+    volume.mount("errors=remount-ro");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200, "nobody looked at the directory yet");
+    let at = Instant::now();
+    fs::metadata(volume.path("victim")).unwrap_err();
+    expect_lost(&agent, &volume, at);
+
+    volume.unmount();
+    volume.repair();
+    let at = Instant::now();
+    volume.mount("errors=remount-ro");
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn ext4_remount_ro_by_a_journal_write_error() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let journal = inject::ext4_ranges(volume.device(), "<8>");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    for range in journal {
+        volume.control().fail(Operation::Write, Errno::EIO, range);
+    }
+    let at = Instant::now();
+    // One writer, and then nobody: the agent has to find out by itself that the journal is gone.
+    inject::write_synced(&volume.path("file"), 4096).unwrap_err();
+    expect_lost(&agent, &volume, at);
+
+    volume.control().heal();
+    volume.unmount();
+    volume.repair();
+    let at = Instant::now();
+    volume.mount("errors=remount-ro");
+    agent.wait_recovery(at, PATIENCE);
+}
+
+/// Shut down by ioctl, which is how a driver ends a filesystem that it cannot trust, and over with
+/// the unmount.
+fn shut_down(filesystem: Filesystem) {
+    if !require(filesystem.is_available(), &format!("no {} here", filesystem.kind())) {
+        return;
+    }
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::new(&sandbox, "vol", filesystem, "");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let at = inject::shut_down(volume.point());
+    expect_lost(&agent, &volume, at);
+
+    let at = Instant::now();
+    volume.unmount();
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn ext4_shutdown() {
+    shut_down(Filesystem::Ext4);
+}
+
+#[test]
+fn xfs_shutdown() {
+    shut_down(Filesystem::Xfs);
+}
+
+#[test]
+fn xfs_log_write_error() {
+    if !require(Filesystem::Xfs.is_available(), "no xfs here") {
+        return;
+    }
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::breakable(&sandbox, "vol", Filesystem::Xfs, "");
+    volume.unmount();
+    let log = inject::xfs_log(volume.device());
+    volume.mount("");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    volume.control().fail(Operation::Write, Errno::EIO, log);
+    let at = Instant::now();
+    inject::write_synced(&volume.path("file"), 4096).unwrap_err();
+    expect_lost(&agent, &volume, at);
+
+    volume.control().heal();
+    let at = Instant::now();
+    volume.unmount();
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn btrfs_forced_read_only() {
+    if !require(Filesystem::Btrfs.is_available(), "no btrfs here") {
+        return;
+    }
+    let Some(sandbox) = Sandbox::new() else { return };
+    let mut volume = Volume::breakable(&sandbox, "vol", Filesystem::Btrfs, "");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    volume.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
+    let at = Instant::now();
+    fs::write(volume.path("file"), "").unwrap();
+    inject::sync(volume.point()).unwrap_err();
+    expect_lost(&agent, &volume, at);
+
+    volume.control().heal();
+    let at = Instant::now();
+    volume.unmount();
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn remount_ro_and_rw_by_an_administrator() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let mount = |options: &str| {
+        let at = Instant::now();
+        tool::run("mount", &["-o".as_ref(), options.as_ref(), volume.point().as_os_str()]);
+        at
+    };
+    let at = mount("remount,ro");
+    expect_lost(&agent, &volume, at);
+    let at = mount("remount,rw");
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn remount_ro_and_rw_through_fsconfig() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let at = inject::reconfigure(volume.point(), "ro");
+    expect_lost(&agent, &volume, at);
+    let at = inject::reconfigure(volume.point(), "rw");
+    agent.wait_recovery(at, PATIENCE);
+}
+
+#[test]
+fn a_filesystem_mounted_twice_is_one_fault_with_two_places() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let second = e2e::Mount::bind(volume.point(), &sandbox.path("second"));
+    let agent = Agent::start(&sandbox);
+    let at = inject::ext4_error(volume.device());
+    let [device, point] = names(&volume);
+    agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
+    let fault = fault(&agent, "filesystem_ro", volume.device());
+    let second = second.point().to_string_lossy().into_owned();
+    assert_eq!(fault["mount_points"], serde_json::json!([point, second]));
+}
