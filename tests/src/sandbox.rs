@@ -36,7 +36,7 @@ pub struct Sandbox {
     name: String,
     directory: TempDir,
     // Ends the watchdog when it is dropped.
-    _watchdog: Sender<()>,
+    watchdog: Option<Sender<()>>,
     _share: Share,
 }
 
@@ -49,6 +49,13 @@ impl Sandbox {
     /// A world while no other test runs; say beside the call why it must.
     pub fn alone() -> Option<Self> {
         Self::with(|| Share::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// A world for work that takes its time, such as a bench.
+    pub fn new_unwatched() -> Option<Self> {
+        let mut sandbox = Self::new()?;
+        sandbox.watchdog = None;
+        Some(sandbox)
     }
 
     fn with(share: impl FnOnce() -> Share) -> Option<Self> {
@@ -65,7 +72,7 @@ impl Sandbox {
         rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, c"mode=0755")
             .expect("mount a tmpfs");
         let watchdog = watch(name.clone());
-        Some(Self { name, directory, _watchdog: watchdog, _share: share })
+        Some(Self { name, directory, watchdog: Some(watchdog), _share: share })
     }
 
     /// The test's name, for messages.

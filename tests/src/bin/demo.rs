@@ -1,0 +1,144 @@
+//! The story in a terminal: a filesystem breaks, the agent says so, it is repaired, the agent says so.
+//!
+//! It runs in a mount namespace of its own and leaves nothing behind. It exits with an error if the
+//! agent does not tell the story as it should.
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "it tells a story, or panics")]
+
+use std::io::{IsTerminal, stdout};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Instant;
+
+use e2e::agent::{IO_ERROR_WINDOW, IO_STALL_AFTER, PATIENCE, run_cli};
+use e2e::faultfs::{EVERYWHERE, Errno, Operation};
+use e2e::http::{Answer, Connection};
+use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
+
+fn main() -> ExitCode {
+    let Some(sandbox) = Sandbox::new() else { return ExitCode::FAILURE };
+    let start = Instant::now();
+    title("A host, and an agent that watches its storage");
+    let mut volume = Volume::new(&sandbox, "data", Filesystem::Ext4, "errors=remount-ro");
+    let disk = Volume::breakable(&sandbox, "disk", Filesystem::Ext4WithoutJournal, "");
+    inject::write_synced(&disk.path("file"), 4096).expect("write to a good disk");
+    step(&format!("an ext4 filesystem on {}", place(&volume)));
+    step(&format!("another one on {}, whose disk can be broken on command", place(&disk)));
+    let at = Instant::now();
+    let agent = Agent::start(&sandbox);
+    let answer = ask(&agent);
+    step(&format!("tocsin agent started; first answer after {}", since(at)));
+    show(&agent, &answer, 200);
+
+    title("The filesystem reports an error and the kernel stops all writing");
+    let answer = break_and_watch(&agent, || {
+        inject::ext4_error(volume.device());
+    });
+    show(&agent, &answer, 503);
+    step("$ tocsin faults");
+    let url = format!("http://{}", agent.admin_address());
+    let table = run_cli(&sandbox, &["faults", "--admin-url", &url]);
+    print!("{}", String::from_utf8_lossy(&table.stdout));
+
+    title("Repaired: umount, e2fsck, mount");
+    volume.unmount();
+    volume.repair();
+    volume.mount("errors=remount-ro");
+    let at = Instant::now();
+    agent.wait_recovery(at, PATIENCE);
+    show(&agent, &ask(&agent), 200);
+
+    title("One write does not reach the other disk (EIO)");
+    let answer = break_and_watch(&agent, || {
+        disk.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
+        inject::write_block(&disk.path("file"), 0).expect_err("the disk is broken");
+    });
+    show(&agent, &answer, 503);
+    disk.control().heal();
+    step(&format!(
+        "no further error for IO_ERROR_WINDOW ({IO_ERROR_WINDOW:?} here, 5 min by default):"
+    ));
+    agent.wait_recovery(Instant::now(), IO_ERROR_WINDOW + PATIENCE);
+    show(&agent, &ask(&agent), 200);
+
+    title("The disk hangs: no error, no answer");
+    let device = disk.device().path();
+    thread::scope(|scope| {
+        let hang = disk.control().hang(Operation::Read, EVERYWHERE);
+        let reader = scope.spawn(|| inject::read_block(&device, 32 * MIB));
+        let at = Instant::now();
+        step(&format!(
+            "a read that hangs for IO_STALL_AFTER ({IO_STALL_AFTER:?} here, 5 s by default):"
+        ));
+        agent.wait_failure(at, "io_stall", &[&disk.device().name()]);
+        show(&agent, &ask(&agent), 503);
+        drop(hang);
+        reader.join().expect("join the reader").expect("the read succeeds in the end");
+    });
+    agent.wait_recovery(Instant::now(), PATIENCE);
+    show(&agent, &ask(&agent), 200);
+
+    title("Over");
+    assert!(agent.terminate().success(), "the agent ends in order");
+    drop((volume, disk));
+    drop(sandbox);
+    step(&format!("agent, mounts and loop devices are gone; that took {}", since(start)));
+    ExitCode::SUCCESS
+}
+
+/// Asks without a pause while something breaks; the first answer that is not 200, with its time.
+fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Answer {
+    let address = agent.health_address();
+    thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let mut connection = Connection::open(address).expect("connect to the agent");
+            let end = Instant::now() + PATIENCE;
+            loop {
+                let answer = connection.get("/health").expect("an answer");
+                if answer.status != 200 || Instant::now() > end {
+                    return answer;
+                }
+            }
+        });
+        break_it();
+        let answer = watcher.join().expect("join the watcher");
+        assert_eq!(answer.status, 503, "the agent did not notice");
+        let kernel = agent.faults().iter().filter_map(|fault| fault["kernel_ns"].as_u64()).min();
+        if let Some(took) = kernel.and_then(|at| answer.first_byte_ns.checked_sub(at)) {
+            let took = std::time::Duration::from_nanos(took);
+            step(&format!("503 reached the load balancer {took:.1?} after the kernel noticed"));
+        }
+        answer
+    })
+}
+
+fn ask(agent: &Agent) -> Answer {
+    agent.get("/health")
+}
+
+fn place(volume: &Volume) -> String {
+    format!("{} at {}", volume.device().path().display(), volume.point().display())
+}
+
+fn since(at: Instant) -> String {
+    format!("{:.1?}", at.elapsed())
+}
+
+fn title(text: &str) {
+    let (bold, plain) = if stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    println!("\n{bold}{text}{plain}");
+}
+
+fn step(text: &str) {
+    println!("  {text}");
+}
+
+fn show(agent: &Agent, answer: &Answer, expected: u16) {
+    step(&format!("$ curl http://{}/health", agent.health_address()));
+    let (colour, plain) = match (stdout().is_terminal(), answer.status) {
+        (false, _) => ("", ""),
+        (true, 200) => ("\x1b[32m", "\x1b[0m"),
+        (true, _) => ("\x1b[31m", "\x1b[0m"),
+    };
+    step(&format!("{colour}{}{plain} {}", answer.status, answer.body));
+    assert_eq!(answer.status, expected, "the agent tells another story");
+}
