@@ -1,0 +1,89 @@
+//! What the agent is when nothing happens: its size, its start, its memory, its CPU time.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use e2e::agent::PATIENCE;
+use e2e::http::Connection;
+use e2e::{Agent, Filesystem, MIB, Sandbox, Volume};
+
+use crate::Scale;
+use crate::report::Report;
+
+/// The binary.
+pub(crate) fn size(_: &Sandbox, _: Scale, report: &mut Report) {
+    let path = e2e::agent::binary();
+    let bytes = fs::metadata(&path).expect("stat the binary").len();
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    report.below("binary", bytes as f64 / MIB as f64, 10.0, "MiB");
+    report.note("binary, path", &path.display().to_string());
+}
+
+/// From exec to the first answer, with somebody knocking all the time.
+pub(crate) fn start(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
+    let _volume = Volume::new(sandbox, "start", Filesystem::Ext4, "");
+    let mut times: Vec<_> = (0..scale.starts).map(|_| start_once(sandbox)).collect();
+    times.sort_unstable();
+    let worst = times.last().copied().unwrap_or_default();
+    let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+    report.below("start to first answer, median", middle.as_secs_f64() * 1e3, 150.0, "ms");
+    report.note(
+        &format!("start to first answer, max of {}", times.len()),
+        &format!("{:.1} ms", worst.as_secs_f64() * 1e3),
+    );
+}
+
+fn start_once(sandbox: &Sandbox) -> Duration {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("find a port");
+    let address = listener.local_addr().expect("its number");
+    drop(listener);
+    let start = Instant::now();
+    let knocking = thread::spawn(move || {
+        loop {
+            if let Ok(answer) = Connection::open(address).and_then(|mut open| open.get("/health")) {
+                return (answer.status, start.elapsed());
+            }
+            assert!(start.elapsed() < PATIENCE, "no answer");
+            thread::sleep(Duration::from_micros(200));
+        }
+    });
+    let agent = Agent::start_with(sandbox, |command| {
+        command.env("LISTEN_PORT", address.port().to_string());
+    });
+    let (status, took) = knocking.join().expect("join");
+    assert_eq!(status, 200, "the first answer");
+    drop(agent);
+    took
+}
+
+/// Memory and CPU time of an agent that is left alone.
+pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
+    let _volume = Volume::new(sandbox, "idle", Filesystem::Ext4, "");
+    let agent = Agent::start_with(sandbox, |command| {
+        // As it is delivered: the tests' short windows would make it look more often.
+        command.env_remove("IO_ERROR_WINDOW").env_remove("IO_STALL_AFTER");
+    });
+    let wall = Duration::from_secs(scale.idle_seconds);
+    thread::sleep(Duration::from_secs(1));
+    let before = cpu_time(&agent);
+    thread::sleep(wall);
+    let used = cpu_time(&agent).saturating_sub(before);
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let resident = agent.resident_kib() as f64 / 1024.0;
+    report.below("idle, resident", resident, 10.0, "MiB");
+    let share = used.as_secs_f64() / wall.as_secs_f64() * 100.0;
+    report.below(&format!("idle, CPU over {} s", wall.as_secs()), share, 0.05, "% of a core");
+}
+
+/// The nanoseconds on a CPU of every thread; `/proc/<pid>/stat` counts in ticks of 10 ms.
+fn cpu_time(agent: &Agent) -> Duration {
+    let threads = format!("/proc/{}/task", agent.pid());
+    let nanoseconds = |task: fs::DirEntry| -> Option<u64> {
+        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse().ok()
+    };
+    let total = fs::read_dir(threads).expect("list its threads").flatten();
+    Duration::from_nanos(total.filter_map(nanoseconds).sum())
+}

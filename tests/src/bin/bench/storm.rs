@@ -1,0 +1,106 @@
+//! A million failed requests as fast as the machine makes them.
+
+use std::fs::OpenOptions;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use e2e::agent::PATIENCE;
+use e2e::http::Connection;
+use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
+
+use crate::Scale;
+use crate::detect::{Stop, expect, kernel_time, watch_status};
+use crate::report::Report;
+
+/// More than there are CPUs, so that the device is never idle.
+const WRITERS: u64 = 4;
+
+/// A device with a missing end, mounted: every read of that end fails (6.12 and later), and the
+/// filesystem in front of it does not notice.
+const MISSING: u64 = 60 * MIB;
+
+pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
+    let victim = Volume::new(sandbox, "storm", Filesystem::Ext4, "");
+    let backing = OpenOptions::new().write(true).open(sandbox.path("storm.img"));
+    backing.and_then(|file| file.set_len(MISSING)).expect("cut the backing file");
+    let device = victim.device().path();
+    if inject::read_block(&device, MISSING).is_ok() {
+        report.note("storm", "not on this kernel: a loop device over a short file reads zeroes");
+        return;
+    }
+    let mut other = Volume::new(sandbox, "beside", Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start(sandbox);
+    let address = agent.health_address();
+    let before = agent.resident_kib();
+    let done = AtomicBool::new(false);
+    let failed = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let stop = Stop(&done);
+        let latency = scope.spawn(|| latency(address, &done));
+        let changes = watch_status(scope, address, "/health/filesystem_ro", &done);
+
+        let start = Instant::now();
+        let storm: Vec<_> = (0..WRITERS)
+            .map(|_| scope.spawn(|| storm(&device, scale.storm_errors / WRITERS, &failed)))
+            .collect();
+        // Another filesystem breaks meanwhile, again and again.
+        let mut times = Vec::new();
+        while times.len() < scale.storm_injections
+            && !storm.iter().all(ScopedJoinHandle::is_finished)
+        {
+            inject::ext4_error(other.device());
+            let seen = expect(&agent, &changes, 503);
+            let (_, kernel) = kernel_time(&agent, "filesystem_ro");
+            times.push(Duration::from_nanos(seen.saturating_sub(kernel)));
+            other.unmount();
+            other.repair();
+            other.mount("errors=remount-ro");
+            expect(&agent, &changes, 200);
+        }
+        for one in storm {
+            one.join().expect("join the storm");
+        }
+        let took = start.elapsed();
+        drop(stop);
+
+        let failed = failed.load(Ordering::Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = failed as f64 / took.as_secs_f64();
+        report.note("storm", &format!("{failed} errors in {took:.1?}, {rate:.0}/s"));
+        // The page is at most a second old.
+        let number = victim.device().number();
+        let end = Instant::now() + PATIENCE;
+        let mut counted = agent.count("block_read", number);
+        while counted != failed && Instant::now() < end {
+            counted = agent.count("block_read", number);
+        }
+        report.must("storm, errors counted", &counted.to_string(), counted == failed);
+        report.times("storm, /health", &mut latency.join().expect("join"), Some([1.0, 5.0]));
+        report.times("storm, event to first 503 byte", &mut times, Some([1.0, 5.0]));
+    });
+    report.note("storm, resident before", &format!("{before} KiB"));
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let after = agent.resident_kib() as f64 / 1024.0;
+    report.below("storm, resident after", after, 10.0, "MiB");
+}
+
+fn storm(device: &Path, times: u64, failed: &AtomicU64) {
+    // Each read is one request: the same block, never adjacent to another one.
+    failed.fetch_add(inject::read_block_times(device, MISSING, times), Ordering::Relaxed);
+}
+
+/// How long `/health` takes, asked every millisecond.
+fn latency(address: SocketAddr, done: &AtomicBool) -> Vec<Duration> {
+    let mut connection = Connection::open(address).expect("connect to the agent");
+    let mut times = Vec::new();
+    while !done.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        connection.get("/health").expect("an answer");
+        times.push(start.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    times
+}
