@@ -21,15 +21,15 @@ const DEBIAN_LLVM: [&str; 4] = ["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "g++
 /// What the tests and the demo call to make, break and repair filesystems, and Debian's name for it.
 const TEST_PROGRAMS: [(&str, &str); 11] = [
     ("mount", "mount"),
-    ("losetup", "mount"),
-    ("fsfreeze", "util-linux"),
-    ("unshare", "util-linux"),
+    ("fstrim", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("e2fsck", "e2fsprogs"),
     ("debugfs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
-    ("xfs_io", "xfsprogs"),
+    ("xfs_db", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("mksquashfs", "squashfs-tools"),
+    ("modinfo", "kmod"),
     ("curl", "curl"),
 ];
 
