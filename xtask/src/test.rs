@@ -10,7 +10,7 @@ use crate::workspace::{announce, build_agent, cargo, check};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Passed on to `cargo test`
+    /// Passed on to `cargo test`, in place of `--workspace`; for example `-p e2e -- io_stall`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     cargo_test_args: Vec<OsString>,
 }
@@ -25,7 +25,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let binary = build_agent(kernel_programs)?;
     let mut test = cargo()?;
-    test.args(["test", "--workspace"]).args(&options.cargo_test_args).env("TOCSIN_BIN", binary);
+    test.arg("test").args(&options.cargo_test_args).env("TOCSIN_BIN", binary);
+    if options.cargo_test_args.is_empty() {
+        // One run shows all that fails.
+        test.args(["--workspace", "--no-fail-fast"]);
+    }
     if require_all {
         // A test that cannot run then fails; elsewhere it prints `SKIP` and its reason.
         test.env("TOCSIN_REQUIRE_ALL", "1");
