@@ -1,1 +1,17 @@
-//! x
+//! Tocsin: tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing,
+//! whether a host should get traffic, and why.
+//!
+//! ARCHITECTURE.md is the way through the house; `model` and `kernel::ledger` are where to begin.
+
+pub mod app;
+pub mod checks;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod errno;
+pub mod health;
+pub mod host;
+pub mod kernel;
+pub mod logging;
+pub mod model;
+pub mod serve;

@@ -1,24 +1,87 @@
-//! x
-use aya::{EbpfLoader, programs::*, Btf};
-fn main() {
-    let t = std::time::Instant::now();
-    let rss = || std::fs::read_to_string("/proc/self/status").unwrap().lines().filter(|l| l.starts_with("VmRSS") || l.starts_with("VmHWM")).collect::<Vec<_>>().join(" ");
-    println!("{}", rss());
-    let mut l = EbpfLoader::new();
-    println!("new {:?} {}", t.elapsed(), rss());
-    let mut e = l.btf(None).load(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tocsin-ebpf"))).unwrap();
-    println!("load {:?} {}", t.elapsed(), rss());
-    for (n, p) in e.programs() { println!("{n} {:?}", p.prog_type()); }
-    for (n, _) in e.maps() { println!("{n}"); }
-    let btf = Btf::from_sys_fs().unwrap();
-    println!("btf {:?} {}", t.elapsed(), rss());
-    let p: &mut FExit = e.program_mut("reconfigure_super").unwrap().try_into().unwrap();
-    println!("{:?}", p.load("reconfigure_super", &btf));
-    println!("{:?}", p.attach());
-    drop(btf);
-    println!("attach {:?} {}", t.elapsed(), rss());
-    let p: &mut TracePoint = e.program_mut("block_rq_error").unwrap().try_into().unwrap();
-    println!("{:?}", p.load());
-    println!("attach {:?} {}", t.elapsed(), rss());
-    std::thread::sleep(std::time::Duration::from_secs(3));
+//! The binary: parses, starts the log and the runtime, and turns results into exit codes.
+//!
+//! Exit codes: 0 ended in order, 1 failed, 2 wrong flag or value. `tocsin check` has its own.
+
+use std::{env, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind};
+use tocsin::{
+    app,
+    cli::{Cli, Command, aliases},
+    commands::{check, faults},
+    config::Config,
+    logging,
+};
+use tokio::runtime::{Builder, Runtime};
+
+/// Wrong flag or value.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    for (name, value) in aliases(|name| env::var_os(name)) {
+        // SAFETY: nothing else runs yet.
+        unsafe { env::set_var(name, value) };
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    // One thread: every task reads memory or waits, and what may block has threads of its own.
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}"), ExitCode::FAILURE),
+    };
+    match cli.command {
+        Command::Agent(args) => {
+            let config = match Config::new(*args) {
+                Ok(config) => config,
+                Err(error) => return fail(&error.to_string(), ExitCode::from(USAGE)),
+            };
+            agent(&runtime, config, &cli.log)
+        }
+        Command::Check(args) => {
+            let code = runtime.block_on(check::run(&args));
+            // A probe may be stuck on a disk; the answer has been given.
+            runtime.shutdown_background();
+            code
+        }
+        Command::Faults(args) => match runtime.block_on(faults::run(&args)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{error:#}"), ExitCode::FAILURE),
+        },
+    }
+}
+
+fn agent(runtime: &Runtime, config: Config, filter: &str) -> ExitCode {
+    let (log, dropped) = match logging::start(filter, config.log_format) {
+        Ok(started) => started,
+        Err(error) => return fail(&error.to_string(), ExitCode::from(USAGE)),
+    };
+    let result = runtime.block_on(app::run(config, dropped));
+    if let Err(error) = &result {
+        tracing::error!(error = format!("{error:#}"), "tocsin ends");
+    }
+    drop(log);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Help and version as clap writes them; an error in one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    let help = [
+        ErrorKind::DisplayHelp,
+        ErrorKind::DisplayVersion,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    if help.contains(&error.kind()) {
+        let _closed_pipe = error.print();
+        return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+    }
+    let text = error.to_string();
+    let line: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    fail(line.join(" ").trim_start_matches("error: "), ExitCode::from(USAGE))
+}
+
+fn fail(message: &str, code: ExitCode) -> ExitCode {
+    eprintln!("tocsin: {message}");
+    code
 }

@@ -1,0 +1,177 @@
+//! Wiring only: sockets, channels, named tasks. A task that ends unexpectedly ends the process.
+
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use tokio::{
+    net::TcpSocket,
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    health::Board,
+    host::Paths,
+    kernel::{Kernel, Published, loader::HookState},
+    serve::{
+        BACKLOG,
+        admin::Admin,
+        bind,
+        control::{Control, Socket},
+        health::{Answered, Health},
+        metrics::{LogDropped, Metrics, Sources},
+        serve,
+    },
+};
+
+/// Actions that wait for the kernel task; people type them one by one.
+const COMMANDS: usize = 16;
+
+/// What a task ended with: its name, and why it should not have.
+type Ended = (&'static str, anyhow::Error);
+
+/// Runs the agent until a signal or a dead task ends it.
+pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> {
+    // Signals and ports first: both can fail for reasons of the operator's.
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let health = bind(config.listen).with_context(|| format!("health listener on {}", config.listen))?;
+    let admin = bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
+
+    let (paths, other_table) = Paths::new(&config.mount_table);
+    if let Some(why) = other_table {
+        warn!(why, "not the host's mount table");
+    }
+    let (commands, commanded) = mpsc::channel(COMMANDS);
+    let (kernel, published) =
+        Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
+    let Published { faults, stats } = published;
+    let board =
+        Board::new(faults.clone(), config.node_name.as_deref(), &config.default_checks, config.fail_on_volumes);
+    let answered = Arc::<Answered>::default();
+    let metrics = Arc::new(Metrics::new(Sources {
+        faults: faults.clone(),
+        stats: stats.clone(),
+        board: board.clone(),
+        answered: answered.clone(),
+        log_dropped,
+    }));
+
+    let (stop, stopped) = watch::channel(false);
+    let mut listeners: JoinSet<Ended> = JoinSet::new();
+    let (health, health_addr) = listen(health).context("health listener")?;
+    let (admin, admin_addr) = listen(admin).context("admin listener")?;
+    let handler = Health::new(board.clone(), answered);
+    spawn(&mut listeners, "health", serve("health", health, move |r| ready(handler.handle(&r)), stopped.clone()));
+    let handler = Admin::new(board, faults.clone(), stats.clone(), metrics);
+    spawn(&mut listeners, "admin", serve("admin", admin, move |r| ready(handler.handle(&r)), stopped.clone()));
+    // Actions are worth less than answers: without the socket the agent still runs.
+    let socket_file = match Socket::bind(&config.control_socket) {
+        Ok(Socket { listener, file }) => {
+            let handler = Control::new(commands.clone());
+            let handle = move |request| {
+                let handler = handler.clone();
+                async move { handler.handle(request).await }
+            };
+            spawn(&mut listeners, "control", serve("control", listener, handle, stopped.clone()));
+            Some(file)
+        }
+        Err(error) => {
+            let path = config.control_socket.display();
+            warn!(%path, %error, "no control socket: faults cannot be cleared by hand");
+            None
+        }
+    };
+    let mut kernel_task: JoinSet<Ended> = JoinSet::new();
+    kernel_task.spawn(async move { ("kernel", kernel.run().await) });
+    welcome(&config, &published_state(&faults, &stats), health_addr, admin_addr);
+
+    let end = tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        _ = interrupt.recv() => Ok("SIGINT"),
+        ended = listeners.join_next() => Err(unexpected(ended)),
+        ended = kernel_task.join_next() => Err(unexpected(ended)),
+    };
+    let signal = end?;
+    info!(signal, "stopping: open requests are answered first");
+    // The kernel task goes on meanwhile, so that the last answers are true.
+    stop.send_replace(true);
+    let drained = async { while listeners.join_next().await.is_some() {} };
+    let died = tokio::select! {
+        () = drained => Ok(()),
+        _ = terminate.recv() => Err(anyhow!("a second signal: not waiting any longer")),
+        _ = interrupt.recv() => Err(anyhow!("a second signal: not waiting any longer")),
+        ended = kernel_task.join_next() => Err(unexpected(ended)),
+    };
+    drop((commands, socket_file));
+    died
+}
+
+fn listen(socket: TcpSocket) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
+    let listener = socket.listen(BACKLOG)?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr))
+}
+
+fn spawn(tasks: &mut JoinSet<Ended>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(async move {
+        task.await;
+        (name, anyhow!("it returned"))
+    });
+}
+
+async fn ready<T>(value: T) -> T {
+    value
+}
+
+fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, error))) => error.context(format!("the {name} task ended")),
+        Some(Err(error)) => anyhow!(error).context("a task panicked"),
+        None => anyhow!("no task is left"),
+    }
+}
+
+/// What the first lines of the log tell.
+struct State {
+    filesystems_at_fault: usize,
+    attached: usize,
+    missing: Vec<String>,
+    no_events: Option<String>,
+}
+
+fn published_state(
+    faults: &watch::Receiver<Arc<crate::model::FaultView>>,
+    stats: &watch::Receiver<Arc<crate::kernel::KernelStats>>,
+) -> State {
+    let (view, stats) = (faults.borrow().clone(), stats.borrow().clone());
+    let of = |state: HookState| stats.hooks.iter().filter(move |hook| hook.state == state);
+    State {
+        filesystems_at_fault: view.faults.len(),
+        attached: of(HookState::Attached).count(),
+        missing: of(HookState::Missing).chain(of(HookState::Failed)).map(|hook| hook.name.clone()).collect(),
+        no_events: view.no_events.clone(),
+    }
+}
+
+fn welcome(config: &Config, state: &State, health: SocketAddr, admin: SocketAddr) {
+    let checks: Vec<_> = config.default_checks.iter().map(|check| check.name).collect();
+    info!(
+        node = config.node_name.as_deref().unwrap_or("(NODE_NAME is not set)"),
+        checks = checks.join(","),
+        hooks_attached = state.attached,
+        hooks_missing = state.missing.join(","),
+        open_faults = state.filesystems_at_fault,
+        degraded = state.no_events.as_deref().unwrap_or(""),
+        "watching this host"
+    );
+    let reach = |addr: SocketAddr| {
+        if addr.ip().is_unspecified() { format!("127.0.0.1:{}", addr.port()) } else { addr.to_string() }
+    };
+    info!("try: curl -i 'http://{}/health?verbose'", reach(health));
+    info!("and: curl -s http://{}/faults, or: tocsin faults", reach(admin));
+    info!(health = %health, admin = %admin, "listening");
+}

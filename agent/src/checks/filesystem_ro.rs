@@ -1,0 +1,18 @@
+//! `filesystem_ro`: no watched filesystem lost its ability to be written.
+
+use super::{Check, Known, OnUnknown};
+use crate::model::Outcome;
+
+pub(super) const CHECK: Check = Check {
+    name: "filesystem_ro",
+    passes_when: "no filesystem on a disk lost its ability to be written",
+    on_unknown: OnUnknown::Pass,
+    needs_node_name: false,
+    judge,
+};
+
+fn judge(known: &Known<'_>) -> Outcome {
+    // Without events the mount table still shows most losses, but not all, and later.
+    let blind_spot = known.kernel.no_events.as_ref();
+    known.kernel_outcome(CHECK.name, blind_spot.map(|why| format!("seen by polling only: {why}")))
+}

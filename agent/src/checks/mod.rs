@@ -1,0 +1,180 @@
+//! The registry of checks. A new check is one file and one line in [`all`].
+//!
+//! A check is a pure function from what is known to an [`Outcome`]; `health` alone says "ready".
+
+mod filesystem_ro;
+mod io_errors;
+mod io_stall;
+mod node_ready;
+
+use crate::model::{FaultView, Outcome, Scope};
+
+/// What becomes of an outcome that is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// The check passes, and says that it is degraded.
+    Pass,
+    /// The check fails.
+    Fail,
+}
+
+/// One row of the registry.
+#[derive(Debug)]
+pub struct Check {
+    /// API: it is in URLs, JSON and metrics.
+    pub name: &'static str,
+    /// When it passes; one line, for tables.
+    pub passes_when: &'static str,
+    /// What becomes of "unknown".
+    pub on_unknown: OnUnknown,
+    /// Whether a request for it is an error while `NODE_NAME` is not set.
+    pub needs_node_name: bool,
+    /// From what is known to the outcome.
+    pub judge: fn(&Known<'_>) -> Outcome,
+}
+
+/// What is known, for the judges.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Faults and blind spots of the kernel side.
+    pub kernel: &'a FaultView,
+    /// `FAIL_ON_VOLUMES`
+    pub fail_on_volumes: bool,
+}
+
+/// Every check, in the order in which they are shown.
+#[must_use]
+pub fn all() -> &'static [Check] {
+    static ALL: [Check; 4] =
+        [node_ready::CHECK, filesystem_ro::CHECK, io_errors::CHECK, io_stall::CHECK];
+    &ALL
+}
+
+/// The check of that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Check> {
+    all().iter().find(|check| check.name == name)
+}
+
+impl Known<'_> {
+    /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
+    fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
+        let counts = |scope| scope == Scope::Host || (scope == Scope::Volume && self.fail_on_volumes);
+        let mut faults =
+            self.kernel.faults.iter().filter(|fault| fault.check == check && counts(fault.scope));
+        if let Some(first) = faults.next() {
+            let more = match faults.count() {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            return Outcome::Fail(format!("{}{more}", first.reason));
+        }
+        if let Some(why) = &self.kernel.blind {
+            return Outcome::Unknown(why.clone());
+        }
+        blind_spot.map_or(Outcome::Pass, Outcome::Degraded)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::model::{Dev, Fault, FaultKind};
+
+    pub(crate) fn fault(kind: FaultKind, scope: Scope) -> Fault {
+        Fault {
+            id: format!("{}-7:3", kind.name()),
+            kind,
+            check: kind.check(),
+            device: Dev::new(7, 3),
+            device_name: "loop3".into(),
+            filesystem: "ext4".into(),
+            mount_points: vec!["/mnt/x".into()],
+            scope,
+            opened: SystemTime::UNIX_EPOCH,
+            last: SystemTime::UNIX_EPOCH,
+            count: 1,
+            errno: None,
+            kernel_ns: None,
+            reason: format!("loop3 (7:3) ext4 on /mnt/x: {}", kind.name()),
+            evidence: Vec::new(),
+        }
+    }
+
+    fn view(faults: &[Fault]) -> FaultView {
+        FaultView { faults: faults.to_vec(), ..FaultView::default() }
+    }
+
+    fn judge(name: &str, kernel: &FaultView, fail_on_volumes: bool) -> Outcome {
+        (find(name).unwrap().judge)(&Known { kernel, fail_on_volumes })
+    }
+
+    #[test]
+    fn names_are_unique_and_found() {
+        for check in all() {
+            assert_eq!(all().iter().filter(|other| other.name == check.name).count(), 1);
+            assert_eq!(find(check.name).unwrap().name, check.name);
+        }
+        assert!(find("bogus").is_none());
+    }
+
+    #[test]
+    fn each_kind_of_fault_fails_its_own_check_only() {
+        for kind in FaultKind::ALL {
+            let view = view(&[fault(kind, Scope::Host)]);
+            for name in ["filesystem_ro", "io_errors", "io_stall"] {
+                let outcome = judge(name, &view, false);
+                if name == kind.check() {
+                    let reason = format!("loop3 (7:3) ext4 on /mnt/x: {}", kind.name());
+                    assert_eq!(outcome, Outcome::Fail(reason), "{name}");
+                } else {
+                    assert_eq!(outcome, Outcome::Pass, "{name} {kind:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn volumes_and_members_do_not_take_the_node_out() {
+        for (scope, fail_on_volumes, fails) in [
+            (Scope::Host, false, true),
+            (Scope::Volume, false, false),
+            (Scope::Volume, true, true),
+            (Scope::Member, true, false),
+        ] {
+            let view = view(&[fault(FaultKind::IoError, scope)]);
+            let outcome = judge("io_errors", &view, fail_on_volumes);
+            assert_eq!(matches!(outcome, Outcome::Fail(_)), fails, "{scope:?} {fail_on_volumes}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_said_and_never_hides_a_fault() {
+        let blind = FaultView { blind: Some("no table".into()), ..FaultView::default() };
+        let no_events = FaultView { no_events: Some("not root".into()), ..FaultView::default() };
+        for name in ["filesystem_ro", "io_errors", "io_stall"] {
+            assert_eq!(judge(name, &blind, false), Outcome::Unknown("no table".into()));
+        }
+        assert!(matches!(judge("filesystem_ro", &no_events, false), Outcome::Degraded(_)));
+        assert!(matches!(judge("io_errors", &no_events, false), Outcome::Degraded(_)));
+        assert_eq!(judge("io_stall", &no_events, false), Outcome::Pass);
+        let both = FaultView {
+            faults: vec![fault(FaultKind::FilesystemRo, Scope::Host)],
+            ..blind.clone()
+        };
+        assert!(matches!(judge("filesystem_ro", &both, false), Outcome::Fail(_)));
+    }
+
+    #[test]
+    fn several_faults_are_counted() {
+        let view = view(&[
+            fault(FaultKind::FilesystemError, Scope::Host),
+            fault(FaultKind::IoError, Scope::Host),
+            fault(FaultKind::IoError, Scope::Volume),
+        ]);
+        let expected = "loop3 (7:3) ext4 on /mnt/x: filesystem_error (and 1 more)";
+        assert_eq!(judge("io_errors", &view, false), Outcome::Fail(expected.into()));
+    }
+}

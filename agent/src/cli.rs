@@ -1,0 +1,214 @@
+//! What was typed: commands, flags, and the environment names they answer to.
+
+use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+
+use crate::config;
+
+/// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this
+/// host should get traffic, and why.
+#[derive(Debug, Parser)]
+#[command(name = "tocsin", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// What to log: a level, or `target=level` pairs with commas
+    #[arg(long, env = "RUST_LOG", global = true, default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch this host and answer load balancers
+    Agent(Box<AgentArgs>),
+    /// Run checks once and print a table; exit 0 ready, 1 not ready, 2 could not tell
+    Check(CheckArgs),
+    /// Print what a running agent has found wrong
+    Faults(FaultsArgs),
+}
+
+/// `tocsin agent`
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// This node's name in the cluster (also `MY_NODE_NAME`)
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<OsString>,
+    /// Address of the health listener
+    #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    pub listen_addr: IpAddr,
+    /// Port of the health listener; 0 for any
+    #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
+    pub listen_port: u16,
+    /// Address of the admin listener: /faults and /metrics
+    #[arg(long, env = "ADMIN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    pub admin_addr: IpAddr,
+    /// Port of the admin listener; 0 for any
+    #[arg(long, env = "ADMIN_PORT", default_value_t = config::ADMIN_PORT, value_name = "PORT")]
+    pub admin_port: u16,
+    /// Socket for actions such as `tocsin faults clear`, for root only
+    #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
+    pub control_socket: PathBuf,
+    /// Checks that /health runs when it is not told which [default: filesystem_ro,io_errors,io_stall]
+    #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
+    pub default_checks: Option<String>,
+    /// Do without eBPF: poll the mount table and sysfs instead
+    #[arg(long, env = "NO_EBPF", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
+    pub no_ebpf: bool,
+    /// Let the eBPF programs log each event, for debugging
+    #[arg(long, env = "BPF_LOG", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
+    pub bpf_log: bool,
+    /// How changes of the mount table are noticed between re-reads
+    #[arg(long, env = "MOUNT_HOOKS", value_enum, default_value_t, value_name = "HOW")]
+    pub mount_hooks: config::MountHooks,
+    /// Mount points that are faulty when read-only, even when they were so from the start
+    #[arg(long, env = "REQUIRE_WRITABLE", value_delimiter = ',', value_name = "PATHS")]
+    pub require_writable: Vec<PathBuf>,
+    /// An I/O fault closes after this long without an error, if the device then answers
+    #[arg(long, env = "IO_ERROR_WINDOW", value_parser = duration, default_value = "5m", value_name = "TIME")]
+    pub io_error_window: Duration,
+    /// I/O in flight that has not moved for this long is a stall
+    #[arg(long, env = "IO_STALL_AFTER", value_parser = duration, default_value = "5s", value_name = "TIME")]
+    pub io_stall_after: Duration,
+    /// How often the mount table and sysfs are read when nothing happens
+    #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "500ms", value_name = "TIME")]
+    pub reread_interval: Duration,
+    /// The mount table to watch
+    #[arg(long, env = "MOUNT_TABLE", default_value = config::MOUNT_TABLE, value_name = "PATH")]
+    pub mount_table: PathBuf,
+    /// Let faults of pods' volumes fail the node's checks
+    #[arg(long, env = "FAIL_ON_VOLUMES", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
+    pub fail_on_volumes: bool,
+    /// How to write the log; auto is human on a terminal and JSON elsewhere
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// `tocsin check`
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Checks to run [default: what the agent's /health runs]
+    pub names: Vec<String>,
+    /// Health address of a running agent, which knows what happened before; without one, look once
+    #[arg(long, env = "HEALTH_URL", default_value = "http://127.0.0.1:25001", value_name = "URL")]
+    pub health_url: String,
+    /// Look once, without asking an agent
+    #[arg(long)]
+    pub local: bool,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// The mount table to look at
+    #[arg(long, env = "MOUNT_TABLE", default_value = config::MOUNT_TABLE, value_name = "PATH")]
+    pub mount_table: PathBuf,
+}
+
+/// `tocsin faults`
+#[derive(Clone, Debug, Args)]
+pub struct FaultsArgs {
+    /// An action, instead of printing
+    #[command(subcommand)]
+    pub action: Option<FaultsAction>,
+    /// Admin address of the agent
+    #[arg(long, env = "ADMIN_URL", default_value = "http://127.0.0.1:25002", value_name = "URL")]
+    pub admin_url: String,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Actions on faults.
+#[derive(Clone, Debug, Subcommand)]
+pub enum FaultsAction {
+    /// Close a fault by hand; what is still wrong opens again when it is seen again
+    Clear {
+        /// The fault's id, from `tocsin faults`
+        id: String,
+        /// The agent's control socket
+        #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
+        control_socket: PathBuf,
+    },
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// Log formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// By whether standard error is a terminal.
+    #[default]
+    Auto,
+    /// One line of text each.
+    Human,
+    /// One JSON object each.
+    Json,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
+}
+
+/// Names that the systems we replace use for the same thing: (theirs, ours).
+const ALIASES: [(&str, &str); 2] = [("MY_NODE_NAME", "NODE_NAME"), ("LOG_LEVEL", "RUST_LOG")];
+
+/// Environment variables to set before parsing, so that every alias means what its name means.
+#[must_use]
+pub fn aliases(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
+    let unset = |name: &&(&str, &str)| get(name.1).is_none_or(|value| value.is_empty());
+    ALIASES.iter().filter(unset).filter_map(|(alias, name)| Some((*name, get(alias)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_config() {
+        let Command::Agent(args) = Cli::parse_from(["tocsin", "agent"]).command else { panic!() };
+        assert_eq!(args.io_error_window, config::IO_ERROR_WINDOW);
+        assert_eq!(args.io_stall_after, config::IO_STALL_AFTER);
+        assert_eq!(args.reread_interval, config::REREAD_INTERVAL);
+        assert!(!args.no_ebpf);
+    }
+
+    #[test]
+    fn flags_take_an_optional_value() {
+        let parse = |flag| match Cli::parse_from(["tocsin", "agent", flag]).command {
+            Command::Agent(args) => args.no_ebpf,
+            _ => panic!(),
+        };
+        assert!(parse("--no-ebpf"));
+        assert!(parse("--no-ebpf=yes"));
+        assert!(!parse("--no-ebpf=false"));
+    }
+
+    #[test]
+    fn an_alias_counts_only_where_its_name_is_not_set() {
+        let env = |pairs: &'static [(&str, &str)]| {
+            move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v))
+        };
+        assert_eq!(aliases(env(&[("MY_NODE_NAME", "a")])), [("NODE_NAME", "a".into())]);
+        assert_eq!(aliases(env(&[("MY_NODE_NAME", "a"), ("NODE_NAME", "b")])), []);
+        assert_eq!(aliases(env(&[("LOG_LEVEL", "debug"), ("RUST_LOG", "")])), [("RUST_LOG", "debug".into())]);
+    }
+}

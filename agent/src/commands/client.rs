@@ -1,0 +1,62 @@
+//! Asking a running agent.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Context, anyhow, bail};
+use http_body_util::{BodyExt, Empty};
+use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+/// An agent answers from memory: what takes longer than this will not come.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// `GET <base><path>`
+pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let host = base.strip_prefix("http://").ok_or_else(|| anyhow!("{base:?} does not begin with http://"))?;
+    let host = host.trim_end_matches('/');
+    let ask = async {
+        let stream = TcpStream::connect(host).await.with_context(|| format!("connect to {host}"))?;
+        exchange(stream, Method::GET, host, path).await
+    };
+    timeout(DEADLINE, ask).await.map_err(|_| anyhow!("{host} does not answer"))?
+}
+
+/// `POST <path>` on a unix socket.
+pub(super) async fn post(socket: &Path, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let ask = async {
+        let stream =
+            UnixStream::connect(socket).await.with_context(|| format!("connect to {}", socket.display()))?;
+        exchange(stream, Method::POST, "localhost", path).await
+    };
+    timeout(DEADLINE, ask).await.map_err(|_| anyhow!("{} does not answer", socket.display()))?
+}
+
+async fn exchange<S>(stream: S, method: Method, host: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, host)
+        .body(Empty::<Bytes>::new())
+        .with_context(|| format!("not a path: {path:?}"))?;
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let (parts, body) = response.into_parts();
+        anyhow::Ok((parts.status, body.collect().await?.to_bytes()))
+    };
+    tokio::select! {
+        answer = answer => answer,
+        ended = connection => match ended {
+            Ok(()) => bail!("the connection ended without an answer"),
+            Err(error) => Err(error.into()),
+        },
+    }
+}

@@ -1,0 +1,303 @@
+//! Outcomes -> verdict. The only place that says "ready".
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::{
+    checks::{self, Check, Known, OnUnknown},
+    model::{FaultView, Outcome},
+};
+
+/// More names than this in one request are refused: there are not that many checks, and an answer has a
+/// bounded size.
+pub const MAX_NAMES: usize = 32;
+
+/// One check in an answer; the shape is that of the readiness endpoint which this replaces, plus `degraded`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CheckAnswer {
+    /// As it was asked for.
+    pub name: String,
+    /// The verdict.
+    pub passed: bool,
+    /// Why it failed; not there on success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why its success is worth less than it looks; not there otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<String>,
+    /// 0 for every check whose state is pushed.
+    pub duration_ms: u64,
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    /// `ready` or `not-ready`.
+    pub status: &'static str,
+    /// In the order in which they were asked for.
+    pub checks: Vec<CheckAnswer>,
+    /// 0 while no check waits.
+    pub total_duration_ms: u64,
+}
+
+/// A request that gets no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// 500: the operator has to act.
+    #[error("NODE_NAME is not set, and {0} needs it")]
+    NoNodeName(String),
+    /// 400
+    #[error("more than {MAX_NAMES} checks in one request")]
+    TooMany,
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Question {
+    /// Names, trimmed and without repetition; empty for the default set.
+    pub checks: Vec<String>,
+    /// Names to leave out.
+    pub exclude: Vec<String>,
+    /// Text for people instead of JSON.
+    pub verbose: bool,
+}
+
+impl Question {
+    /// Reads a query string. A parameter may come several times; unknown parameters mean nothing.
+    pub fn parse(query: &str) -> Result<Self, Refused> {
+        let mut question = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "check" => add_names(&mut question.checks, &value)?,
+                "exclude" => add_names(&mut question.exclude, &value)?,
+                // As on the z-pages of Kubernetes: the name alone is enough.
+                "verbose" => question.verbose = !matches!(&*value, "false" | "0"),
+                _ => {}
+            }
+        }
+        Ok(question)
+    }
+}
+
+fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
+    for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if names.iter().all(|other| other != name) {
+            if names.len() == MAX_NAMES {
+                return Err(Refused::TooMany);
+            }
+            names.push(name.to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// What is known, and the answers from it. Every listener has one; asking it is a read of memory.
+#[derive(Clone, Debug)]
+pub struct Board {
+    kernel: watch::Receiver<Arc<FaultView>>,
+    node_name: Option<Arc<str>>,
+    default_checks: Arc<[&'static Check]>,
+    fail_on_volumes: bool,
+}
+
+impl Board {
+    /// A board that reads what the kernel side publishes.
+    #[must_use]
+    pub fn new(
+        kernel: watch::Receiver<Arc<FaultView>>,
+        node_name: Option<&str>,
+        default_checks: &[&'static Check],
+        fail_on_volumes: bool,
+    ) -> Self {
+        Self {
+            kernel,
+            node_name: node_name.map(Arc::from),
+            default_checks: default_checks.into(),
+            fail_on_volumes,
+        }
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn node_name(&self) -> Option<&str> {
+        self.node_name.as_deref()
+    }
+
+    /// Answers now, from what is known.
+    pub fn answer(&self, question: &Question) -> Result<Answer, Refused> {
+        let names: Vec<&str> = if question.checks.is_empty() {
+            self.default_checks.iter().map(|check| check.name).collect()
+        } else {
+            question.checks.iter().map(String::as_str).collect()
+        };
+        let names = names.into_iter().filter(|name| question.exclude.iter().all(|out| out != name));
+        let view = self.kernel.borrow().clone();
+        let known = Known { kernel: &view, fail_on_volumes: self.fail_on_volumes };
+        let mut answers = Vec::new();
+        for name in names {
+            let check = checks::find(name);
+            if self.node_name.is_none() && check.is_some_and(|check| check.needs_node_name) {
+                return Err(Refused::NoNodeName(name.to_owned()));
+            }
+            answers.push(match check {
+                Some(check) => verdict(check, (check.judge)(&known)),
+                None => answer_for(name, false, Some(format!("Unknown check: {name}")), None),
+            });
+        }
+        let ready = answers.iter().all(|answer| answer.passed);
+        let status = if ready { "ready" } else { "not-ready" };
+        Ok(Answer { status, checks: answers, total_duration_ms: 0 })
+    }
+
+    /// Every check, for metrics; those that need the node's name only where it is set.
+    #[must_use]
+    pub fn everything(&self) -> Vec<CheckAnswer> {
+        let names = checks::all().iter().filter(|c| !c.needs_node_name || self.node_name.is_some());
+        let checks = names.map(|check| check.name.to_owned()).collect();
+        self.answer(&Question { checks, ..Question::default() }).map(|a| a.checks).unwrap_or_default()
+    }
+}
+
+impl Answer {
+    /// Whether the node should get traffic.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status == "ready"
+    }
+
+    /// In the form of the z-pages of Kubernetes.
+    #[must_use]
+    pub fn verbose(&self) -> String {
+        let mut text = String::new();
+        for check in &self.checks {
+            let line = match (&check.reason, &check.degraded) {
+                (Some(reason), _) => format!("[-]{} failed: {reason}\n", check.name),
+                (None, Some(why)) => format!("[+]{} ok (degraded: {why})\n", check.name),
+                (None, None) => format!("[+]{} ok\n", check.name),
+            };
+            text.push_str(&line);
+        }
+        text.push_str(if self.is_ready() { "health check passed\n" } else { "health check failed\n" });
+        text
+    }
+}
+
+/// Where a check's policy turns "unknown" into a verdict.
+fn verdict(check: &Check, outcome: Outcome) -> CheckAnswer {
+    match (outcome, check.on_unknown) {
+        (Outcome::Pass, _) => answer_for(check.name, true, None, None),
+        (Outcome::Degraded(why), _) | (Outcome::Unknown(why), OnUnknown::Pass) => {
+            answer_for(check.name, true, None, Some(why))
+        }
+        (Outcome::Fail(reason), _) | (Outcome::Unknown(reason), OnUnknown::Fail) => {
+            answer_for(check.name, false, Some(reason), None)
+        }
+    }
+}
+
+fn answer_for(name: &str, passed: bool, reason: Option<String>, degraded: Option<String>) -> CheckAnswer {
+    CheckAnswer { name: name.to_owned(), passed, reason, degraded, duration_ms: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checks::tests::fault,
+        model::{FaultKind, Scope},
+    };
+
+    fn board(faults: &[FaultKind], node_name: Option<&str>) -> Board {
+        let faults = faults.iter().map(|kind| fault(*kind, Scope::Host)).collect();
+        let view = FaultView { faults, ..FaultView::default() };
+        let (_sender, receiver) = watch::channel(Arc::new(view));
+        let default: Vec<_> = checks::all().iter().filter(|c| !c.needs_node_name).collect();
+        Board::new(receiver, node_name, &default, false)
+    }
+
+    fn ask(board: &Board, query: &str) -> String {
+        match board.answer(&Question::parse(query).unwrap()) {
+            Ok(answer) => serde_json::to_string(&answer).unwrap(),
+            Err(refused) => refused.to_string(),
+        }
+    }
+
+    #[test]
+    fn answers_have_the_shape_of_the_readiness_endpoint() {
+        let ready = board(&[], Some("n"));
+        assert_eq!(
+            ask(&ready, "check=io_stall"),
+            r#"{"status":"ready","checks":[{"name":"io_stall","passed":true,"duration_ms":0}],"total_duration_ms":0}"#
+        );
+        let broken = board(&[FaultKind::IoStall], Some("n"));
+        assert_eq!(
+            ask(&broken, "check=io_stall"),
+            r#"{"status":"not-ready","checks":[{"name":"io_stall","passed":false,"reason":"loop3 (7:3) ext4 on /mnt/x: io_stall","duration_ms":0}],"total_duration_ms":0}"#
+        );
+        assert_eq!(
+            ask(&ready, "check=node_ready"),
+            r#"{"status":"ready","checks":[{"name":"node_ready","passed":true,"degraded":"no cluster is configured","duration_ms":0}],"total_duration_ms":0}"#
+        );
+    }
+
+    #[test]
+    fn checks_are_anded_in_the_order_asked_for() {
+        let broken = board(&[FaultKind::IoStall], Some("n"));
+        // (query, status, names and whether each passed)
+        for (query, status, checks) in [
+            ("", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)][..]),
+            ("check=", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)]),
+            ("check=io_errors", "ready", &[("io_errors", true)]),
+            ("check=io_stall,io_errors", "not-ready", &[("io_stall", false), ("io_errors", true)]),
+            ("check=%20io_errors%20,,io_errors", "ready", &[("io_errors", true)]),
+            ("check=io_errors&check=io_stall", "not-ready", &[("io_errors", true), ("io_stall", false)]),
+            ("check=bogus,io_errors", "not-ready", &[("bogus", false), ("io_errors", true)]),
+            ("exclude=io_stall", "ready", &[("filesystem_ro", true), ("io_errors", true)]),
+            ("check=io_stall&exclude=io_stall,bogus", "ready", &[]),
+            ("other=1", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)]),
+        ] {
+            let answer = broken.answer(&Question::parse(query).unwrap()).unwrap();
+            let found: Vec<_> = answer.checks.iter().map(|c| (c.name.as_str(), c.passed)).collect();
+            assert_eq!((answer.status, found.as_slice()), (status, checks), "{query}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_check_fails_with_its_exact_text() {
+        let answer = board(&[], None).answer(&Question::parse("check=bogus").unwrap()).unwrap();
+        assert_eq!(answer.checks[0].reason.as_deref(), Some("Unknown check: bogus"));
+        assert!(!answer.is_ready());
+    }
+
+    #[test]
+    fn without_a_node_name_only_what_needs_it_is_an_error() {
+        let nameless = board(&[], None);
+        assert_eq!(ask(&nameless, "check=node_ready"), "NODE_NAME is not set, and node_ready needs it");
+        assert_eq!(ask(&nameless, "check=io_stall,node_ready"), "NODE_NAME is not set, and node_ready needs it");
+        assert!(ask(&nameless, "").starts_with(r#"{"status":"ready""#));
+        assert!(ask(&nameless, "check=node_ready&exclude=node_ready").starts_with(r#"{"status":"ready""#));
+    }
+
+    #[test]
+    fn thirty_two_names_and_no_more() {
+        let names = |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
+        assert!(Question::parse(&format!("check={}", names(32))).is_ok());
+        assert_eq!(Question::parse(&format!("check={}", names(33))), Err(Refused::TooMany));
+        let repeated = vec!["a"; 1000].join(",");
+        assert_eq!(Question::parse(&format!("check={repeated}")).unwrap().checks, ["a"]);
+    }
+
+    #[test]
+    fn verbose_is_a_z_page() {
+        let question = Question::parse("check=io_stall,io_errors,node_ready&verbose").unwrap();
+        assert!(question.verbose);
+        assert!(!Question::parse("verbose=false").unwrap().verbose);
+        assert_eq!(
+            board(&[FaultKind::IoStall], Some("n")).answer(&question).unwrap().verbose(),
+            "[-]io_stall failed: loop3 (7:3) ext4 on /mnt/x: io_stall\n[+]io_errors ok\n\
+             [+]node_ready ok (degraded: no cluster is configured)\nhealth check failed\n"
+        );
+    }
+}

@@ -1,0 +1,206 @@
+//! Where this host's /proc, /sys and / are, and blocking calls that may never return.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Read},
+    os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::oneshot,
+    time::timeout,
+};
+
+/// The places of the host that the agent reads. Tests and containers have others than `/`.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Root directory of the mount namespace that is watched: mount points are below it.
+    pub root: PathBuf,
+    /// A procfs.
+    pub proc: PathBuf,
+    /// The sysfs.
+    pub sys: PathBuf,
+    /// The mount table that is watched.
+    pub mount_table: PathBuf,
+}
+
+impl Paths {
+    /// For the namespace whose table is at `mount_table`, usually `/proc/1/mountinfo`: the host's, also
+    /// from inside a container with `hostPID`. Where that may not be read (not root), the agent's own
+    /// table has to do; the second value then says so.
+    #[must_use]
+    pub fn new(mount_table: &Path) -> (Self, Option<String>) {
+        let (proc, sys) = (PathBuf::from("/proc"), PathBuf::from("/sys"));
+        let own = proc.join("self/mountinfo");
+        let at = |mount_table: PathBuf, root: PathBuf| Self { root, proc: proc.clone(), sys, mount_table };
+        match readable(mount_table) {
+            Ok(()) => {
+                let root = root_of(mount_table);
+                (at(mount_table.to_owned(), root), None)
+            }
+            Err(error) => {
+                let why = format!("{} cannot be read ({error}): watching this process's own mount table", mount_table.display());
+                (at(own, PathBuf::from("/")), Some(why))
+            }
+        }
+    }
+
+    /// `path` of the watched namespace, as this process reaches it.
+    #[must_use]
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// Whether a file of procfs may be read: some check that at the first read, not when it is opened.
+fn readable(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.read(&mut [0; 1]).map(drop)
+}
+
+/// The root directory that belongs to `/proc/<pid>/mountinfo`: `/` where that process shares our mount
+/// namespace, `/proc/<pid>/root` where it does not.
+fn root_of(mount_table: &Path) -> PathBuf {
+    let Some(process) = mount_table.parent() else { return PathBuf::from("/") };
+    let namespace = |process: &Path| fs::read_link(process.join("ns/mnt")).ok();
+    let (theirs, ours) = (namespace(process), namespace(Path::new("/proc/self")));
+    if theirs.is_some() && theirs != ours { process.join("root") } else { PathBuf::from("/") }
+}
+
+/// The kernel's clocks.
+pub mod clock {
+    use rustix::time::{ClockId, clock_gettime};
+
+    /// `CLOCK_MONOTONIC` in nanoseconds: what `bpf_ktime_get_ns` gives, so events can be compared with it.
+    #[must_use]
+    pub fn monotonic() -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        // Both are positive and 584 years do not overflow.
+        now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+    }
+}
+
+/// Puts a descriptor that its value owns into the runtime's epoll set.
+pub fn watch_fd<T: AsFd + AsRawFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `AsFd` binds the descriptor's life to the value's, which the `AsyncFd` owns from here on, and
+    // no type that is passed here replaces its descriptor.
+    unsafe { AsyncFd::register_with_interest(inner, interest) }.map_err(io::Error::from)
+}
+
+/// A blocking call gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stuck {
+    /// Not within its deadline; its thread goes on waiting.
+    #[error("no answer in time")]
+    Late,
+    /// An earlier call with the same name has still not returned.
+    #[error("an earlier attempt is still stuck")]
+    Still,
+    /// No thread could be started.
+    #[error("no thread to run it on")]
+    NoThread,
+}
+
+/// Runs calls that may hang in the kernel (anything that touches a disk) on threads of their own, each
+/// with a deadline, never two of the same name at once: a disk that hangs for a day costs one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Bounded {
+    running: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Bounded {
+    /// Runs `call` on a thread called `name` and waits for it, for `deadline` at most.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        name: String,
+        deadline: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Stuck> {
+        if !self.lock().insert(name.clone()) {
+            return Err(Stuck::Still);
+        }
+        let (sender, receiver) = oneshot::channel();
+        let guard = Running { bounded: self.clone(), name: name.clone() };
+        let body = move || {
+            let result = call();
+            // First out of the list, so that who gets the result can call again at once.
+            drop(guard);
+            let _nobody_waits = sender.send(result);
+        };
+        // The kernel cuts thread names at 15 bytes; a stack of 128 KiB is plenty for a few system calls.
+        let builder = thread::Builder::new().name("tocsin-probe".into()).stack_size(128 * 1024);
+        if builder.spawn(body).is_err() {
+            return Err(Stuck::NoThread);
+        }
+        match timeout(deadline, receiver).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) | Err(_) => Err(Stuck::Late),
+        }
+    }
+
+    /// How many calls are running or stuck.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a call out of the list when it returns, or when it panics.
+struct Running {
+    bounded: Bounded,
+    name: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.bounded.lock().remove(&self.name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stuck_call_is_not_started_twice() {
+        let bounded = Bounded::default();
+        let (release, wait) = mpsc::channel::<()>();
+        let stuck = bounded
+            .run("disk".into(), Duration::from_millis(20), move || wait.recv().ok())
+            .await;
+        assert_eq!(stuck, Err(Stuck::Late));
+        let again = bounded.run("disk".into(), Duration::from_millis(20), || ()).await;
+        assert_eq!(again, Err(Stuck::Still));
+        let other = bounded.run("other".into(), Duration::from_secs(10), || 7).await;
+        assert_eq!(other, Ok(7));
+        release.send(()).unwrap();
+        for _ in 0..1000 {
+            if bounded.running() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let after = bounded.run("disk".into(), Duration::from_secs(10), || 8).await;
+        assert_eq!(after, Ok(8));
+    }
+
+    #[tokio::test]
+    async fn a_panicking_call_is_an_answer_too() {
+        let bounded = Bounded::default();
+        let result: Result<(), _> =
+            bounded.run("x".into(), Duration::from_secs(10), || panic!("on purpose")).await;
+        assert_eq!(result, Err(Stuck::Late));
+        assert_eq!(bounded.running(), 0);
+    }
+}

@@ -1,0 +1,424 @@
+//! What is known of each superblock: whether it can still be written, and errors it found in itself.
+
+use std::collections::BTreeSet;
+
+use super::{Action, Entry, Ledger, Mono, Now, Probed, nanos};
+use crate::{
+    errno,
+    kernel::{
+        looker::Look,
+        mounts::Filesystem,
+        probe::Probe,
+        reader::Event,
+        sysfs::BtrfsErrors,
+    },
+    model::{Dev, FaultKind},
+};
+
+/// After an event the state can change for this long (ext4 announces an error before it acts on it), so a
+/// probe that succeeded earlier proves nothing.
+const SETTLES: Mono = 50_000_000;
+
+/// A second probe follows the event's first one after this time.
+const SECOND_PROBE: Mono = 100_000_000;
+
+/// While errors go on, a filesystem is probed at most this often, ...
+const FIRST_BACKOFF: Mono = 1_000_000_000;
+/// ... then half as often each time, down to this.
+const LAST_BACKOFF: Mono = 60_000_000_000;
+
+/// Evidence that a filesystem cannot be written. Any of it opens a fault; all of it gone closes it.
+#[derive(Clone, Debug, Default)]
+struct Lost {
+    /// The mount table says so: `emergency_ro`, `shutdown` or `ro`.
+    level: Option<&'static str>,
+    /// A probe was refused.
+    refused: Option<i32>,
+    /// Looking at the root directory fails.
+    root: Option<i32>,
+    /// The kernel announced a shutdown at this time.
+    announced: Option<Mono>,
+}
+
+impl Lost {
+    fn any(&self) -> bool {
+        self.level.is_some() || self.is_hidden()
+    }
+
+    /// Only a probe can tell when this is over.
+    fn is_hidden(&self) -> bool {
+        self.refused.is_some() || self.root.is_some() || self.announced.is_some()
+    }
+}
+
+/// When to probe.
+#[derive(Clone, Debug, Default)]
+struct Schedule {
+    due: BTreeSet<Mono>,
+    running: bool,
+    last: Option<Mono>,
+    backoff: Mono,
+}
+
+impl Schedule {
+    fn ask(&mut self, now: Mono) {
+        match self.last {
+            Some(last) if now.saturating_sub(last) < self.backoff => {
+                self.due.insert(last + self.backoff);
+            }
+            _ => {
+                self.due.extend([now, now + SECOND_PROBE]);
+            }
+        }
+        // A storm asks without end; the earliest two answer it.
+        while self.due.len() > 2 {
+            self.due.pop_last();
+        }
+    }
+
+    /// Whether a probe is to start now; `looks` is one that does not write, and is no load on anybody.
+    fn begin(&mut self, looks: bool, now: Mono) -> bool {
+        if self.running || self.due.first().is_none_or(|due| *due > now) {
+            return false;
+        }
+        self.due.retain(|due| *due > now);
+        self.running = true;
+        if looks {
+            return true;
+        }
+        let quiet = self.last.is_none_or(|last| now.saturating_sub(last) > LAST_BACKOFF);
+        self.backoff = if quiet { FIRST_BACKOFF } else { (self.backoff * 2).min(LAST_BACKOFF) };
+        self.last = Some(now);
+        true
+    }
+}
+
+/// What is known of one superblock.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Superblock {
+    mount_ids: BTreeSet<i32>,
+    /// It was read-only when it was first seen, without a sign of an error: so it shall be.
+    on_purpose: bool,
+    /// The operator cleared its fault while this mark was there.
+    accepted: Option<&'static str>,
+    lost: Lost,
+    /// Errors that it remembered before, and so are not new; `None` until the next look sets it.
+    ext4: Option<u64>,
+    btrfs: Option<BtrfsErrors>,
+    /// A look older than this must not set the above.
+    baseline_after: Mono,
+    /// Writes were lost and the kernel did not say why: a full filesystem is no fault.
+    unexplained: Option<Event>,
+    probes: Schedule,
+    /// The next probe need not write.
+    only_look: bool,
+}
+
+impl Ledger {
+    pub(super) fn update_superblocks(&mut self, look: &Look, now: Now) {
+        let table = self.table.clone();
+        self.superblocks.retain(|dev, _| table.filesystems.contains_key(dev));
+        for filesystem in table.filesystems.values() {
+            let is_new = !self.superblocks.contains_key(&filesystem.dev);
+            self.update_superblock(filesystem, look, is_new, now);
+            self.remembered_errors(filesystem, look, is_new, now);
+        }
+    }
+
+    fn update_superblock(&mut self, filesystem: &Filesystem, look: &Look, is_new: bool, now: Now) {
+        let required = filesystem.mounts.iter().any(|m| self.rules.require_writable.contains(&m.point));
+        let dev = filesystem.dev;
+        let known = self.superblocks.entry(dev).or_default();
+        let ids: BTreeSet<i32> = filesystem.mounts.iter().map(|mount| mount.id).collect();
+        let remounted = look.ext4.get(&dev).is_some_and(|errors| errors.remounted);
+        let is_other = !is_new && (remounted || known.mount_ids.is_disjoint(&ids));
+        known.mount_ids = ids;
+        if is_new || is_other {
+            let broken = filesystem.is_ro_under_rw();
+            known.on_purpose = filesystem.read_only && !required && !broken;
+            known.accepted = None;
+        }
+        if is_other {
+            // Umounted and mounted again between two looks: what was known is about another life of it.
+            known.ext4 = None;
+            known.btrfs = None;
+            known.baseline_after = 0;
+            if known.lost.is_hidden() {
+                known.probes.ask(now.mono);
+            }
+        }
+        if is_new && filesystem.is_writable_type() && !self.started {
+            // At start: what a shut-down xfs shows, and nothing else does.
+            known.only_look = true;
+            known.probes.due.insert(now.mono);
+        }
+        if !filesystem.read_only {
+            known.on_purpose = false;
+        }
+        let level = filesystem.mark.map(|mark| mark.name()).or_else(|| {
+            (filesystem.read_only && !known.on_purpose && filesystem.is_writable_type()).then_some("ro")
+        });
+        if known.accepted.is_some() && known.accepted != level {
+            known.accepted = None;
+        }
+        let level = level.filter(|level| known.accepted != Some(*level));
+        if known.lost.level.is_some() && level.is_none() && known.lost.is_hidden() {
+            known.probes.ask(now.mono);
+        }
+        known.lost.level = level;
+        if is_other {
+            self.close((FaultKind::FilesystemError, dev));
+        }
+        self.settle(dev, None, now);
+    }
+
+    /// Errors that ext4 and btrfs remember. What was there at first sight is old: it outlives umount,
+    /// mount and reboot, so only a probe tells whether it still matters.
+    fn remembered_errors(&mut self, filesystem: &Filesystem, look: &Look, is_new: bool, now: Now) {
+        let dev = filesystem.dev;
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
+        if look.at < known.baseline_after {
+            return;
+        }
+        if let Some(errors) = look.ext4.get(&dev) {
+            match known.ext4.replace(errors.count) {
+                None if is_new && errors.count > 0 => {
+                    known.only_look = false;
+                    known.probes.ask(now.mono);
+                }
+                Some(before) if errors.count > before => {
+                    known.probes.ask(now.mono);
+                    let what = format!("ext4 found an error in it ({})", errors.first);
+                    let evidence = format!("sysfs errors_count {} (first: {})", errors.count, errors.first);
+                    self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
+                }
+                _ => {}
+            }
+        }
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
+        if let Some(errors) = look.btrfs.get(&dev) {
+            let before = known.btrfs.replace(*errors).unwrap_or(*errors);
+            if errors.corruption > before.corruption {
+                known.probes.ask(now.mono);
+                let what = "btrfs found corrupted blocks in it".to_owned();
+                let evidence = format!("sysfs corruption and generation errors {}", errors.corruption);
+                self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
+            }
+            if errors.io > before.io {
+                let key = (FaultKind::IoError, filesystem.members.first().map_or(dev, |member| member.dev));
+                let evidence = format!("sysfs read, write and flush errors {}", errors.io);
+                self.open(key, None, "btrfs counted I/O errors".to_owned(), evidence, now);
+                self.ask_for_probe(dev, now);
+            }
+        }
+    }
+
+    /// `ext4_error`, or a metadata buffer of xfs that failed its verification.
+    pub(super) fn filesystem_error(&mut self, dev: Dev, event: &Event, source: &str, now: Now) -> bool {
+        if !self.table.filesystems.contains_key(&dev) {
+            return false;
+        }
+        let (what, evidence) = if event.errno == 0 {
+            (format!("{source} (source line {})", event.detail), format!("tracepoint {source}"))
+        } else {
+            let errno = errno::describe(event.errno);
+            (format!("{source} failed: {errno}"), format!("tracepoint xfs_buf_ioerror {errno}"))
+        };
+        self.open((FaultKind::FilesystemError, dev), Some(event), what, evidence, now);
+        self.ask_for_probe(dev, now);
+        true
+    }
+
+    /// `ext4_shutdown` and `xfs_force_shutdown`: announced, and true in a moment.
+    pub(super) fn shut_down(&mut self, event: &Event, now: Now) -> bool {
+        let Some(known) = self.superblocks.get_mut(&event.dev) else { return false };
+        known.lost.announced = Some(event.ktime);
+        self.settle(event.dev, Some(event), now);
+        self.ask_for_probe(event.dev, now);
+        true
+    }
+
+    /// `filemap_set_wb_err`: data did not reach the disk.
+    pub(super) fn lost_write(&mut self, event: &Event, now: Now) -> bool {
+        if matches!(event.errno, errno::ENOSPC | errno::EDQUOT) {
+            return true;
+        }
+        let table = self.table.clone();
+        // A block device's own cache belongs to an internal filesystem (0:N), and its inode is the device.
+        let place = u32::try_from(event.place).ok().map(Dev).filter(|dev| dev.major() != 0);
+        let dev = if event.dev.major() == 0 && !table.filesystems.contains_key(&event.dev) {
+            place.unwrap_or(event.dev)
+        } else {
+            event.dev
+        };
+        let Some(user) = table.users(dev).next() else { return false };
+        let superblock = user.filesystem.dev;
+        if event.errno == 0 {
+            if let Some(known) = self.superblocks.get_mut(&superblock) {
+                known.unexplained.get_or_insert(*event);
+            }
+        } else {
+            self.write_was_lost(superblock, event, now);
+        }
+        self.ask_for_probe(superblock, now);
+        true
+    }
+
+    fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
+        let Some(filesystem) = self.table.filesystems.get(&dev) else { return };
+        let devices = || filesystem.members.iter().map(|member| member.dev).chain([dev]);
+        // The block layer has usually said so already: one fault, not two.
+        let open = devices().find(|dev| self.faults.contains_key(&(FaultKind::IoError, *dev)));
+        let key = (FaultKind::IoError, open.or_else(|| devices().next()).unwrap_or(dev));
+        let errno = if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
+        let what = format!("written data was lost: {errno}");
+        self.open(key, Some(event), what, "tracepoint filemap_set_wb_err".to_owned(), now);
+    }
+
+    /// The result of an [`Action`].
+    pub fn probed(&mut self, probed: &Probed, now: Now) {
+        let dev = probed.dev;
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
+        known.probes.running = false;
+        known.lost.root = probed.root_error;
+        if let Some(event) = known.unexplained
+            && probed.write.is_some()
+        {
+            known.unexplained = None;
+            if !probed.full {
+                self.write_was_lost(dev, &event, now);
+            }
+        }
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
+        match probed.write {
+            Some(Probe::Writable) => {
+                known.lost.refused = None;
+                match known.lost.announced {
+                    Some(at) if probed.started < at + SETTLES => {
+                        known.probes.due.insert(now.mono + SECOND_PROBE);
+                    }
+                    _ => known.lost.announced = None,
+                }
+            }
+            Some(Probe::Refused(errno)) => known.lost.refused = Some(errno),
+            Some(Probe::SyncFailed(errno)) => {
+                // A journal that was aborted by this very sync refuses the next file.
+                known.probes.due.insert(now.mono);
+                let what = format!("a synced write failed: {}", errno::describe(errno));
+                let key = self.io_key(dev);
+                self.open(key, None, what, "write probe".to_owned(), now);
+                if let Some(entry) = self.faults.get_mut(&key) {
+                    entry.errno = Some(errno);
+                }
+            }
+            // No space, no permission, no answer: no verdict either way.
+            Some(Probe::Full | Probe::Unable(_) | Probe::Late) | None => {}
+        }
+        self.settle(dev, None, now);
+        self.device_answered(probed, now);
+        self.start_probes(now);
+    }
+
+    fn io_key(&self, dev: Dev) -> super::Key {
+        let filesystem = self.table.filesystems.get(&dev);
+        let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
+        let open = members.map(|m| (FaultKind::IoError, m.dev)).find(|key| self.faults.contains_key(key));
+        open.unwrap_or((FaultKind::IoError, dev))
+    }
+
+    /// A probe at the next occasion, whatever the backoff says.
+    pub(super) fn probe_now(&mut self, dev: Dev, now: Now) {
+        if let Some(known) = self.superblocks.get_mut(&dev) {
+            known.only_look = false;
+            known.probes.due.insert(now.mono);
+        }
+    }
+
+    pub(super) fn ask_for_probe(&mut self, dev: Dev, now: Now) {
+        if let Some(known) = self.superblocks.get_mut(&dev) {
+            known.only_look = false;
+            known.probes.ask(now.mono);
+        }
+        self.start_probes(now);
+    }
+
+    /// Asks for the probes whose time has come; called after every input and at every look.
+    pub fn start_probes(&mut self, now: Now) {
+        let window = nanos(self.rules.io_error_window);
+        for (dev, known) in &mut self.superblocks {
+            let Some(filesystem) = self.table.filesystems.get(dev) else { continue };
+            // Only a probe tells when a hidden loss is over, and nothing announces that.
+            let idle = known.probes.last.is_none_or(|last| now.mono.saturating_sub(last) >= window);
+            if known.lost.is_hidden() && known.lost.level.is_none() && idle {
+                known.probes.due.insert(now.mono);
+            }
+            // A write into what says that it is read-only would tell nothing.
+            let write = filesystem.is_writable_type() && !filesystem.read_only && !known.only_look;
+            if known.probes.begin(!write, now.mono) {
+                known.only_look = false;
+                self.actions.push(Action { dev: *dev, write });
+            }
+        }
+    }
+
+    /// When the next probe is due.
+    #[must_use]
+    pub fn next_probe(&self) -> Option<Mono> {
+        let idle = self.superblocks.values().filter(|known| !known.probes.running);
+        idle.filter_map(|known| known.probes.due.first().copied()).min()
+    }
+
+    /// Opens or closes the fault of a filesystem by what is known of it.
+    fn settle(&mut self, dev: Dev, event: Option<&Event>, now: Now) {
+        let key = (FaultKind::FilesystemRo, dev);
+        let Some(known) = self.superblocks.get(&dev) else { return };
+        let lost = known.lost.clone();
+        if !lost.any() {
+            self.close(key);
+            return;
+        }
+        let (what, evidence, errno) = match &lost {
+            Lost { level: Some("ro"), .. } => ("became read-only".into(), "mountinfo: super option ro".into(), None),
+            Lost { level: Some(mark), .. } => {
+                (format!("no longer writable: {mark}"), format!("mountinfo: super option {mark}"), None)
+            }
+            Lost { refused: Some(errno), .. } => {
+                let errno_text = errno::describe(*errno);
+                let what = format!("no longer writable: creating a file gives {errno_text}");
+                (what, format!("write probe: {errno_text}"), Some(*errno))
+            }
+            Lost { root: Some(errno), .. } => {
+                let errno_text = errno::describe(*errno);
+                let what = format!("no longer usable: its root directory gives {errno_text}");
+                (what, format!("stat of its root: {errno_text}"), Some(*errno))
+            }
+            _ => ("shut down".into(), "tracepoint of the shutdown".into(), None),
+        };
+        // Nothing new: the fault's last evidence keeps its time.
+        if event.is_none() && self.faults.get(&key).is_some_and(|entry| entry.has(&what, &evidence)) {
+            return;
+        }
+        self.open(key, event, what, evidence, now);
+        if let (Some(errno), Some(entry)) = (errno, self.faults.get_mut(&key)) {
+            entry.errno = Some(errno);
+        }
+    }
+
+    /// The operator accepts a filesystem as it is.
+    pub(super) fn accept_superblock(&mut self, dev: Dev, kind: FaultKind, now: Now) {
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
+        known.baseline_after = now.mono;
+        known.ext4 = None;
+        known.btrfs = None;
+        if kind == FaultKind::FilesystemRo {
+            known.accepted = known.lost.level;
+            known.lost = Lost::default();
+        }
+    }
+}
+
+impl Entry {
+    fn has(&self, what: &str, evidence: &str) -> bool {
+        self.what == what && self.evidence.iter().any(|line| line == evidence)
+    }
+}

@@ -1,0 +1,105 @@
+//! Open faults as the outside sees them.
+
+use super::{Entry, Key, Ledger};
+use crate::{
+    errno,
+    kernel::mounts::{Filesystem, MountTable},
+    model::{Dev, Fault, FaultKind, FaultView, MOUNT_POINTS_SHOWN, Scope},
+};
+
+/// `<kind>-<major>:<minor>`
+pub(super) fn fault_id(kind: FaultKind, dev: Dev) -> String {
+    format!("{}-{dev}", kind.name())
+}
+
+/// What the mount table says about a fault's device.
+struct Place<'a> {
+    device: Dev,
+    device_name: &'a str,
+    filesystems: Vec<&'a Filesystem>,
+    scope: Scope,
+}
+
+fn place((kind, dev): Key, table: &MountTable) -> Place<'_> {
+    match kind {
+        FaultKind::FilesystemRo | FaultKind::FilesystemError => {
+            let filesystems: Vec<_> = table.filesystems.get(&dev).into_iter().collect();
+            let scope = filesystems.first().map_or(Scope::Host, |filesystem| filesystem.scope());
+            // btrfs has no device number of its own: name the first that it rests on.
+            let members = filesystems.first().map_or(&[][..], |filesystem| &filesystem.members);
+            let member = members.iter().find(|m| m.dev == dev).or_else(|| members.first());
+            let (device, device_name) = member.map_or((dev, ""), |member| (member.dev, member.name.as_str()));
+            Place { device, device_name, filesystems, scope }
+        }
+        FaultKind::IoError | FaultKind::IoStall => {
+            let users: Vec<_> = table.users(dev).collect();
+            let redundant = users.iter().all(|user| user.member.is_some_and(|member| member.redundant));
+            let volumes = users.iter().all(|user| user.filesystem.scope() == Scope::Volume);
+            let scope = match (redundant, volumes) {
+                (true, _) if kind == FaultKind::IoError => Scope::Member,
+                (_, true) => Scope::Volume,
+                _ => Scope::Host,
+            };
+            let filesystems = users.iter().map(|user| user.filesystem).collect();
+            Place { device: dev, device_name: table.device_name(dev), filesystems, scope }
+        }
+    }
+}
+
+impl Ledger {
+    /// Everything that is open; what else the view holds is the task's.
+    #[must_use]
+    pub fn view(&self) -> FaultView {
+        let faults = self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
+        FaultView { faults, opened: self.opened, closed: self.closed, ..FaultView::default() }
+    }
+}
+
+fn fault(key: Key, entry: &Entry, table: &MountTable) -> Fault {
+    let (kind, dev) = key;
+    let Place { device, device_name, filesystems, scope } = place(key, table);
+    let filesystem = match filesystems.as_slice() {
+        [one] => one.fs_type.clone(),
+        _ => String::new(),
+    };
+    let best = filesystems.iter().filter_map(|filesystem| filesystem.best_mount());
+    let rest = filesystems.iter().flat_map(|filesystem| &filesystem.mounts);
+    let mut mount_points: Vec<String> = Vec::new();
+    for mount in best.chain(rest) {
+        let point = mount.point.to_string_lossy().into_owned();
+        if mount_points.len() < MOUNT_POINTS_SHOWN && !mount_points.contains(&point) {
+            mount_points.push(point);
+        }
+    }
+    let total: usize = filesystems.iter().map(|filesystem| filesystem.mounts.len()).sum();
+    let on = match (mount_points.as_slice(), total) {
+        ([], _) => String::new(),
+        ([one], 0..=1) => format!(" on {one}"),
+        ([first, ..], total) => format!(" on {first} and {} more", total - 1),
+    };
+    let name = if device_name.is_empty() { "device" } else { device_name };
+    let space = if filesystem.is_empty() { "" } else { " " };
+    let reason = one_line(&format!("{name} ({device}){space}{filesystem}{on}: {}", entry.what));
+    Fault {
+        id: fault_id(kind, dev),
+        kind,
+        check: kind.check(),
+        device,
+        device_name: device_name.to_owned(),
+        filesystem,
+        mount_points,
+        scope,
+        opened: entry.opened,
+        last: entry.last,
+        count: entry.counted.max(1),
+        errno: entry.errno.map(|errno| errno::name(errno).into_owned()),
+        kernel_ns: entry.kernel_ns,
+        reason,
+        evidence: entry.evidence.clone(),
+    }
+}
+
+/// A mount point may have a newline in its name; a reason is one line of plain text everywhere.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

@@ -1,0 +1,286 @@
+//! Loads the object and attaches the hooks, one by one, each optional.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    thread,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::TracePoint,
+};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::{UnshareFlags, unshare_unsafe},
+};
+use serde::Serialize;
+use tocsin_ebpf::{CountKey, CountValue, Layouts};
+use tracing::{debug, info, warn};
+
+use super::{
+    hooks::{BLOCK_HOOKS, HOOKS, Hook, Wanted},
+    tracefs::{NoTraceFs, TraceFs},
+};
+
+/// Built by `build.rs`; empty with `AYA_BUILD_SKIP=1`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tocsin-ebpf"));
+
+/// A record type that may be read from and written to kernel maps.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(transparent)]
+pub(crate) struct Wire<T>(pub(crate) T);
+
+// SAFETY: `repr(C)` structs of integers without padding (their sizes are tested below).
+unsafe impl aya::Pod for Wire<CountKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<CountValue> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Wire<Layouts> {}
+
+/// The exact counters.
+pub(crate) type Counts = PerCpuHashMap<MapData, Wire<CountKey>, Wire<CountValue>>;
+/// Events that found no room in [`Counts`].
+pub(crate) type Uncounted = PerCpuArray<MapData, u64>;
+
+/// Lines that the programs log, for debugging; off unless `BPF_LOG` is set.
+pub(crate) type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// Why there are no kernel events.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Built with `AYA_BUILD_SKIP=1`.
+    #[error("this binary was built without its eBPF programs (AYA_BUILD_SKIP)")]
+    NotBuilt,
+    /// No tracefs, so no field offsets.
+    #[error(transparent)]
+    TraceFs(#[from] NoTraceFs),
+    /// The kernel refused a map or the object.
+    #[error("cannot load eBPF: {0}")]
+    Load(String),
+    /// The object has no such map: it does not belong to this binary.
+    #[error("the eBPF object has no usable map {0}")]
+    Map(&'static str),
+}
+
+/// How a hook stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookState {
+    /// Its program runs when the tracepoint fires.
+    Attached,
+    /// This kernel has no such tracepoint, or its module is not loaded yet; tried again.
+    Missing,
+    /// Another hook does its work, or it was not asked for.
+    Disabled,
+    /// It cannot be attached; the detail says why.
+    Failed,
+}
+
+/// One hook for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HookStatus {
+    /// `category:event`
+    pub name: String,
+    /// How it stands.
+    pub state: HookState,
+    /// Why, unless it is attached.
+    pub detail: String,
+}
+
+/// The loaded object with what is attached of it.
+#[derive(Debug)]
+pub struct Loader {
+    ebpf: Ebpf,
+    tracefs: TraceFs,
+    layouts: Layouts,
+    syscall_hooks: bool,
+    states: BTreeMap<&'static str, (HookState, String)>,
+}
+
+impl Loader {
+    /// Loads the object. Nothing is attached yet.
+    pub fn load(sys: &Path, records_per_second: u32, syscall_hooks: bool, log: bool) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuilt);
+        }
+        let tracefs = TraceFs::open(sys)?;
+        if tracefs.is_private() {
+            info!("tracefs is not mounted on this host: using a private mount");
+        }
+        // No program needs BTF relocations, and the kernel's types take 16 MiB to parse.
+        let ebpf = EbpfLoader::new()
+            .btf(None)
+            // 0 turns every log statement into dead code at load time.
+            .override_global("AYA_LOG_LEVEL", if log { &5_u8 } else { &0_u8 }, false)
+            .load(OBJECT)
+            .map_err(|error| LoadError::Load(with_causes(&error)))?;
+        let layouts = Layouts { records_per_second, ..Layouts::default() };
+        Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new() })
+    }
+
+    /// Attaches what is wanted and not attached yet. Called at start and every [`crate::config::HOOK_RETRY`]:
+    /// modules bring their tracepoints when they are loaded.
+    pub fn attach_missing(&mut self) {
+        for hook in HOOKS {
+            let before = self.states.get(hook.event).map(|(state, _)| state.clone());
+            // A format that lacks a field will lack it until the next boot.
+            if matches!(before, Some(HookState::Attached | HookState::Failed)) {
+                continue;
+            }
+            let (state, detail) = self.try_hook(hook);
+            if before.as_ref() != Some(&state) {
+                match state {
+                    HookState::Attached => info!(hook = hook.name(), "hook attached"),
+                    HookState::Missing => info!(hook = hook.name(), detail, "hook missing"),
+                    HookState::Disabled => debug!(hook = hook.name(), detail, "hook not used"),
+                    HookState::Failed => warn!(hook = hook.name(), detail, "hook left out"),
+                }
+            }
+            self.states.insert(hook.event, (state, detail));
+        }
+    }
+
+    fn try_hook(&mut self, hook: &Hook) -> (HookState, String) {
+        match hook.wanted {
+            Wanted::MountHooks if !self.syscall_hooks => {
+                return (HookState::Disabled, "MOUNT_HOOKS=poll".into());
+            }
+            Wanted::Instead(other)
+                if self.states.get(other).is_some_and(|(s, _)| *s == HookState::Attached) =>
+            {
+                return (HookState::Disabled, format!("{other} does its work"));
+            }
+            _ => {}
+        }
+        let format = match self.tracefs.format(hook.category, hook.event) {
+            Ok(Some(format)) => format,
+            Ok(None) => return (HookState::Missing, "no such tracepoint (yet)".into()),
+            Err(error) => return (HookState::Failed, format!("its format cannot be read: {error}")),
+        };
+        if let Err(error) = (hook.layout)(&format, &mut self.layouts) {
+            return (HookState::Failed, error.to_string());
+        }
+        match self.attach(hook) {
+            Ok(()) => (HookState::Attached, String::new()),
+            Err(error) => (HookState::Failed, error),
+        }
+    }
+
+    fn attach(&mut self, hook: &Hook) -> Result<(), String> {
+        let Self { ebpf, tracefs, layouts, .. } = self;
+        let map = ebpf.map_mut(".data.layouts").ok_or("no map for the layouts")?;
+        let mut global =
+            Array::<_, Wire<Layouts>>::try_from(map).map_err(|error| with_causes(&error))?;
+        global.set(0, Wire(*layouts), 0).map_err(|error| with_causes(&error))?;
+        let program = ebpf.program_mut(hook.event).ok_or("no such program in the object")?;
+        let program: &mut TracePoint =
+            program.try_into().map_err(|error| with_causes(&error))?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| with_causes(&error))?;
+        }
+        let mut attach = || {
+            program.attach(hook.category, hook.event).map(drop).map_err(|error| with_causes(&error))
+        };
+        if tracefs.is_private() { with_tracefs(attach) } else { attach() }
+    }
+
+    /// Every hook, for `/faults` and metrics.
+    #[must_use]
+    pub fn hooks(&self) -> Vec<HookStatus> {
+        let status = |hook: &Hook| {
+            let (state, detail) =
+                self.states.get(hook.event).cloned().unwrap_or((HookState::Missing, String::new()));
+            HookStatus { name: hook.name(), state, detail }
+        };
+        HOOKS.iter().map(status).collect()
+    }
+
+    /// Why failed block requests are not seen, if they are not.
+    #[must_use]
+    pub fn blind_to_block_errors(&self) -> Option<String> {
+        let state = |event| self.states.get(event);
+        if BLOCK_HOOKS.iter().any(|e| matches!(state(e), Some((HookState::Attached, _)))) {
+            return None;
+        }
+        let detail = BLOCK_HOOKS.iter().find_map(|e| state(e)).map(|(_, d)| d.clone());
+        Some(format!("failed block requests are not seen: {}", detail.unwrap_or_default()))
+    }
+
+    /// The ring buffer and the counters; each can be taken once.
+    pub(crate) fn take_maps(
+        &mut self,
+    ) -> Result<(RingBuf<MapData>, Counts, Uncounted), LoadError> {
+        let mut take = |name: &'static str| self.ebpf.take_map(name).ok_or(LoadError::Map(name));
+        Ok((
+            RingBuf::try_from(take("EVENTS")?).map_err(|_| LoadError::Map("EVENTS"))?,
+            PerCpuHashMap::try_from(take("COUNTS")?).map_err(|_| LoadError::Map("COUNTS"))?,
+            PerCpuArray::try_from(take("UNCOUNTED")?).map_err(|_| LoadError::Map("UNCOUNTED"))?,
+        ))
+    }
+
+    /// The programs' own log, for `BPF_LOG=true`.
+    pub(crate) fn take_log(&mut self) -> Result<ProgramLog, LoadError> {
+        ProgramLog::init(&mut self.ebpf).map_err(|_| LoadError::Map("AYA_LOGS"))
+    }
+
+    /// Events the kernel did not run a program for, because one was already running on that CPU
+    /// (`trace_call_bpf` in kernel/trace/bpf_trace.c). 5.12 and later say so.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        let of = |(_, program): (_, &aya::programs::Program)| {
+            let fd = program.fd().ok()?.as_fd().as_raw_fd();
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        };
+        self.ebpf.programs().filter_map(of).sum::<u64>()
+    }
+}
+
+/// Runs `attach` on a thread that sees a tracefs at /sys/kernel/tracing, where aya looks for it, in a
+/// mount namespace of its own that ends with the thread: the host's mount table does not change.
+/// Mounts that the host removes meanwhile leave this namespace as well (`DOWNSTREAM`, that is slave).
+fn with_tracefs(mut attach: impl FnMut() -> Result<(), String> + Send) -> Result<(), String> {
+    let body = move || {
+        let enter = || -> rustix::io::Result<()> {
+            // SAFETY: only this thread, which ends below, leaves the shared namespace.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+            mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+            mount("tracefs", "/sys/kernel/tracing", "tracefs", MountFlags::empty(), None)
+        };
+        enter().map_err(|error| format!("private mount of tracefs: {}", io::Error::from(error)))?;
+        attach()
+    };
+    thread::scope(|scope| {
+        scope.spawn(body).join().unwrap_or_else(|_| Err("the attaching thread panicked".into()))
+    })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use tocsin_ebpf::{CountKey, CountValue, Layouts, Record};
+
+    #[test]
+    fn records_have_no_padding() {
+        assert_eq!(size_of::<Record>(), 48);
+        assert_eq!(size_of::<CountKey>(), 12);
+        assert_eq!(size_of::<CountValue>(), 32);
+        assert_eq!(size_of::<Layouts>(), 3 * 20 + 5 * 16 + 8);
+    }
+}

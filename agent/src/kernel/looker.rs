@@ -1,0 +1,218 @@
+//! Evidence: reads the mount table and sysfs, on a thread of its own.
+//!
+//! None of what it reads waits for a disk, but a kernel lock can make it wait, and then only this
+//! thread waits: the request path and the ledger go on with what they have.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Read, Seek},
+    path::PathBuf,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    mounts::{Filesystem, Mount, MountTable, unescape},
+    sysfs::{BtrfsErrors, Disk, Ext4Errors, KeptFiles, Sysfs},
+};
+use crate::{
+    host::{Paths, clock},
+    model::Dev,
+};
+
+/// Devices can be put under a mounted filesystem (md, LVM, multipath) without a change in the mount
+/// table, so what lies below each is looked up again after this time even so.
+const TOPOLOGY_AGE: Duration = Duration::from_secs(10);
+
+/// What is true now.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// When it began, in `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    /// Every filesystem on a disk.
+    pub table: Arc<MountTable>,
+    /// ext4's memory of errors, by filesystem.
+    pub ext4: BTreeMap<Dev, Ext4Errors>,
+    /// btrfs's device statistics, by filesystem.
+    pub btrfs: BTreeMap<Dev, BtrfsErrors>,
+    /// Progress of every whole device below a filesystem.
+    pub disks: BTreeMap<Dev, Disk>,
+}
+
+/// A look with what it cost.
+#[derive(Debug)]
+pub struct Looked {
+    /// What was seen, or why nothing was.
+    pub look: io::Result<Look>,
+    /// How long it took.
+    pub cost: Duration,
+}
+
+/// Reads and remembers.
+#[derive(Debug)]
+pub struct Looker {
+    paths: Paths,
+    sysfs: Sysfs,
+    mountinfo: fs::File,
+    /// The table as it was read last, and a buffer for the next reading.
+    text: Vec<u8>,
+    next: Vec<u8>,
+    table: Arc<MountTable>,
+    resolved: Option<Instant>,
+    btrfs: BTreeMap<Dev, PathBuf>,
+    kept: KeptFiles,
+}
+
+impl Looker {
+    /// Opens the mount table.
+    pub fn new(paths: &Paths) -> io::Result<Self> {
+        Ok(Self {
+            paths: paths.clone(),
+            sysfs: Sysfs { root: paths.sys.clone() },
+            mountinfo: fs::File::open(&paths.mount_table)?,
+            text: Vec::new(),
+            next: Vec::new(),
+            table: Arc::default(),
+            resolved: None,
+            btrfs: BTreeMap::new(),
+            kept: KeptFiles::default(),
+        })
+    }
+
+    /// Looks at everything. A table that did not change is not parsed again.
+    pub fn look(&mut self) -> io::Result<Look> {
+        let at = clock::monotonic();
+        self.next.clear();
+        self.mountinfo.rewind()?;
+        self.mountinfo.read_to_end(&mut self.next)?;
+        let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
+        if stale || self.next != self.text {
+            std::mem::swap(&mut self.next, &mut self.text);
+            self.resolve();
+        }
+        let mut look = Look { at, table: self.table.clone(), ..Look::default() };
+        for filesystem in self.table.filesystems.values() {
+            let dev = filesystem.dev;
+            match filesystem.fs_type.as_str() {
+                "ext4" | "ext3" | "ext2" => {
+                    let name = filesystem.members.iter().find(|m| m.dev == dev).map(|m| m.name.as_str());
+                    if let Some(errors) = name.and_then(|name| self.sysfs.ext4(name, &mut self.kept)) {
+                        look.ext4.insert(dev, errors);
+                    }
+                }
+                "btrfs" => {
+                    let own = self.btrfs.get(&dev);
+                    if let Some(errors) = own.and_then(|own| self.sysfs.btrfs_errors(own, &mut self.kept)) {
+                        look.btrfs.insert(dev, errors);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for dev in self.table.disks().into_keys() {
+            if let Some(disk) = self.sysfs.disk(dev, &mut self.kept) {
+                look.disks.insert(dev, disk);
+            }
+        }
+        if stale {
+            self.kept.prune();
+        }
+        Ok(look)
+    }
+
+    fn resolve(&mut self) {
+        let mut table = MountTable::parse(&self.text);
+        self.btrfs.clear();
+        for filesystem in table.filesystems.values_mut() {
+            self.find_members(filesystem);
+        }
+        for swap in self.swaps() {
+            table.filesystems.entry(swap.dev).or_insert(swap);
+        }
+        // A filesystem whose device is gone keeps what it rested on, so that the loss has a name.
+        for (dev, filesystem) in &mut table.filesystems {
+            if filesystem.members.is_empty()
+                && let Some(before) = self.table.filesystems.get(dev)
+            {
+                filesystem.members.clone_from(&before.members);
+            }
+        }
+        self.table = Arc::new(table);
+        self.resolved = Some(Instant::now());
+    }
+
+    fn find_members(&mut self, filesystem: &mut Filesystem) {
+        if filesystem.dev.major() != 0 {
+            filesystem.members = self.sysfs.members(filesystem.dev);
+            return;
+        }
+        let mut devices = Vec::new();
+        // bcachefs names all its devices, with colons between them.
+        for source in filesystem.source.to_string_lossy().split(':') {
+            let source = std::path::Path::new(source);
+            devices.extend(self.sysfs.device_of(&self.paths.inside(source), source));
+        }
+        if filesystem.fs_type == "btrfs"
+            && let Some((own, all)) = devices.first().and_then(|dev| self.sysfs.btrfs(&self.sysfs.name(*dev)?))
+        {
+            self.btrfs.insert(filesystem.dev, own);
+            devices = all;
+        }
+        filesystem.members = devices.into_iter().flat_map(|dev| self.sysfs.members(dev)).collect();
+        filesystem.members.sort_by_key(|member| member.dev);
+        filesystem.members.dedup_by_key(|member| member.dev);
+    }
+
+    /// Swap partitions (`/proc/swaps`; a swap file is on a filesystem of its own).
+    fn swaps(&self) -> Vec<Filesystem> {
+        let text = fs::read_to_string(self.paths.proc.join("swaps")).unwrap_or_default();
+        let swap = |line: &str| {
+            let mut words = line.split_whitespace();
+            let (path, kind) = (unescape(words.next()?), words.next()?);
+            let dev = self.sysfs.device_of(&self.paths.inside(&path), &path)?;
+            (kind == "partition").then(|| Filesystem {
+                dev,
+                fs_type: "swap".into(),
+                source: path,
+                read_only: false,
+                mark: None,
+                mounts: vec![Mount { id: 0, point: PathBuf::from("[swap]"), whole: true, read_only: false }],
+                members: self.sysfs.members(dev),
+            })
+        };
+        text.lines().skip(1).filter_map(swap).collect()
+    }
+}
+
+/// Asks a looker on its own thread for one more look; a request while one is waiting adds nothing.
+#[derive(Clone, Debug)]
+pub struct AskForLook(std_mpsc::SyncSender<()>);
+
+impl AskForLook {
+    /// Wakes the thread; false when the thread is gone.
+    #[must_use]
+    pub fn ask(&self) -> bool {
+        !matches!(self.0.try_send(()), Err(std_mpsc::TrySendError::Disconnected(())))
+    }
+}
+
+/// Puts the looker on a thread. Every request is answered by one [`Looked`].
+pub fn spawn(mut looker: Looker) -> io::Result<(AskForLook, mpsc::Receiver<Looked>)> {
+    // One request can wait while one look is made; one answer can wait while the next look is made.
+    let (ask, asked) = std_mpsc::sync_channel(1);
+    let (answer, answers) = mpsc::channel(1);
+    thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(move || {
+        while asked.recv().is_ok() {
+            let start = Instant::now();
+            let look = looker.look();
+            if answer.blocking_send(Looked { look, cost: start.elapsed() }).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok((AskForLook(ask), answers))
+}

@@ -1,0 +1,234 @@
+//! Bytes from the kernel -> [`Event`]s and exact counts.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{MapData, MapError, RingBuf};
+use serde::Serialize;
+use tocsin_ebpf::{BIO, CountKey, Kind, Record, is_benign_block_error};
+
+use super::loader::{Counts, Uncounted, Wire};
+use crate::model::Dev;
+
+/// Something happened in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC` nanoseconds.
+    pub ktime: u64,
+    /// What.
+    pub kind: Kind,
+    /// To which device or superblock.
+    pub dev: Dev,
+    /// Positive errno; 0 where the tracepoint has none.
+    pub errno: i32,
+    /// First sector or inode; 0 for none.
+    pub place: u64,
+    /// Length in sectors, flags or line.
+    pub detail: u32,
+}
+
+impl Event {
+    /// Whether this is the normal behaviour of healthy hardware and software.
+    #[must_use]
+    pub fn is_benign(&self) -> bool {
+        let kind = self.kind as u16;
+        let block = if kind >= BIO && kind <= Kind::BioReadahead as u16 { kind - BIO } else { kind };
+        block <= Kind::BlockReadahead as u16 && is_benign_block_error(block, self.errno)
+    }
+}
+
+/// The name of a kind in metrics and JSON: API.
+#[must_use]
+pub fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::BlockRead => "block_read",
+        Kind::BlockWrite => "block_write",
+        Kind::BlockFlush => "block_flush",
+        Kind::BlockDiscard => "block_discard",
+        Kind::BlockZeroes => "block_zeroes",
+        Kind::BlockReadahead => "block_readahead",
+        Kind::BioRead => "bio_read",
+        Kind::BioWrite => "bio_write",
+        Kind::BioFlush => "bio_flush",
+        Kind::BioDiscard => "bio_discard",
+        Kind::BioZeroes => "bio_zeroes",
+        Kind::BioReadahead => "bio_readahead",
+        Kind::Ext4Error => "ext4_error",
+        Kind::Ext4Shutdown => "ext4_shutdown",
+        Kind::XfsShutdown => "xfs_shutdown",
+        Kind::XfsBuffer => "xfs_buffer",
+        Kind::Writeback => "writeback",
+        Kind::MountChange => "mount_change",
+    }
+}
+
+/// Reads the record at the front of `bytes`; `None` for one that this agent does not know.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Event> {
+    if bytes.len() < size_of::<Record>() {
+        return None;
+    }
+    // SAFETY: long enough (checked), any bit pattern is a valid `Record`, and the read is unaligned.
+    let record = unsafe { bytes.as_ptr().cast::<Record>().read_unaligned() };
+    Some(Event {
+        ktime: record.ktime,
+        kind: Kind::from_raw(record.kind)?,
+        dev: Dev(record.dev),
+        errno: record.errno,
+        place: record.place,
+        detail: record.detail,
+    })
+}
+
+/// Takes at most `limit` events out of the ring, so that a storm cannot keep the task from its other
+/// work; says whether more may be there.
+pub(crate) fn drain(ring: &mut RingBuf<MapData>, limit: usize, events: &mut Vec<Event>) -> bool {
+    for _ in 0..limit {
+        match ring.next() {
+            Some(bytes) => events.extend(decode(&bytes)),
+            None => return false,
+        }
+    }
+    true
+}
+
+/// One exact counter, summed over the CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// What was counted.
+    pub kind: Kind,
+    /// On which device.
+    pub dev: Dev,
+    /// With which errno.
+    pub errno: i32,
+    /// Events.
+    pub count: u64,
+    /// Of these, not sent because of the rate limit.
+    pub suppressed: u64,
+    /// Of these, not sent because the ring was full.
+    pub dropped: u64,
+    /// `CLOCK_MONOTONIC` nanoseconds of the last one.
+    pub last: u64,
+}
+
+/// A counter with names, for `/faults`.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedCount {
+    /// [`kind_name`]
+    pub kind: &'static str,
+    /// `major:minor`
+    pub device: Dev,
+    /// Kernel name, or empty.
+    pub device_name: String,
+    /// Errno name, or empty where the tracepoint has none.
+    pub errno: String,
+    /// As in [`Count`].
+    pub count: u64,
+    /// As in [`Count`].
+    pub suppressed: u64,
+    /// As in [`Count`].
+    pub dropped: u64,
+}
+
+/// Reads every counter.
+pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
+    let mut sums = BTreeMap::new();
+    for item in map.iter() {
+        let (Wire(key), values) = item?;
+        let CountKey { dev, errno, kind, .. } = key;
+        let Some(kind) = Kind::from_raw(kind) else { continue };
+        let mut sum = Count {
+            kind,
+            dev: Dev(dev),
+            errno,
+            count: 0,
+            suppressed: 0,
+            dropped: 0,
+            last: 0,
+        };
+        for Wire(value) in values.iter() {
+            sum.count += value.count;
+            sum.suppressed += value.suppressed;
+            sum.dropped += value.dropped;
+            sum.last = sum.last.max(value.last);
+        }
+        sums.insert((kind, sum.dev, errno), sum);
+    }
+    Ok(sums.into_values().collect())
+}
+
+/// Events that found no room among the counters.
+pub(crate) fn uncounted(map: &Uncounted) -> u64 {
+    map.get(&0, 0).map(|values| values.iter().sum()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tocsin_ebpf::block_kind;
+
+    use super::*;
+
+    fn rwbs(text: &str) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn operations_are_told_apart() {
+        // (rwbs as seen in reference traces, sectors, kind)
+        for (text, sectors, kind) in [
+            ("R", 8, Kind::BlockRead),
+            ("RS", 8, Kind::BlockRead),
+            ("RM", 2, Kind::BlockRead),
+            ("RA", 128, Kind::BlockReadahead),
+            ("RAM", 128, Kind::BlockReadahead),
+            ("W", 8, Kind::BlockWrite),
+            ("WS", 1072, Kind::BlockWrite),
+            ("WSM", 12, Kind::BlockWrite),
+            ("FWFSM", 8, Kind::BlockWrite),
+            ("WS", 0, Kind::BlockFlush),
+            ("FF", 0, Kind::BlockFlush),
+            ("F", 0, Kind::BlockFlush),
+            ("NS", 128, Kind::BlockZeroes),
+            ("WZ", 128, Kind::BlockZeroes),
+            ("D", 2048, Kind::BlockDiscard),
+            ("DE", 2048, Kind::BlockDiscard),
+            ("", 0, Kind::BlockZeroes),
+        ] {
+            assert_eq!(block_kind(rwbs(text), sectors), kind, "{text} + {sectors}");
+        }
+    }
+
+    #[test]
+    fn harmless_errors_are_harmless_only_where_they_should_be() {
+        let event = |kind, errno| Event { ktime: 0, kind, dev: Dev(0), errno, place: 0, detail: 0 };
+        for (kind, errno, benign) in [
+            (Kind::BlockZeroes, 95, true),
+            (Kind::BlockDiscard, 95, true),
+            (Kind::BlockDiscard, 121, true),
+            (Kind::BioDiscard, 95, true),
+            (Kind::BlockDiscard, 5, false),
+            (Kind::BlockReadahead, 5, true),
+            (Kind::BioReadahead, 5, true),
+            (Kind::BlockRead, 5, false),
+            (Kind::BlockRead, 11, true),
+            (Kind::BlockWrite, 95, false),
+            (Kind::BlockWrite, 28, false),
+            (Kind::BlockFlush, 95, true),
+            (Kind::BlockFlush, 5, false),
+            (Kind::Ext4Error, 0, false),
+            (Kind::Writeback, 95, false),
+            (Kind::XfsBuffer, 11, false),
+        ] {
+            assert_eq!(event(kind, errno).is_benign(), benign, "{kind:?} {errno}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_decoded(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _event = decode(&bytes);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The log: standard error, in a form for people or for machines.
+//!
+//! Lines are written by a thread of its own. Whoever reads standard error (journald, a container
+//! runtime) may hang on the very disk that fails, and a full pipe must not stop the agent: beyond
+//! [`LINES`] waiting lines, lines are dropped and counted.
+
+use std::{
+    io::{self, IsTerminal},
+    sync::Arc,
+};
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{cli::LogFormat, serve::metrics::LogDropped};
+
+/// Lines that may wait to be written: some hundred kilobytes at worst.
+const LINES: usize = 1024;
+
+/// Keeps the writing thread; dropping it writes what waits.
+#[derive(Debug)]
+pub struct Log {
+    _guard: WorkerGuard,
+}
+
+/// A filter that cannot be read, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("RUST_LOG: {0:?} is not a log filter: {1}")]
+pub struct BadFilter(String, String);
+
+/// Starts the log; the second value counts lines that were dropped.
+pub fn start(filter: &str, format: LogFormat) -> Result<(Log, LogDropped), BadFilter> {
+    let targets: Targets =
+        filter.parse().map_err(|error| BadFilter(filter.to_owned(), format!("{error}")))?;
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
+    let dropped = writer.error_counter();
+    let human = match format {
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => io::stderr().is_terminal(),
+    };
+    let layer = if human {
+        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        tracing_subscriber::fmt::layer()
+            .with_writer(writer)
+            .with_ansi(colours)
+            .with_target(false)
+            .boxed()
+    } else {
+        tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .with_writer(writer)
+            .boxed()
+    };
+    tracing_subscriber::registry().with(layer.with_filter(targets)).init();
+    let dropped: LogDropped =
+        Arc::new(move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX));
+    Ok((Log { _guard: guard }, dropped))
+}

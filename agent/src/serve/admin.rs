@@ -1,0 +1,108 @@
+//! The admin listener, for operators. Read-only.
+//!
+//! * `GET /` — what is here
+//! * `GET /faults` — open faults, the kernel's counters and how the hooks stand, as JSON
+//! * `GET /metrics` — OpenMetrics, or Prometheus text
+//! * `GET /readyz` — 200 since the first verdict (before it, nothing listens)
+
+use std::sync::Arc;
+
+use hyper::{Method, Request, StatusCode, header};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
+use crate::{
+    health::Board,
+    kernel::{
+        KernelStats,
+        loader::HookStatus,
+        reader::NamedCount,
+    },
+    model::{Fault, FaultView},
+};
+
+const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which hooks work (JSON)\n\
+/metrics  OpenMetrics\n/readyz   200 when the agent has looked at this host\n\nHealth for load balancers is on the other port: /health\n";
+
+/// The body of `/faults`.
+#[derive(Debug, Serialize)]
+struct Faults<'a> {
+    node: Option<&'a str>,
+    version: &'static str,
+    faults: &'a [Fault],
+    counters: &'a [NamedCount],
+    hooks: &'a [HookStatus],
+    /// Why anything may be missing from the above.
+    degraded: Vec<&'a str>,
+}
+
+/// The handler.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    board: Board,
+    faults: watch::Receiver<Arc<FaultView>>,
+    stats: watch::Receiver<Arc<KernelStats>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Admin {
+    /// A handler that reads what the kernel side publishes.
+    #[must_use]
+    pub fn new(
+        board: Board,
+        faults: watch::Receiver<Arc<FaultView>>,
+        stats: watch::Receiver<Arc<KernelStats>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { board, faults, stats, metrics }
+    }
+
+    /// Answers one request; its body is not read.
+    pub fn handle<B>(&self, request: &Request<B>) -> Reply {
+        let path = request.uri().path();
+        if !matches!(path, "/" | "/faults" | "/metrics" | "/readyz") {
+            return error(StatusCode::NOT_FOUND, "not found");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return not_allowed("GET, HEAD");
+        }
+        match path {
+            "/faults" => self.faults(),
+            "/metrics" => self.metrics(request),
+            "/readyz" => reply(StatusCode::OK, TEXT, "ok"),
+            _ => reply(StatusCode::OK, TEXT, INDEX),
+        }
+    }
+
+    fn faults(&self) -> Reply {
+        let (view, stats) = (self.faults.borrow().clone(), self.stats.borrow().clone());
+        let degraded = [&view.blind, &view.no_events, &view.no_block_events];
+        let body = Faults {
+            node: self.board.node_name(),
+            version: env!("CARGO_PKG_VERSION"),
+            faults: &view.faults,
+            counters: &stats.counts,
+            hooks: &stats.hooks,
+            degraded: degraded.into_iter().flatten().map(String::as_str).collect(),
+        };
+        match serde_json::to_vec(&body) {
+            Ok(body) => reply(StatusCode::OK, JSON, body),
+            Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+        }
+    }
+
+    fn metrics<B>(&self, request: &Request<B>) -> Reply {
+        let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+        let content_type = if open {
+            "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        } else {
+            "text/plain; version=0.0.4; charset=utf-8"
+        };
+        match self.metrics.render() {
+            Ok(text) => reply(StatusCode::OK, content_type, text),
+            Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The control socket, for actions on the node: HTTP over a unix socket that only root can reach.
+//!
+//! * `POST /faults/<id>/clear` — 200 cleared, 404 no such fault
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use hyper::{Method, Request, StatusCode};
+use tokio::{
+    net::UnixListener,
+    sync::{mpsc, oneshot},
+};
+
+use super::{JSON, Reply, error, not_allowed, reply};
+use crate::kernel::Command;
+
+/// A listening socket; its file goes when it is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    /// To accept from.
+    pub listener: UnixListener,
+    /// Removes the file.
+    pub file: SocketFile,
+}
+
+/// Removes the socket's file when it is dropped.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _gone_already = fs::remove_file(&self.0);
+    }
+}
+
+impl Socket {
+    /// Makes the socket, in a directory that only the owner can enter.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(parent) = path.parent()
+            && !parent.exists()
+        {
+            fs::create_dir_all(parent)?;
+            fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
+        }
+        // The file of an agent that was killed would be in the way; that of a running one must not be taken.
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it")),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        let file = SocketFile(path.to_owned());
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, file })
+    }
+}
+
+/// The handler.
+#[derive(Clone, Debug)]
+pub struct Control {
+    commands: mpsc::Sender<Command>,
+}
+
+impl Control {
+    /// A handler that passes actions on.
+    #[must_use]
+    pub fn new(commands: mpsc::Sender<Command>) -> Self {
+        Self { commands }
+    }
+
+    /// Does what one request asks for.
+    pub async fn handle<B>(&self, request: Request<B>) -> Reply {
+        let path = request.uri().path();
+        let Some(id) = path.strip_prefix("/faults/").and_then(|rest| rest.strip_suffix("/clear")) else {
+            return error(StatusCode::NOT_FOUND, "not found");
+        };
+        if *request.method() != Method::POST {
+            return not_allowed("POST");
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.commands.send(Command::Clear(id.to_owned(), answer)).await.is_err() {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping");
+        }
+        match answered.await {
+            Ok(true) => reply(StatusCode::OK, JSON, r#"{"cleared":true}"#),
+            Ok(false) => error(StatusCode::NOT_FOUND, "no open fault has this id"),
+            Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
+        }
+    }
+}

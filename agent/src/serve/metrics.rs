@@ -1,0 +1,281 @@
+//! Metrics, collected when they are asked for. Names, units and help are API: one table, [`DESCRIPTIONS`].
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use tokio::sync::watch;
+
+use super::health::Answered;
+use crate::{
+    health::Board,
+    kernel::{KernelStats, loader::HookState},
+    model::{FaultKind, FaultView},
+};
+
+/// One metric family: name without `tocsin_` and `_total`, type, labels, help.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// As it is registered.
+    pub name: &'static str,
+    /// Counters get `_total`.
+    pub counter: bool,
+    /// In order.
+    pub labels: &'static [&'static str],
+    /// One line.
+    pub help: &'static str,
+}
+
+macro_rules! descriptions {
+    ($($constant:ident = $name:literal $counter:literal [$($label:literal),*] $help:literal;)*) => {
+        $(const $constant: Description =
+            Description { name: $name, counter: $counter, labels: &[$($label),*], help: $help };)*
+        /// Every metric.
+        pub static DESCRIPTIONS: &[Description] = &[$($constant),*];
+    };
+}
+
+descriptions! {
+    EVENTS = "kernel_events" true ["kind", "device", "errno"]
+        "Kernel events, exactly as the kernel counted them";
+    OPEN = "faults_open" false ["kind", "device", "scope"] "1 for every open fault";
+    OPENED = "faults_opened" true ["kind"] "Faults opened since the agent started";
+    CLOSED = "faults_closed" true ["kind"] "Faults closed since the agent started";
+    HOOK = "hook_attached" false ["hook"] "1 where the hook's program runs, 0 where it is missing, not wanted or failed";
+    SUPPRESSED = "records_suppressed" true [] "Kernel events counted and not sent, by the limit per (kind, device) and second";
+    DROPPED = "records_dropped" true [] "Kernel events counted and not sent, because the ring buffer was full";
+    UNCOUNTED = "events_uncounted" true [] "Kernel events not counted, because the table of counters was full";
+    MISSED = "events_missed" true [] "Kernel events for which no program ran, because one was running on that CPU";
+    FORGOTTEN = "events_forgotten" true [] "Kernel events given up while they waited for the mount table";
+    PASSED = "check_passed" false ["check"] "1 while the check passes";
+    DEGRADED = "check_degraded" false ["check"] "1 while the check passes by policy or with a blind spot";
+    REQUESTS = "health_requests" true ["code"] "Answers of the health listener by class: 200, 503 or refused";
+    PROBES = "probes_running" false [] "Write probes that are running or stuck";
+    LOOK = "look_duration_seconds" false [] "How long the last reading of the mount table and sysfs took";
+    LOG_DROPPED = "log_lines_dropped" true [] "Log lines dropped because whoever reads standard error does not";
+    BUILD = "build_info" false ["version"] "1";
+}
+
+/// Where lines that the log could not take are counted.
+pub type LogDropped = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the metrics are made of.
+#[derive(Clone)]
+pub struct Sources {
+    /// The kernel side.
+    pub faults: watch::Receiver<Arc<FaultView>>,
+    /// Its counters.
+    pub stats: watch::Receiver<Arc<KernelStats>>,
+    /// The checks.
+    pub board: Board,
+    /// The health listener.
+    pub answered: Arc<Answered>,
+    /// The log.
+    pub log_dropped: LogDropped,
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").finish_non_exhaustive()
+    }
+}
+
+/// The registry.
+#[derive(Debug)]
+pub struct Metrics(Registry);
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        let mut registry = Registry::with_prefix("tocsin");
+        registry.register_collector(Box::new(sources));
+        Self(registry)
+    }
+
+    /// The text of now.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.0)?;
+        Ok(text)
+    }
+}
+
+/// Writes the samples of one family.
+struct Family<'a>(prometheus_client::encoding::MetricEncoder<'a>);
+
+impl<'a> Family<'a> {
+    fn new<'b: 'a>(
+        encoder: &'a mut DescriptorEncoder<'b>,
+        description: &'a Description,
+    ) -> Result<Self, fmt::Error> {
+        let kind = if description.counter { MetricType::Counter } else { MetricType::Gauge };
+        encoder.encode_descriptor(description.name, description.help, None, kind).map(Self)
+    }
+
+    fn counter(&mut self, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+        ConstCounter::new(value).encode(self.0.encode_family(labels)?)
+    }
+
+    fn gauge(&mut self, labels: &impl EncodeLabelSet, value: bool) -> fmt::Result {
+        ConstGauge::new(i64::from(value)).encode(self.0.encode_family(labels)?)
+    }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Relaxed)
+}
+
+impl Collector for Sources {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let e = &mut encoder;
+        let (view, stats) = (self.faults.borrow().clone(), self.stats.borrow().clone());
+
+        let mut family = Family::new(e, &EVENTS)?;
+        for count in &stats.counts {
+            let device = count.device.to_string();
+            let labels = [("kind", count.kind), ("device", &*device), ("errno", &*count.errno)];
+            family.counter(&labels, count.count)?;
+        }
+        let mut family = Family::new(e, &OPEN)?;
+        for fault in &view.faults {
+            let device = fault.device.to_string();
+            let labels =
+                [("kind", fault.kind.name()), ("device", &*device), ("scope", fault.scope.name())];
+            family.gauge(&labels, true)?;
+        }
+        let by_kind = [(&OPENED, view.opened), (&CLOSED, view.closed)];
+        for (description, values) in by_kind {
+            let mut family = Family::new(e, description)?;
+            for (kind, value) in FaultKind::ALL.into_iter().zip(values) {
+                family.counter(&[("kind", kind.name())], value)?;
+            }
+        }
+        let mut family = Family::new(e, &HOOK)?;
+        for hook in &stats.hooks {
+            family.gauge(&[("hook", hook.name.as_str())], hook.state == HookState::Attached)?;
+        }
+        let checks = self.board.everything();
+        let mut family = Family::new(e, &PASSED)?;
+        for check in &checks {
+            family.gauge(&[("check", check.name.as_str())], check.passed)?;
+        }
+        let mut family = Family::new(e, &DEGRADED)?;
+        for check in &checks {
+            family.gauge(&[("check", check.name.as_str())], check.degraded.is_some())?;
+        }
+        let mut family = Family::new(e, &REQUESTS)?;
+        family.counter(&[("code", "200")], load(&self.answered.ready))?;
+        family.counter(&[("code", "503")], load(&self.answered.not_ready))?;
+        family.counter(&[("code", "refused")], load(&self.answered.refused))?;
+
+        let counters = [
+            (&SUPPRESSED, stats.counts.iter().map(|count| count.suppressed).sum()),
+            (&DROPPED, stats.counts.iter().map(|count| count.dropped).sum()),
+            (&UNCOUNTED, stats.uncounted),
+            (&MISSED, stats.missed),
+            (&FORGOTTEN, stats.forgotten),
+            (&LOG_DROPPED, (self.log_dropped)()),
+        ];
+        for (description, value) in counters {
+            ConstCounter::new(value).encode(Family::new(e, description)?.0)?;
+        }
+        let probes = i64::try_from(stats.probes_running).unwrap_or(i64::MAX);
+        ConstGauge::new(probes).encode(Family::new(e, &PROBES)?.0)?;
+        ConstGauge::new(stats.look_seconds).encode(Family::new(e, &LOOK)?.0)?;
+        Family::new(e, &BUILD)?.gauge(&[("version", env!("CARGO_PKG_VERSION"))], true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checks::tests::fault,
+        kernel::{loader::HookStatus, reader::NamedCount},
+        model::{Dev, Scope},
+    };
+
+    #[test]
+    fn every_metric_is_written_as_described_and_none_besides() {
+        let view = FaultView {
+            faults: vec![fault(FaultKind::IoError, Scope::Host)],
+            opened: [0, 0, 1, 0],
+            ..FaultView::default()
+        };
+        let stats = KernelStats {
+            counts: vec![NamedCount {
+                kind: "block_write",
+                device: Dev::new(7, 3),
+                device_name: "loop3".into(),
+                errno: "EIO".into(),
+                count: 12,
+                suppressed: 2,
+                dropped: 1,
+            }],
+            hooks: vec![HookStatus {
+                name: "block:block_rq_error".into(),
+                state: HookState::Attached,
+                detail: String::new(),
+            }],
+            ..KernelStats::default()
+        };
+        let (_faults, faults) = watch::channel(Arc::new(view));
+        let (_stats, stats) = watch::channel(Arc::new(stats));
+        let board = Board::new(faults.clone(), Some("n"), &[], false);
+        let text = Metrics::new(Sources {
+            faults,
+            stats,
+            board,
+            answered: Arc::default(),
+            log_dropped: Arc::new(|| 3),
+        })
+        .render()
+        .unwrap();
+        for line in [
+            "tocsin_kernel_events_total{kind=\"block_write\",device=\"7:3\",errno=\"EIO\"} 12",
+            "tocsin_faults_open{kind=\"io_error\",device=\"7:3\",scope=\"host\"} 1",
+            "tocsin_faults_opened_total{kind=\"io_error\"} 1",
+            "tocsin_hook_attached{hook=\"block:block_rq_error\"} 1",
+            "tocsin_records_suppressed_total 2",
+            "tocsin_records_dropped_total 1",
+            "tocsin_check_passed{check=\"io_errors\"} 0",
+            "tocsin_check_passed{check=\"io_stall\"} 1",
+            "tocsin_check_degraded{check=\"node_ready\"} 1",
+            "tocsin_health_requests_total{code=\"503\"} 0",
+            "tocsin_log_lines_dropped_total 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        let families: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE tocsin_")?.split(' ').next()).collect();
+        for description in DESCRIPTIONS {
+            assert_eq!(families.iter().filter(|name| **name == description.name).count(), 1, "{description:?}");
+            let total = if description.counter { "_total" } else { "" };
+            let sample = text.lines().find(|line| {
+                line.strip_prefix(&format!("tocsin_{}{total}", description.name))
+                    .is_some_and(|rest| rest.starts_with([' ', '{']))
+            });
+            let sample = sample.unwrap_or_else(|| panic!("no sample of {description:?}"));
+            let labels: Vec<_> = sample
+                .split_once('{')
+                .map_or("", |(_, rest)| rest.split_once('}').unwrap().0)
+                .split(',')
+                .filter(|label| !label.is_empty())
+                .map(|label| label.split_once('=').unwrap().0)
+                .collect();
+            assert_eq!(labels, description.labels, "{description:?}");
+        }
+        assert_eq!(families.len(), DESCRIPTIONS.len());
+    }
+}
