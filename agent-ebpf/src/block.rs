@@ -3,25 +3,25 @@
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use tocsin_ebpf::{BIO, BlockLayout, Record, block_kind, is_benign_block_error};
 
-use crate::emit::{emit, layouts};
+use crate::emit::{emit, layout};
 
 /// Request-based drivers since 5.18; fires for errors only, so healthy I/O runs no program.
 #[tracepoint]
 pub(crate) fn block_rq_error(ctx: TracePointContext) -> u32 {
-    try_block(&ctx, &layouts().rq_error, 0)
+    try_block(&ctx, &layout!(rq_error), 0)
 }
 
 /// The same before 5.18: fires for every request, so the filter comes first.
 #[tracepoint]
 pub(crate) fn block_rq_complete(ctx: TracePointContext) -> u32 {
-    try_block(&ctx, &layouts().rq_complete, 0)
+    try_block(&ctx, &layout!(rq_complete), 0)
 }
 
 /// Bio-based drivers (device mapper, md, zram). Request-based I/O does not come by here
 /// (`blk_update_request` clears `BIO_TRACE_COMPLETION`).
 #[tracepoint]
 pub(crate) fn block_bio_complete(ctx: TracePointContext) -> u32 {
-    try_block(&ctx, &layouts().bio_complete, BIO)
+    try_block(&ctx, &layout!(bio_complete), BIO)
 }
 
 #[inline(always)]

@@ -53,13 +53,23 @@ static UNCOUNTED: aya_ebpf::maps::PerCpuArray<u64> =
 
 const SECOND: u64 = 1_000_000_000;
 
+/// Reads one part of the layouts: volatile, since the compiler must not believe the zeroes that they
+/// begin with, and one part only, since a program has 512 bytes of stack.
 #[inline(always)]
-pub(crate) fn layouts() -> &'static Layouts {
-    // A reference, not a copy: the programs have 512 bytes of stack.
-    // SAFETY: `Global` is a transparent cell around the value; the agent writes it as a whole before
-    // it attaches the program that reads it.
-    unsafe { &*(&raw const LAYOUTS).cast::<Layouts>() }
+pub(crate) fn read_layout<T: Copy>(part: impl FnOnce(*const Layouts) -> *const T) -> T {
+    // SAFETY: `Global` is a transparent cell around the value, `part` stays inside it, and the agent writes
+    // it before it attaches the program that reads it.
+    unsafe { part((&raw const LAYOUTS).cast::<Layouts>()).read_volatile() }
 }
+
+/// `layout!(rq_error)`: that part of the layouts.
+macro_rules! layout {
+    ($part:ident) => {
+        // SAFETY: only the address is taken, inside a static.
+        $crate::emit::read_layout(|layouts| unsafe { &raw const (*layouts).$part })
+    };
+}
+pub(crate) use layout;
 
 /// Adds one to a counter that an interrupt on the same CPU may be adding to as well: the one atomic
 /// instruction that every kernel has. `core`'s atomics have no `fetch_add` on this target, which
@@ -67,7 +77,9 @@ pub(crate) fn layouts() -> &'static Layouts {
 #[inline(always)]
 fn add(counter: *mut u64) {
     // SAFETY: the pointer comes from a map lookup and is aligned; the map outlives the program.
-    unsafe { asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64) };
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64)
+    };
 }
 
 #[inline(always)]
@@ -87,8 +99,7 @@ pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     record.ktime = now;
-    let key =
-        CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
+    let key = CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
     let Some(value) = counter(&key) else {
         if let Some(uncounted) = UNCOUNTED.get_ptr_mut(0) {
             add(uncounted);
@@ -130,6 +141,7 @@ fn admit(record: &Record, now: u64) -> Option<u64> {
         let _full = LIMITS.insert(&key, &fresh, 0);
         return Some(0);
     };
+    let most = u64::from(layout!(records_per_second));
     // SAFETY: a valid pointer from the lookup.
     unsafe {
         if now.wrapping_sub((*limit).start) >= SECOND {
@@ -139,7 +151,7 @@ fn admit(record: &Record, now: u64) -> Option<u64> {
             (*limit).suppressed = 0;
             return Some(suppressed);
         }
-        if (*limit).records >= u64::from(layouts().records_per_second) {
+        if (*limit).records >= most {
             add(&raw mut (*limit).suppressed);
             return None;
         }

@@ -1,9 +1,9 @@
 //! Filesystems that report their own errors, and data that was lost on the way to the disk.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
-use tocsin_ebpf::{Kind, Record};
+use tocsin_ebpf::{FilesystemLayout, Kind, Record};
 
-use crate::emit::{emit, layouts};
+use crate::emit::{emit, layout};
 
 /// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from 5.10 to 7.3: the real read follows.
 const XBF_READ_AHEAD: u32 = 1 << 2;
@@ -31,7 +31,7 @@ fn u64_at(ctx: &TracePointContext, offset: u32) -> u64 {
 
 #[tracepoint]
 pub(crate) fn ext4_error(ctx: TracePointContext) -> u32 {
-    let layout = &layouts().ext4_error;
+    let layout: FilesystemLayout = layout!(ext4_error);
     let line = u32_at(&ctx, layout.detail);
     emit(&ctx, &mut record(Kind::Ext4Error, u32_at(&ctx, layout.dev), 0, 0, line), false);
     0
@@ -39,7 +39,7 @@ pub(crate) fn ext4_error(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub(crate) fn ext4_shutdown(ctx: TracePointContext) -> u32 {
-    let layout = &layouts().ext4_shutdown;
+    let layout: FilesystemLayout = layout!(ext4_shutdown);
     let flags = u32_at(&ctx, layout.detail);
     emit(&ctx, &mut record(Kind::Ext4Shutdown, u32_at(&ctx, layout.dev), 0, 0, flags), false);
     0
@@ -47,7 +47,7 @@ pub(crate) fn ext4_shutdown(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub(crate) fn xfs_force_shutdown(ctx: TracePointContext) -> u32 {
-    let layout = &layouts().xfs_shutdown;
+    let layout: FilesystemLayout = layout!(xfs_shutdown);
     let flags = u32_at(&ctx, layout.detail);
     emit(&ctx, &mut record(Kind::XfsShutdown, u32_at(&ctx, layout.dev), 0, 0, flags), false);
     0
@@ -55,7 +55,7 @@ pub(crate) fn xfs_force_shutdown(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
-    let layout = &layouts().xfs_buffer;
+    let layout: FilesystemLayout = layout!(xfs_buffer);
     let error = u32_at(&ctx, layout.error).cast_signed();
     // The kernel also clears an old error through this function.
     if error == 0 {
@@ -70,7 +70,7 @@ pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub(crate) fn filemap_set_wb_err(ctx: TracePointContext) -> u32 {
-    let layout = &layouts().writeback;
+    let layout: FilesystemLayout = layout!(writeback);
     // The first event of a series shows the old value, which is 0: then the errno is not known.
     let errno = (u32_at(&ctx, layout.error) & ERRSEQ_ERRNO).cast_signed();
     let (dev, inode) = (u32_at(&ctx, layout.dev), u64_at(&ctx, layout.place));

@@ -38,8 +38,10 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     // Signals and ports first: both can fail for reasons of the operator's.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let health = bind(config.listen).with_context(|| format!("health listener on {}", config.listen))?;
-    let admin = bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
+    let health =
+        bind(config.listen).with_context(|| format!("health listener on {}", config.listen))?;
+    let admin =
+        bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
 
     let (paths, other_table) = Paths::new(&config.mount_table);
     if let Some(why) = other_table {
@@ -49,8 +51,12 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (kernel, published) =
         Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
     let Published { faults, stats } = published;
-    let board =
-        Board::new(faults.clone(), config.node_name.as_deref(), &config.default_checks, config.fail_on_volumes);
+    let board = Board::new(
+        faults.clone(),
+        config.node_name.as_deref(),
+        &config.default_checks,
+        config.fail_on_volumes,
+    );
     let answered = Arc::<Answered>::default();
     let metrics = Arc::new(Metrics::new(Sources {
         faults: faults.clone(),
@@ -65,9 +71,17 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (health, health_addr) = listen(health).context("health listener")?;
     let (admin, admin_addr) = listen(admin).context("admin listener")?;
     let handler = Health::new(board.clone(), answered);
-    spawn(&mut listeners, "health", serve("health", health, move |r| ready(handler.handle(&r)), stopped.clone()));
+    spawn(
+        &mut listeners,
+        "health",
+        serve("health", health, move |r| ready(handler.handle(&r)), stopped.clone()),
+    );
     let handler = Admin::new(board, faults.clone(), stats.clone(), metrics);
-    spawn(&mut listeners, "admin", serve("admin", admin, move |r| ready(handler.handle(&r)), stopped.clone()));
+    spawn(
+        &mut listeners,
+        "admin",
+        serve("admin", admin, move |r| ready(handler.handle(&r)), stopped.clone()),
+    );
     // Actions are worth less than answers: without the socket the agent still runs.
     let socket_file = match Socket::bind(&config.control_socket) {
         Ok(Socket { listener, file }) => {
@@ -116,7 +130,11 @@ fn listen(socket: TcpSocket) -> io::Result<(tokio::net::TcpListener, SocketAddr)
     Ok((listener, addr))
 }
 
-fn spawn(tasks: &mut JoinSet<Ended>, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+fn spawn(
+    tasks: &mut JoinSet<Ended>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     tasks.spawn(async move {
         task.await;
         (name, anyhow!("it returned"))
@@ -152,7 +170,10 @@ fn published_state(
     State {
         filesystems_at_fault: view.faults.len(),
         attached: of(HookState::Attached).count(),
-        missing: of(HookState::Missing).chain(of(HookState::Failed)).map(|hook| hook.name.clone()).collect(),
+        missing: of(HookState::Missing)
+            .chain(of(HookState::Failed))
+            .map(|hook| hook.name.clone())
+            .collect(),
         no_events: view.no_events.clone(),
     }
 }
@@ -169,7 +190,11 @@ fn welcome(config: &Config, state: &State, health: SocketAddr, admin: SocketAddr
         "watching this host"
     );
     let reach = |addr: SocketAddr| {
-        if addr.ip().is_unspecified() { format!("127.0.0.1:{}", addr.port()) } else { addr.to_string() }
+        if addr.ip().is_unspecified() {
+            format!("127.0.0.1:{}", addr.port())
+        } else {
+            addr.to_string()
+        }
     };
     info!("try: curl -i 'http://{}/health?verbose'", reach(health));
     info!("and: curl -s http://{}/faults, or: tocsin faults", reach(admin));

@@ -158,7 +158,8 @@ pub enum LogFormat {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
+    humantime::parse_duration(text)
+        .map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
 }
 
 /// Names that the systems we replace use for the same thing: (theirs, ours).
@@ -209,6 +210,9 @@ mod tests {
         };
         assert_eq!(aliases(env(&[("MY_NODE_NAME", "a")])), [("NODE_NAME", "a".into())]);
         assert_eq!(aliases(env(&[("MY_NODE_NAME", "a"), ("NODE_NAME", "b")])), []);
-        assert_eq!(aliases(env(&[("LOG_LEVEL", "debug"), ("RUST_LOG", "")])), [("RUST_LOG", "debug".into())]);
+        assert_eq!(
+            aliases(env(&[("LOG_LEVEL", "debug"), ("RUST_LOG", "")])),
+            [("RUST_LOG", "debug".into())]
+        );
     }
 }

@@ -135,7 +135,12 @@ impl Config {
         let day = Duration::from_secs(86_400);
         within("IO_ERROR_WINDOW", io_error_window, Duration::from_millis(100), day)?;
         within("IO_STALL_AFTER", io_stall_after, Duration::from_secs(1), day)?;
-        within("REREAD_INTERVAL", reread_interval, Duration::from_millis(50), Duration::from_secs(60))?;
+        within(
+            "REREAD_INTERVAL",
+            reread_interval,
+            Duration::from_millis(50),
+            Duration::from_secs(60),
+        )?;
         let node_name = node_name.map(|name| name.to_string_lossy().trim().to_owned());
         Ok(Self {
             node_name: node_name.filter(|name| !name.is_empty()),
@@ -170,7 +175,12 @@ impl Config {
     }
 }
 
-fn within(name: &'static str, value: Duration, least: Duration, most: Duration) -> Result<(), ConfigError> {
+fn within(
+    name: &'static str,
+    value: Duration,
+    least: Duration,
+    most: Duration,
+) -> Result<(), ConfigError> {
     if value < least || value > most {
         return Err(ConfigError::OutOfRange(name, value, least, most));
     }
@@ -185,7 +195,8 @@ fn default_set(names: Option<&str>) -> Result<Vec<&'static Check>, ConfigError> 
     };
     let mut set: Vec<&'static Check> = Vec::new();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let check = checks::find(name).ok_or_else(|| ConfigError::UnknownCheck(name.to_owned(), known()))?;
+        let check = checks::find(name)
+            .ok_or_else(|| ConfigError::UnknownCheck(name.to_owned(), known()))?;
         if set.iter().all(|other| other.name != check.name) {
             set.push(check);
         }
@@ -199,10 +210,14 @@ mod tests {
 
     #[test]
     fn default_checks_are_names_of_checks() {
-        let names = |text| default_set(text).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>());
+        let names =
+            |text| default_set(text).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>());
         assert_eq!(names(None).unwrap(), ["filesystem_ro", "io_errors", "io_stall"]);
         assert_eq!(names(Some("node_ready")).unwrap(), ["node_ready"]);
-        assert_eq!(names(Some(" io_stall, io_stall ,,io_errors")).unwrap(), ["io_stall", "io_errors"]);
+        assert_eq!(
+            names(Some(" io_stall, io_stall ,,io_errors")).unwrap(),
+            ["io_stall", "io_errors"]
+        );
         assert_eq!(
             names(Some("bogus")).unwrap_err().to_string(),
             "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, filesystem_ro, io_errors, io_stall"

@@ -47,10 +47,10 @@ const NAMES: &[(i32, &str, &str)] = &[
 /// The name of a positive errno: `EIO`, or `errno 200` for one that storage does not give.
 #[must_use]
 pub fn name(errno: i32) -> Cow<'static, str> {
-    NAMES.iter().find(|(number, ..)| *number == errno).map_or_else(
-        || Cow::Owned(format!("errno {errno}")),
-        |(_, name, _)| Cow::Borrowed(*name),
-    )
+    NAMES
+        .iter()
+        .find(|(number, ..)| *number == errno)
+        .map_or_else(|| Cow::Owned(format!("errno {errno}")), |(_, name, _)| Cow::Borrowed(*name))
 }
 
 /// The name with its meaning: `EIO (I/O error)`.

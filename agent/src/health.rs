@@ -156,7 +156,9 @@ impl Board {
     pub fn everything(&self) -> Vec<CheckAnswer> {
         let names = checks::all().iter().filter(|c| !c.needs_node_name || self.node_name.is_some());
         let checks = names.map(|check| check.name.to_owned()).collect();
-        self.answer(&Question { checks, ..Question::default() }).map(|a| a.checks).unwrap_or_default()
+        self.answer(&Question { checks, ..Question::default() })
+            .map(|a| a.checks)
+            .unwrap_or_default()
     }
 }
 
@@ -179,7 +181,11 @@ impl Answer {
             };
             text.push_str(&line);
         }
-        text.push_str(if self.is_ready() { "health check passed\n" } else { "health check failed\n" });
+        text.push_str(if self.is_ready() {
+            "health check passed\n"
+        } else {
+            "health check failed\n"
+        });
         text
     }
 }
@@ -197,7 +203,12 @@ fn verdict(check: &Check, outcome: Outcome) -> CheckAnswer {
     }
 }
 
-fn answer_for(name: &str, passed: bool, reason: Option<String>, degraded: Option<String>) -> CheckAnswer {
+fn answer_for(
+    name: &str,
+    passed: bool,
+    reason: Option<String>,
+    degraded: Option<String>,
+) -> CheckAnswer {
     CheckAnswer { name: name.to_owned(), passed, reason, degraded, duration_ms: 0 }
 }
 
@@ -247,16 +258,32 @@ mod tests {
         let broken = board(&[FaultKind::IoStall], Some("n"));
         // (query, status, names and whether each passed)
         for (query, status, checks) in [
-            ("", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)][..]),
-            ("check=", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)]),
+            (
+                "",
+                "not-ready",
+                &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)][..],
+            ),
+            (
+                "check=",
+                "not-ready",
+                &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)],
+            ),
             ("check=io_errors", "ready", &[("io_errors", true)]),
             ("check=io_stall,io_errors", "not-ready", &[("io_stall", false), ("io_errors", true)]),
             ("check=%20io_errors%20,,io_errors", "ready", &[("io_errors", true)]),
-            ("check=io_errors&check=io_stall", "not-ready", &[("io_errors", true), ("io_stall", false)]),
+            (
+                "check=io_errors&check=io_stall",
+                "not-ready",
+                &[("io_errors", true), ("io_stall", false)],
+            ),
             ("check=bogus,io_errors", "not-ready", &[("bogus", false), ("io_errors", true)]),
             ("exclude=io_stall", "ready", &[("filesystem_ro", true), ("io_errors", true)]),
             ("check=io_stall&exclude=io_stall,bogus", "ready", &[]),
-            ("other=1", "not-ready", &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)]),
+            (
+                "other=1",
+                "not-ready",
+                &[("filesystem_ro", true), ("io_errors", true), ("io_stall", false)],
+            ),
         ] {
             let answer = broken.answer(&Question::parse(query).unwrap()).unwrap();
             let found: Vec<_> = answer.checks.iter().map(|c| (c.name.as_str(), c.passed)).collect();
@@ -274,15 +301,25 @@ mod tests {
     #[test]
     fn without_a_node_name_only_what_needs_it_is_an_error() {
         let nameless = board(&[], None);
-        assert_eq!(ask(&nameless, "check=node_ready"), "NODE_NAME is not set, and node_ready needs it");
-        assert_eq!(ask(&nameless, "check=io_stall,node_ready"), "NODE_NAME is not set, and node_ready needs it");
+        assert_eq!(
+            ask(&nameless, "check=node_ready"),
+            "NODE_NAME is not set, and node_ready needs it"
+        );
+        assert_eq!(
+            ask(&nameless, "check=io_stall,node_ready"),
+            "NODE_NAME is not set, and node_ready needs it"
+        );
         assert!(ask(&nameless, "").starts_with(r#"{"status":"ready""#));
-        assert!(ask(&nameless, "check=node_ready&exclude=node_ready").starts_with(r#"{"status":"ready""#));
+        assert!(
+            ask(&nameless, "check=node_ready&exclude=node_ready")
+                .starts_with(r#"{"status":"ready""#)
+        );
     }
 
     #[test]
     fn thirty_two_names_and_no_more() {
-        let names = |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
+        let names =
+            |count: usize| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
         assert!(Question::parse(&format!("check={}", names(32))).is_ok());
         assert_eq!(Question::parse(&format!("check={}", names(33))), Err(Refused::TooMany));
         let repeated = vec!["a"; 1000].join(",");

@@ -38,14 +38,22 @@ impl Paths {
     pub fn new(mount_table: &Path) -> (Self, Option<String>) {
         let (proc, sys) = (PathBuf::from("/proc"), PathBuf::from("/sys"));
         let own = proc.join("self/mountinfo");
-        let at = |mount_table: PathBuf, root: PathBuf| Self { root, proc: proc.clone(), sys, mount_table };
+        let at = |mount_table: PathBuf, root: PathBuf| Self {
+            root,
+            proc: proc.clone(),
+            sys,
+            mount_table,
+        };
         match readable(mount_table) {
             Ok(()) => {
                 let root = root_of(mount_table);
                 (at(mount_table.to_owned(), root), None)
             }
             Err(error) => {
-                let why = format!("{} cannot be read ({error}): watching this process's own mount table", mount_table.display());
+                let why = format!(
+                    "{} cannot be read ({error}): watching this process's own mount table",
+                    mount_table.display()
+                );
                 (at(own, PathBuf::from("/")), Some(why))
             }
         }
@@ -176,9 +184,8 @@ mod tests {
     async fn a_stuck_call_is_not_started_twice() {
         let bounded = Bounded::default();
         let (release, wait) = mpsc::channel::<()>();
-        let stuck = bounded
-            .run("disk".into(), Duration::from_millis(20), move || wait.recv().ok())
-            .await;
+        let stuck =
+            bounded.run("disk".into(), Duration::from_millis(20), move || wait.recv().ok()).await;
         assert_eq!(stuck, Err(Stuck::Late));
         let again = bounded.run("disk".into(), Duration::from_millis(20), || ()).await;
         assert_eq!(again, Err(Stuck::Still));

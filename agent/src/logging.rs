@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use tracing::Level;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -30,8 +31,12 @@ pub struct BadFilter(String, String);
 
 /// Starts the log; the second value counts lines that were dropped.
 pub fn start(filter: &str, format: LogFormat) -> Result<(Log, LogDropped), BadFilter> {
-    let targets: Targets =
+    let mut targets: Targets =
         filter.parse().map_err(|error| BadFilter(filter.to_owned(), format!("{error}")))?;
+    // aya tells the address of every relocation at "debug": only whoever asks for aya gets that.
+    if !filter.contains("aya") {
+        targets = targets.with_target("aya", Level::WARN).with_target("aya_obj", Level::WARN);
+    }
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
     let dropped = writer.error_counter();

@@ -13,7 +13,9 @@ pub(super) const CHECK: Check = Check {
 
 fn judge(known: &Known<'_>) -> Outcome {
     let blind_spot = match (&known.kernel.no_events, &known.kernel.no_block_events) {
-        (Some(why), _) => Some(format!("only errors that filesystems report in sysfs are seen: {why}")),
+        (Some(why), _) => {
+            Some(format!("only errors that filesystems report in sysfs are seen: {why}"))
+        }
         (None, Some(why)) => Some(why.clone()),
         (None, None) => None,
     };

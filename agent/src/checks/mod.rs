@@ -59,7 +59,8 @@ pub fn find(name: &str) -> Option<&'static Check> {
 impl Known<'_> {
     /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
     fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
-        let counts = |scope| scope == Scope::Host || (scope == Scope::Volume && self.fail_on_volumes);
+        let counts =
+            |scope| scope == Scope::Host || (scope == Scope::Volume && self.fail_on_volumes);
         let mut faults =
             self.kernel.faults.iter().filter(|fault| fault.check == check && counts(fault.scope));
         if let Some(first) = faults.next() {

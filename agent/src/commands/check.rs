@@ -67,16 +67,24 @@ async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, &'static str)> {
         bail!("unknown check {name:?}; there are: {}", known.join(", "));
     }
     if !args.local {
-        let query = if args.names.is_empty() { String::new() } else { format!("?check={}", args.names.join(",")) };
-        if let Ok((status, body)) = client::get(&args.health_url, &format!("/health{query}")).await {
+        let query = if args.names.is_empty() {
+            String::new()
+        } else {
+            format!("?check={}", args.names.join(","))
+        };
+        if let Ok((status, body)) = client::get(&args.health_url, &format!("/health{query}")).await
+        {
             if !matches!(status.as_u16(), 200 | 503) {
                 bail!("the agent answered {status}: {}", String::from_utf8_lossy(&body));
             }
-            let answer = serde_json::from_slice(&body).context("the answer is not that of an agent")?;
+            let answer =
+                serde_json::from_slice(&body).context("the answer is not that of an agent")?;
             return Ok((answer, "as the running agent says"));
         }
     }
-    look_once(args).await.map(|answer| (answer, "looked at once; no agent was asked, so only what shows now"))
+    look_once(args)
+        .await
+        .map(|answer| (answer, "looked at once; no agent was asked, so only what shows now"))
 }
 
 async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
@@ -121,7 +129,10 @@ fn text(answer: &Answer, source: &str) -> String {
         .iter()
         .map(|check| {
             let verdict = if check.passed { "pass" } else { "FAIL" };
-            let why = check.reason.clone().or_else(|| check.degraded.as_ref().map(|why| format!("degraded: {why}")));
+            let why = check
+                .reason
+                .clone()
+                .or_else(|| check.degraded.as_ref().map(|why| format!("degraded: {why}")));
             vec![check.name.clone(), verdict.to_owned(), printable(&why.unwrap_or_default())]
         })
         .collect();

@@ -17,10 +17,13 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// `GET <base><path>`
 pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let host = base.strip_prefix("http://").ok_or_else(|| anyhow!("{base:?} does not begin with http://"))?;
+    let host = base
+        .strip_prefix("http://")
+        .ok_or_else(|| anyhow!("{base:?} does not begin with http://"))?;
     let host = host.trim_end_matches('/');
     let ask = async {
-        let stream = TcpStream::connect(host).await.with_context(|| format!("connect to {host}"))?;
+        let stream =
+            TcpStream::connect(host).await.with_context(|| format!("connect to {host}"))?;
         exchange(stream, Method::GET, host, path).await
     };
     timeout(DEADLINE, ask).await.map_err(|_| anyhow!("{host} does not answer"))?
@@ -29,14 +32,20 @@ pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, B
 /// `POST <path>` on a unix socket.
 pub(super) async fn post(socket: &Path, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let ask = async {
-        let stream =
-            UnixStream::connect(socket).await.with_context(|| format!("connect to {}", socket.display()))?;
+        let stream = UnixStream::connect(socket)
+            .await
+            .with_context(|| format!("connect to {}", socket.display()))?;
         exchange(stream, Method::POST, "localhost", path).await
     };
     timeout(DEADLINE, ask).await.map_err(|_| anyhow!("{} does not answer", socket.display()))?
 }
 
-async fn exchange<S>(stream: S, method: Method, host: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)>
+async fn exchange<S>(
+    stream: S,
+    method: Method,
+    host: &str,
+    path: &str,
+) -> anyhow::Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -87,7 +87,15 @@ fn text(body: &Body) -> String {
         let rows: Vec<_> = body
             .faults
             .iter()
-            .map(|f| vec![f.id.clone(), f.scope.clone(), f.count.to_string(), f.opened.clone(), printable(&f.reason)])
+            .map(|f| {
+                vec![
+                    f.id.clone(),
+                    f.scope.clone(),
+                    f.count.to_string(),
+                    f.opened.clone(),
+                    printable(&f.reason),
+                ]
+            })
             .collect();
         text.push_str(&table(&["ID", "SCOPE", "COUNT", "SINCE", "REASON"], &rows));
         for fault in &body.faults {
@@ -102,14 +110,27 @@ fn text(body: &Body) -> String {
             .map(|c| {
                 let device = format!("{} {}", c.device, c.device_name);
                 let lost = format!("{}/{}", c.suppressed, c.dropped);
-                vec![c.kind.clone(), device.trim().to_owned(), c.errno.clone(), c.count.to_string(), lost]
+                vec![
+                    c.kind.clone(),
+                    device.trim().to_owned(),
+                    c.errno.clone(),
+                    c.count.to_string(),
+                    lost,
+                ]
             })
             .collect();
         text.push_str("\nkernel events since the agent started (harmless ones too)\n");
         text.push_str(&table(&["KIND", "DEVICE", "ERRNO", "COUNT", "SUPPRESSED/DROPPED"], &rows));
     }
-    for hook in body.hooks.iter().filter(|hook| hook.state != "attached" && hook.state != "disabled") {
-        text.push_str(&format!("\nhook {} is {}: {}", hook.name, hook.state, printable(&hook.detail)));
+    for hook in
+        body.hooks.iter().filter(|hook| hook.state != "attached" && hook.state != "disabled")
+    {
+        text.push_str(&format!(
+            "\nhook {} is {}: {}",
+            hook.name,
+            hook.state,
+            printable(&hook.detail)
+        ));
     }
     for why in &body.degraded {
         text.push_str(&format!("\ndegraded: {}\n", printable(why)));

@@ -38,13 +38,19 @@ impl ErrorEvents {
     pub fn watch(&mut self, table: &MountTable, paths: &Paths) {
         self.watched.retain(|dev| table.filesystems.contains_key(dev));
         for filesystem in table.filesystems.values() {
-            let Some(mount) = filesystem.best_mount().filter(|_| !self.watched.contains(&filesystem.dev)) else {
+            let Some(mount) =
+                filesystem.best_mount().filter(|_| !self.watched.contains(&filesystem.dev))
+            else {
                 continue;
             };
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
             let path = paths.inside(&mount.point);
-            let result =
-                self.group.get_ref().mark(flags, MaskFlags::FAN_FS_ERROR, nix::fcntl::AT_FDCWD, Some(&path));
+            let result = self.group.get_ref().mark(
+                flags,
+                MaskFlags::FAN_FS_ERROR,
+                nix::fcntl::AT_FDCWD,
+                Some(&path),
+            );
             if let Err(error) = result {
                 debug!(%error, path = %path.display(), "no fanotify error events for this filesystem");
             }
@@ -56,7 +62,9 @@ impl ErrorEvents {
     /// Waits until some filesystem reports an error.
     pub async fn next(&self) {
         loop {
-            let Ok(mut ready) = self.group.readable().await else { return std::future::pending().await };
+            let Ok(mut ready) = self.group.readable().await else {
+                return std::future::pending().await;
+            };
             let mut buffer = [0; 4096];
             match rustix::io::read(self.group.get_ref().as_fd(), &mut buffer) {
                 Ok(_) => return,

@@ -103,7 +103,12 @@ pub struct Loader {
 
 impl Loader {
     /// Loads the object. Nothing is attached yet.
-    pub fn load(sys: &Path, records_per_second: u32, syscall_hooks: bool, log: bool) -> Result<Self, LoadError> {
+    pub fn load(
+        sys: &Path,
+        records_per_second: u32,
+        syscall_hooks: bool,
+        log: bool,
+    ) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NotBuilt);
         }
@@ -159,7 +164,9 @@ impl Loader {
         let format = match self.tracefs.format(hook.category, hook.event) {
             Ok(Some(format)) => format,
             Ok(None) => return (HookState::Missing, "no such tracepoint (yet)".into()),
-            Err(error) => return (HookState::Failed, format!("its format cannot be read: {error}")),
+            Err(error) => {
+                return (HookState::Failed, format!("its format cannot be read: {error}"));
+            }
         };
         if let Err(error) = (hook.layout)(&format, &mut self.layouts) {
             return (HookState::Failed, error.to_string());
@@ -177,8 +184,7 @@ impl Loader {
             Array::<_, Wire<Layouts>>::try_from(map).map_err(|error| with_causes(&error))?;
         global.set(0, Wire(*layouts), 0).map_err(|error| with_causes(&error))?;
         let program = ebpf.program_mut(hook.event).ok_or("no such program in the object")?;
-        let program: &mut TracePoint =
-            program.try_into().map_err(|error| with_causes(&error))?;
+        let program: &mut TracePoint = program.try_into().map_err(|error| with_causes(&error))?;
         if program.fd().is_err() {
             program.load().map_err(|error| with_causes(&error))?;
         }
@@ -211,9 +217,7 @@ impl Loader {
     }
 
     /// The ring buffer and the counters; each can be taken once.
-    pub(crate) fn take_maps(
-        &mut self,
-    ) -> Result<(RingBuf<MapData>, Counts, Uncounted), LoadError> {
+    pub(crate) fn take_maps(&mut self) -> Result<(RingBuf<MapData>, Counts, Uncounted), LoadError> {
         let mut take = |name: &'static str| self.ebpf.take_map(name).ok_or(LoadError::Map(name));
         Ok((
             RingBuf::try_from(take("EVENTS")?).map_err(|_| LoadError::Map("EVENTS"))?,
@@ -234,7 +238,8 @@ impl Loader {
         let of = |(_, program): (_, &aya::programs::Program)| {
             let fd = program.fd().ok()?.as_fd().as_raw_fd();
             let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+            text.lines()
+                .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         };
         self.ebpf.programs().filter_map(of).sum::<u64>()
     }

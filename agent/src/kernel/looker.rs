@@ -99,14 +99,19 @@ impl Looker {
             let dev = filesystem.dev;
             match filesystem.fs_type.as_str() {
                 "ext4" | "ext3" | "ext2" => {
-                    let name = filesystem.members.iter().find(|m| m.dev == dev).map(|m| m.name.as_str());
-                    if let Some(errors) = name.and_then(|name| self.sysfs.ext4(name, &mut self.kept)) {
+                    let name =
+                        filesystem.members.iter().find(|m| m.dev == dev).map(|m| m.name.as_str());
+                    if let Some(errors) =
+                        name.and_then(|name| self.sysfs.ext4(name, &mut self.kept))
+                    {
                         look.ext4.insert(dev, errors);
                     }
                 }
                 "btrfs" => {
                     let own = self.btrfs.get(&dev);
-                    if let Some(errors) = own.and_then(|own| self.sysfs.btrfs_errors(own, &mut self.kept)) {
+                    if let Some(errors) =
+                        own.and_then(|own| self.sysfs.btrfs_errors(own, &mut self.kept))
+                    {
                         look.btrfs.insert(dev, errors);
                     }
                 }
@@ -157,7 +162,8 @@ impl Looker {
             devices.extend(self.sysfs.device_of(&self.paths.inside(source), source));
         }
         if filesystem.fs_type == "btrfs"
-            && let Some((own, all)) = devices.first().and_then(|dev| self.sysfs.btrfs(&self.sysfs.name(*dev)?))
+            && let Some((own, all)) =
+                devices.first().and_then(|dev| self.sysfs.btrfs(&self.sysfs.name(*dev)?))
         {
             self.btrfs.insert(filesystem.dev, own);
             devices = all;
@@ -180,7 +186,12 @@ impl Looker {
                 source: path,
                 read_only: false,
                 mark: None,
-                mounts: vec![Mount { id: 0, point: PathBuf::from("[swap]"), whole: true, read_only: false }],
+                mounts: vec![Mount {
+                    id: 0,
+                    point: PathBuf::from("[swap]"),
+                    whole: true,
+                    read_only: false,
+                }],
                 members: self.sysfs.members(dev),
             })
         };
@@ -205,14 +216,16 @@ pub fn spawn(mut looker: Looker) -> io::Result<(AskForLook, mpsc::Receiver<Looke
     // One request can wait while one look is made; one answer can wait while the next look is made.
     let (ask, asked) = std_mpsc::sync_channel(1);
     let (answer, answers) = mpsc::channel(1);
-    thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(move || {
-        while asked.recv().is_ok() {
-            let start = Instant::now();
-            let look = looker.look();
-            if answer.blocking_send(Looked { look, cost: start.elapsed() }).is_err() {
-                return;
+    thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(
+        move || {
+            while asked.recv().is_ok() {
+                let start = Instant::now();
+                let look = looker.look();
+                if answer.blocking_send(Looked { look, cost: start.elapsed() }).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        },
+    )?;
     Ok((AskForLook(ask), answers))
 }

@@ -267,7 +267,8 @@ impl Kernel {
 
     /// When the next look of a burst or the next probe is due.
     fn next_wake(&self) -> Instant {
-        let burst = self.burst.map(|(at, step)| (at + LOOKS_AFTER_EVENT[step]).max(self.rest_until));
+        let burst =
+            self.burst.map(|(at, step)| (at + LOOKS_AFTER_EVENT[step]).max(self.rest_until));
         let burst = burst.filter(|_| self.looking.is_none());
         let probe = self.ledger.next_probe().map(|due| {
             Instant::now() + Duration::from_nanos(due.saturating_sub(clock::monotonic()))
@@ -336,7 +337,10 @@ impl Kernel {
     /// A look that does not come back means that nothing can be said.
     fn is_looker_stuck(&mut self) {
         if self.looking.is_some_and(|since| since.elapsed() > config::LOOK_DEADLINE) {
-            self.blind = Some(format!("reading the mount table has taken more than {:?}", config::LOOK_DEADLINE));
+            self.blind = Some(format!(
+                "reading the mount table has taken more than {:?}",
+                config::LOOK_DEADLINE
+            ));
         }
     }
 
@@ -388,7 +392,8 @@ impl Kernel {
 
     fn publish(&mut self) {
         let no_events = self.hooks.as_ref().err().cloned();
-        let no_block_events = self.hooks.as_ref().ok().and_then(|h| h.loader.blind_to_block_errors());
+        let no_block_events =
+            self.hooks.as_ref().ok().and_then(|h| h.loader.blind_to_block_errors());
         {
             let before = self.faults.borrow();
             if self.published == self.ledger.version()
@@ -399,7 +404,12 @@ impl Kernel {
             }
         }
         self.published = self.ledger.version();
-        let view = FaultView { blind: self.blind.clone(), no_events, no_block_events, ..self.ledger.view() };
+        let view = FaultView {
+            blind: self.blind.clone(),
+            no_events,
+            no_block_events,
+            ..self.ledger.view()
+        };
         log_changes(&self.faults.borrow().faults, &view.faults);
         self.faults.send_replace(Arc::new(view));
     }
@@ -421,7 +431,11 @@ impl Kernel {
                         kind: kind_name(count.kind),
                         device: count.dev,
                         device_name: table.device_name(count.dev).to_owned(),
-                        errno: if count.errno == 0 { String::new() } else { errno::name(count.errno).into_owned() },
+                        errno: if count.errno == 0 {
+                            String::new()
+                        } else {
+                            errno::name(count.errno).into_owned()
+                        },
                         count: count.count,
                         suppressed: count.suppressed,
                         dropped: count.dropped,
@@ -453,7 +467,8 @@ async fn run_probe(
     write: bool,
     started: u64,
 ) -> Probed {
-    let nothing = Probed { dev, started, root_error: None, write: write.then_some(Probe::Late), full: false };
+    let nothing =
+        Probed { dev, started, root_error: None, write: write.then_some(Probe::Late), full: false };
     let Some(path) = path else { return nothing };
     let call = move || {
         let root_error = root_error(&path);
@@ -491,7 +506,10 @@ async fn filesystem_error(events: Option<&ErrorEvents>) {
     }
 }
 
-async fn ring_readable(hooks: &mut Result<Hooks, String>, events: &mut Vec<Event>) -> io::Result<()> {
+async fn ring_readable(
+    hooks: &mut Result<Hooks, String>,
+    events: &mut Vec<Event>,
+) -> io::Result<()> {
     let Ok(hooks) = hooks else { return std::future::pending().await };
     let Hooks { ring, log, .. } = hooks;
     tokio::select! {
@@ -517,8 +535,13 @@ async fn log_lines(log: Option<&mut AsyncFd<ProgramLog>>) {
 /// One line for each fault that opened or closed.
 fn log_changes(before: &[Fault], after: &[Fault]) {
     for fault in after.iter().filter(|fault| before.iter().all(|b| b.id != fault.id)) {
-        warn!(id = fault.id, scope = fault.scope.name(), reason = fault.reason,
-            evidence = fault.evidence.join("; "), "fault opened");
+        warn!(
+            id = fault.id,
+            scope = fault.scope.name(),
+            reason = fault.reason,
+            evidence = fault.evidence.join("; "),
+            "fault opened"
+        );
     }
     for fault in before.iter().filter(|fault| after.iter().all(|a| a.id != fault.id)) {
         info!(id = fault.id, reason = fault.reason, count = fault.count, "fault closed");

@@ -100,7 +100,11 @@ impl Filesystem {
     #[must_use]
     pub fn scope(&self) -> Scope {
         let volume = |mount: &Mount| is_volume(&mount.point);
-        if !self.mounts.is_empty() && self.mounts.iter().all(volume) { Scope::Volume } else { Scope::Host }
+        if !self.mounts.is_empty() && self.mounts.iter().all(volume) {
+            Scope::Volume
+        } else {
+            Scope::Host
+        }
     }
 
     /// The mount that a person would name: outside of pods, the whole filesystem, first made.
@@ -112,7 +116,9 @@ impl Filesystem {
     /// The mount to write a probe through: one that is not itself read-only, if there is one.
     #[must_use]
     pub fn probe_mount(&self) -> Option<&Mount> {
-        self.mounts.iter().min_by_key(|mount| (mount.read_only, is_volume(&mount.point), !mount.whole))
+        self.mounts
+            .iter()
+            .min_by_key(|mount| (mount.read_only, is_volume(&mount.point), !mount.whole))
     }
 
     /// Whether the superblock is read-only although its original mount asked for a writable one: what
@@ -128,7 +134,8 @@ fn is_volume(point: &Path) -> bool {
     let mut previous = None;
     point.components().any(|part| {
         let name = part.as_os_str();
-        let found = previous.is_some_and(|before| before == "kubelet") && (name == "pods" || name == "plugins");
+        let found = previous.is_some_and(|before| before == "kubelet")
+            && (name == "pods" || name == "plugins");
         previous = Some(name);
         found
     })
@@ -256,7 +263,9 @@ pub fn unescape(text: &str) -> PathBuf {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let digits = bytes.get(at + 1..at + 4).filter(|digits| {
-            byte == b'\\' && matches!(digits[0], b'0'..=b'3') && digits[1..].iter().all(|d| matches!(d, b'0'..=b'7'))
+            byte == b'\\'
+                && matches!(digits[0], b'0'..=b'3')
+                && digits[1..].iter().all(|d| matches!(d, b'0'..=b'7'))
         });
         if let Some(digits) = digits {
             out.push(digits.iter().fold(0, |value, digit| value << 3 | (digit - b'0')));
@@ -293,7 +302,8 @@ mod tests {
             ("rw,data=ro,prjquota", "ro,relatime", false, None),
             ("rw,noshutdown,emergency_roots=1", "rw", false, None),
         ] {
-            let found = one(&format!("36 27 7:3 / /mnt/x {mount} shared:1 - ext4 /dev/loop3 {superblock}"));
+            let found =
+                one(&format!("36 27 7:3 / /mnt/x {mount} shared:1 - ext4 /dev/loop3 {superblock}"));
             assert_eq!((found.read_only, found.mark), (read_only, mark), "{superblock}");
             assert_eq!(found.mounts[0].read_only, mount.starts_with("ro"), "{mount}");
         }
@@ -308,7 +318,8 @@ mod tests {
               41 27 0:50 / /merged rw - overlay overlay rw,lowerdir=/a,upperdir=/b\n\
               27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n",
         );
-        let found: Vec<_> = table.filesystems.values().map(|f| (f.dev.to_string(), &*f.fs_type)).collect();
+        let found: Vec<_> =
+            table.filesystems.values().map(|f| (f.dev.to_string(), &*f.fs_type)).collect();
         assert_eq!(found, [("0:40".to_owned(), "btrfs"), ("254:0".to_owned(), "ext4")]);
         assert!(table.filesystems[&Dev::new(0, 40)].is_ro_under_rw());
     }

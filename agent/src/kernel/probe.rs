@@ -12,7 +12,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, fsync, open, openat, stat, unlinkat},
+    fs::{
+        AtFlags, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, fsync, open, openat, stat,
+        unlinkat,
+    },
     io::Errno,
     mount::{OpenTreeFlags, open_tree},
 };
@@ -105,10 +108,17 @@ fn try_probe(directory: &Path, dev: Dev, full: &mut bool) -> Result<(), Failure>
     // Asked only about filesystems whose superblock says that it is writable: then this flag is the mount's.
     if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
         opened = writable_clone(&opened).map_err(|error| {
-            Failure::Unable(format!("its mount is read-only for this process, and a writable copy was refused: {error}"))
+            Failure::Unable(format!(
+                "its mount is read-only for this process, and a writable copy was refused: {error}"
+            ))
         })?;
     }
-    let file = match openat(&opened, ".", OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR) {
+    let file = match openat(
+        &opened,
+        ".",
+        OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::RUSR,
+    ) {
         Ok(file) => file,
         // Filesystems (and kernels) without O_TMPFILE.
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => named_file(&opened)?,
@@ -131,9 +141,16 @@ fn named_file(directory: &OwnedFd) -> Result<OwnedFd, Failure> {
 /// A detached copy of the mount without its read-only flag: a container's hostPath is read-only for the
 /// agent alone. Nobody else sees the copy, and it ends with its file descriptor. Needs `CAP_SYS_ADMIN`.
 fn writable_clone(directory: &OwnedFd) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let tree = open_tree(directory, "", flags)?;
-    let attributes = libc::mount_attr { attr_set: 0, attr_clr: libc::MOUNT_ATTR_RDONLY, propagation: 0, userns_fd: 0 };
+    let attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: libc::MOUNT_ATTR_RDONLY,
+        propagation: 0,
+        userns_fd: 0,
+    };
     // SAFETY: mount_setattr(2) with a valid descriptor, an empty C string and a struct of the size given.
     let result = unsafe {
         libc::syscall(

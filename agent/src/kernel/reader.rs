@@ -31,7 +31,8 @@ impl Event {
     #[must_use]
     pub fn is_benign(&self) -> bool {
         let kind = self.kind as u16;
-        let block = if kind >= BIO && kind <= Kind::BioReadahead as u16 { kind - BIO } else { kind };
+        let block =
+            if kind >= BIO && kind <= Kind::BioReadahead as u16 { kind - BIO } else { kind };
         block <= Kind::BlockReadahead as u16 && is_benign_block_error(block, self.errno)
     }
 }
@@ -136,15 +137,8 @@ pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
         let (Wire(key), values) = item?;
         let CountKey { dev, errno, kind, .. } = key;
         let Some(kind) = Kind::from_raw(kind) else { continue };
-        let mut sum = Count {
-            kind,
-            dev: Dev(dev),
-            errno,
-            count: 0,
-            suppressed: 0,
-            dropped: 0,
-            last: 0,
-        };
+        let mut sum =
+            Count { kind, dev: Dev(dev), errno, count: 0, suppressed: 0, dropped: 0, last: 0 };
         for Wire(value) in values.iter() {
             sum.count += value.count;
             sum.suppressed += value.suppressed;

@@ -71,7 +71,8 @@ pub enum Disk {
 /// requests, field 9 is in flight. 12 came with 4.18, 16 with 5.5.
 #[must_use]
 pub fn parse_stat(text: &str) -> Option<Disk> {
-    let fields: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let fields: Vec<u64> =
+        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
     let field = |number: usize| fields.get(number - 1).copied();
     let completed = [field(1), field(5), field(12), field(16)];
     let completed = completed.into_iter().flatten().fold(0, u64::wrapping_add);
@@ -102,7 +103,9 @@ pub struct BtrfsErrors {
 fn parse_error_stats(text: &str) -> BtrfsErrors {
     let mut sums = BtrfsErrors::default();
     for line in text.lines() {
-        let Some((name, Ok(value))) = line.split_once(' ').map(|(n, v)| (n, v.trim().parse::<u64>())) else {
+        let Some((name, Ok(value))) =
+            line.split_once(' ').map(|(n, v)| (n, v.trim().parse::<u64>()))
+        else {
             continue;
         };
         match name {
@@ -171,7 +174,9 @@ impl Sysfs {
     #[must_use]
     pub fn btrfs(&self, device_name: &str) -> Option<(PathBuf, Vec<Dev>)> {
         let all = fs::read_dir(self.root.join("fs/btrfs")).ok()?.flatten();
-        let own = all.map(|entry| entry.path()).find(|path| path.join("devices").join(device_name).exists())?;
+        let own = all
+            .map(|entry| entry.path())
+            .find(|path| path.join("devices").join(device_name).exists())?;
         let devices = fs::read_dir(own.join("devices")).ok()?.flatten();
         let devices = devices.filter_map(|device| read_dev(&device.path().join("dev"))).collect();
         Some((own, devices))
@@ -200,7 +205,8 @@ impl Sysfs {
         let own = self.root.join("fs/ext4").join(device_name);
         let (text, remounted) = kept.read(&own.join("errors_count")).ok()?;
         let count = text.trim().parse().ok()?;
-        let read = |file: &str| fs::read_to_string(own.join(file)).unwrap_or_default().trim().to_owned();
+        let read =
+            |file: &str| fs::read_to_string(own.join(file)).unwrap_or_default().trim().to_owned();
         let first = if count == 0 {
             String::new()
         } else {
@@ -230,7 +236,8 @@ fn read_dev(path: &Path) -> Option<Dev> {
 fn is_redundant(block: &Path) -> bool {
     let read = |file: &str| fs::read_to_string(block.join(file)).unwrap_or_default();
     let degraded = || read("md/degraded").trim() != "0";
-    (REDUNDANT_MD.contains(&read("md/level").trim()) && !degraded()) || read("dm/uuid").starts_with("mpath-")
+    (REDUNDANT_MD.contains(&read("md/level").trim()) && !degraded())
+        || read("dm/uuid").starts_with("mpath-")
 }
 
 #[cfg(test)]
@@ -300,7 +307,8 @@ mod tests {
             ("a b c d e f g h i", None),
             ("", None),
         ] {
-            let expected = expected.map(|(completed, in_flight)| Disk::Present { completed, in_flight });
+            let expected =
+                expected.map(|(completed, in_flight)| Disk::Present { completed, in_flight });
             assert_eq!(parse_stat(text), expected, "{text:?}");
         }
     }

@@ -119,7 +119,9 @@ impl TraceFs {
     pub fn format(&self, category: &str, event: &str) -> io::Result<Option<Format>> {
         let path = self.root.join("events").join(category).join(event).join("format");
         match fs::read_to_string(path) {
-            Ok(text) => parse(&text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e)),
+            Ok(text) => {
+                parse(&text).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

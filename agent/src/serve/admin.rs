@@ -14,11 +14,7 @@ use tokio::sync::watch;
 use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
 use crate::{
     health::Board,
-    kernel::{
-        KernelStats,
-        loader::HookStatus,
-        reader::NamedCount,
-    },
+    kernel::{KernelStats, loader::HookStatus, reader::NamedCount},
     model::{Fault, FaultView},
 };
 

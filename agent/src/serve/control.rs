@@ -47,8 +47,12 @@ impl Socket {
         }
         // The file of an agent that was killed would be in the way; that of a running one must not be taken.
         match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it")),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
+            Ok(_) => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it"));
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path)?
+            }
             Err(_) => {}
         }
         let listener = UnixListener::bind(path)?;
@@ -74,7 +78,8 @@ impl Control {
     /// Does what one request asks for.
     pub async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
-        let Some(id) = path.strip_prefix("/faults/").and_then(|rest| rest.strip_suffix("/clear")) else {
+        let Some(id) = path.strip_prefix("/faults/").and_then(|rest| rest.strip_suffix("/clear"))
+        else {
             return error(StatusCode::NOT_FOUND, "not found");
         };
         if *request.method() != Method::POST {

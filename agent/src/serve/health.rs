@@ -65,9 +65,11 @@ impl Health {
             "/health" | "/livez" | "/nodename" if !allowed() => not_allowed(ALLOW),
             "/health" => self.health(Question::parse(query.unwrap_or_default())),
             "/livez" => reply(StatusCode::OK, TEXT, "ok"),
-            "/nodename" => {
-                reply(StatusCode::OK, TEXT, format!("Node: {:?}", self.board.node_name().unwrap_or_default()))
-            }
+            "/nodename" => reply(
+                StatusCode::OK,
+                TEXT,
+                format!("Node: {:?}", self.board.node_name().unwrap_or_default()),
+            ),
             _ => match path.strip_prefix("/health/") {
                 Some(name) if checks::find(name).is_some() => {
                     if !allowed() {
@@ -94,9 +96,12 @@ impl Health {
                 let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
                 return reply(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string());
             }
-            Err(refused @ Refused::TooMany) => return error(StatusCode::BAD_REQUEST, &refused.to_string()),
+            Err(refused @ Refused::TooMany) => {
+                return error(StatusCode::BAD_REQUEST, &refused.to_string());
+            }
         };
-        let status = if answer.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        let status =
+            if answer.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         if verbose {
             return reply(status, TEXT, answer.verbose());
         }

@@ -257,10 +257,16 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        let families: Vec<_> =
-            text.lines().filter_map(|line| line.strip_prefix("# TYPE tocsin_")?.split(' ').next()).collect();
+        let families: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE tocsin_")?.split(' ').next())
+            .collect();
         for description in DESCRIPTIONS {
-            assert_eq!(families.iter().filter(|name| **name == description.name).count(), 1, "{description:?}");
+            assert_eq!(
+                families.iter().filter(|name| **name == description.name).count(),
+                1,
+                "{description:?}"
+            );
             let total = if description.counter { "_total" } else { "" };
             let sample = text.lines().find(|line| {
                 line.strip_prefix(&format!("tocsin_{}{total}", description.name))

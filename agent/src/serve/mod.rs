@@ -56,7 +56,9 @@ pub fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
     };
     bind_one(addr).or_else(|error: io::Error| {
         // A host without IPv6.
-        let none = error.raw_os_error().is_some_and(|e| e == libc::EAFNOSUPPORT || e == libc::EADDRNOTAVAIL);
+        let none = error
+            .raw_os_error()
+            .is_some_and(|e| e == libc::EAFNOSUPPORT || e == libc::EADDRNOTAVAIL);
         if none && addr.is_ipv6() && addr.ip().is_unspecified() {
             return bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()));
         }
@@ -96,8 +98,12 @@ impl Accept for tokio::net::UnixListener {
 }
 
 /// Serves until `stop` says so, then lets requests that are being answered finish.
-pub async fn serve<L, H, F>(name: &'static str, listener: L, handler: H, mut stop: watch::Receiver<bool>)
-where
+pub async fn serve<L, H, F>(
+    name: &'static str,
+    listener: L,
+    handler: H,
+    mut stop: watch::Receiver<bool>,
+) where
     L: Accept,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,

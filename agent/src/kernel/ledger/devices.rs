@@ -41,7 +41,13 @@ impl Ledger {
             format!(" at sector {}", event.place)
         };
         let what = format!("{verb} failed: {errno}{place}");
-        self.open((FaultKind::IoError, event.dev), Some(event), what, format!("{verb} {errno}"), now);
+        self.open(
+            (FaultKind::IoError, event.dev),
+            Some(event),
+            what,
+            format!("{verb} {errno}"),
+            now,
+        );
         if writes {
             for user in users {
                 self.ask_for_probe(user.filesystem.dev, now);
@@ -54,7 +60,9 @@ impl Ledger {
         self.progress.retain(|dev, _| look.disks.contains_key(dev));
         for (dev, disk) in &look.disks {
             match *disk {
-                Disk::Present { completed, in_flight } => self.moved(*dev, completed, in_flight, now),
+                Disk::Present { completed, in_flight } => {
+                    self.moved(*dev, completed, in_flight, now)
+                }
                 Disk::Gone => self.gone(*dev, now),
             }
         }
@@ -62,7 +70,8 @@ impl Ledger {
 
     fn moved(&mut self, dev: Dev, completed: u64, in_flight: u64, now: Now) {
         let started = self.started;
-        let fresh = Progress { completed, in_flight, since: None, from_start: !started, accepted: false };
+        let fresh =
+            Progress { completed, in_flight, since: None, from_start: !started, accepted: false };
         let progress = self.progress.entry(dev).or_insert(fresh);
         let stands = in_flight > 0 && progress.completed == completed;
         if !stands || progress.since.is_none() {
@@ -78,7 +87,8 @@ impl Ledger {
             self.close((FaultKind::IoStall, dev));
         } else if stuck >= nanos(self.rules.io_stall_after) && !progress.accepted {
             let seconds = self.rules.io_stall_after.as_secs_f32();
-            let what = format!("{in_flight} I/Os in flight, none completed for {seconds} s or more");
+            let what =
+                format!("{in_flight} I/Os in flight, none completed for {seconds} s or more");
             self.stalled(dev, what, now);
         }
     }
@@ -108,7 +118,8 @@ impl Ledger {
             .map(|(dev, progress)| (*dev, progress.in_flight))
             .collect();
         for (dev, in_flight) in unmoved {
-            let what = format!("{in_flight} I/Os in flight, none completed since the agent started");
+            let what =
+                format!("{in_flight} I/Os in flight, none completed since the agent started");
             self.stalled(dev, what, now);
         }
     }
@@ -167,7 +178,9 @@ impl Ledger {
             // Refused for a reason of the filesystem's own: that is the other check's matter.
             Some(Probe::Refused(errno)) => errno == errno::EROFS,
             Some(Probe::SyncFailed(_) | Probe::Late) => false,
-            Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => probed.root_error.is_none(),
+            Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
+                probed.root_error.is_none()
+            }
         };
         let mut closed: Vec<Key> = Vec::new();
         let mut again = Vec::new();
@@ -187,7 +200,8 @@ impl Ledger {
         });
         for key in closed {
             let quiet = nanos(self.rules.io_error_window);
-            if self.faults.get(&key).is_some_and(|e| now.mono.saturating_sub(e.last_mono) >= quiet) {
+            if self.faults.get(&key).is_some_and(|e| now.mono.saturating_sub(e.last_mono) >= quiet)
+            {
                 self.close(key);
             }
         }
@@ -202,7 +216,11 @@ impl Ledger {
 /// What failed, in words, and whether something that was written may be lost.
 fn operation(kind: Kind) -> (&'static str, bool) {
     let raw = kind as u16;
-    let block = if raw > BIO && raw <= Kind::BioReadahead as u16 { Kind::from_raw(raw - BIO) } else { Some(kind) };
+    let block = if raw > BIO && raw <= Kind::BioReadahead as u16 {
+        Kind::from_raw(raw - BIO)
+    } else {
+        Some(kind)
+    };
     match block {
         Some(Kind::BlockRead | Kind::BlockReadahead) => ("read", false),
         Some(Kind::BlockWrite) => ("write", true),

@@ -5,13 +5,7 @@ use std::collections::BTreeSet;
 use super::{Action, Entry, Ledger, Mono, Now, Probed, nanos};
 use crate::{
     errno,
-    kernel::{
-        looker::Look,
-        mounts::Filesystem,
-        probe::Probe,
-        reader::Event,
-        sysfs::BtrfsErrors,
-    },
+    kernel::{looker::Look, mounts::Filesystem, probe::Probe, reader::Event, sysfs::BtrfsErrors},
     model::{Dev, FaultKind},
 };
 
@@ -126,7 +120,8 @@ impl Ledger {
     }
 
     fn update_superblock(&mut self, filesystem: &Filesystem, look: &Look, is_new: bool, now: Now) {
-        let required = filesystem.mounts.iter().any(|m| self.rules.require_writable.contains(&m.point));
+        let required =
+            filesystem.mounts.iter().any(|m| self.rules.require_writable.contains(&m.point));
         let dev = filesystem.dev;
         let known = self.superblocks.entry(dev).or_default();
         let ids: BTreeSet<i32> = filesystem.mounts.iter().map(|mount| mount.id).collect();
@@ -156,7 +151,8 @@ impl Ledger {
             known.on_purpose = false;
         }
         let level = filesystem.mark.map(|mark| mark.name()).or_else(|| {
-            (filesystem.read_only && !known.on_purpose && filesystem.is_writable_type()).then_some("ro")
+            (filesystem.read_only && !known.on_purpose && filesystem.is_writable_type())
+                .then_some("ro")
         });
         if known.accepted.is_some() && known.accepted != level {
             known.accepted = None;
@@ -189,7 +185,8 @@ impl Ledger {
                 Some(before) if errors.count > before => {
                     known.probes.ask(now.mono);
                     let what = format!("ext4 found an error in it ({})", errors.first);
-                    let evidence = format!("sysfs errors_count {} (first: {})", errors.count, errors.first);
+                    let evidence =
+                        format!("sysfs errors_count {} (first: {})", errors.count, errors.first);
                     self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
                 }
                 _ => {}
@@ -201,11 +198,15 @@ impl Ledger {
             if errors.corruption > before.corruption {
                 known.probes.ask(now.mono);
                 let what = "btrfs found corrupted blocks in it".to_owned();
-                let evidence = format!("sysfs corruption and generation errors {}", errors.corruption);
+                let evidence =
+                    format!("sysfs corruption and generation errors {}", errors.corruption);
                 self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
             }
             if errors.io > before.io {
-                let key = (FaultKind::IoError, filesystem.members.first().map_or(dev, |member| member.dev));
+                let key = (
+                    FaultKind::IoError,
+                    filesystem.members.first().map_or(dev, |member| member.dev),
+                );
                 let evidence = format!("sysfs read, write and flush errors {}", errors.io);
                 self.open(key, None, "btrfs counted I/O errors".to_owned(), evidence, now);
                 self.ask_for_probe(dev, now);
@@ -214,7 +215,13 @@ impl Ledger {
     }
 
     /// `ext4_error`, or a metadata buffer of xfs that failed its verification.
-    pub(super) fn filesystem_error(&mut self, dev: Dev, event: &Event, source: &str, now: Now) -> bool {
+    pub(super) fn filesystem_error(
+        &mut self,
+        dev: Dev,
+        event: &Event,
+        source: &str,
+        now: Now,
+    ) -> bool {
         if !self.table.filesystems.contains_key(&dev) {
             return false;
         }
@@ -270,7 +277,8 @@ impl Ledger {
         // The block layer has usually said so already: one fault, not two.
         let open = devices().find(|dev| self.faults.contains_key(&(FaultKind::IoError, *dev)));
         let key = (FaultKind::IoError, open.or_else(|| devices().next()).unwrap_or(dev));
-        let errno = if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
+        let errno =
+            if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
         let what = format!("written data was lost: {errno}");
         self.open(key, Some(event), what, "tracepoint filemap_set_wb_err".to_owned(), now);
     }
@@ -322,7 +330,8 @@ impl Ledger {
     fn io_key(&self, dev: Dev) -> super::Key {
         let filesystem = self.table.filesystems.get(&dev);
         let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
-        let open = members.map(|m| (FaultKind::IoError, m.dev)).find(|key| self.faults.contains_key(key));
+        let open =
+            members.map(|m| (FaultKind::IoError, m.dev)).find(|key| self.faults.contains_key(key));
         open.unwrap_or((FaultKind::IoError, dev))
     }
 
@@ -378,10 +387,14 @@ impl Ledger {
             return;
         }
         let (what, evidence, errno) = match &lost {
-            Lost { level: Some("ro"), .. } => ("became read-only".into(), "mountinfo: super option ro".into(), None),
-            Lost { level: Some(mark), .. } => {
-                (format!("no longer writable: {mark}"), format!("mountinfo: super option {mark}"), None)
+            Lost { level: Some("ro"), .. } => {
+                ("became read-only".into(), "mountinfo: super option ro".into(), None)
             }
+            Lost { level: Some(mark), .. } => (
+                format!("no longer writable: {mark}"),
+                format!("mountinfo: super option {mark}"),
+                None,
+            ),
             Lost { refused: Some(errno), .. } => {
                 let errno_text = errno::describe(*errno);
                 let what = format!("no longer writable: creating a file gives {errno_text}");
@@ -395,7 +408,8 @@ impl Ledger {
             _ => ("shut down".into(), "tracepoint of the shutdown".into(), None),
         };
         // Nothing new: the fault's last evidence keeps its time.
-        if event.is_none() && self.faults.get(&key).is_some_and(|entry| entry.has(&what, &evidence)) {
+        if event.is_none() && self.faults.get(&key).is_some_and(|entry| entry.has(&what, &evidence))
+        {
             return;
         }
         self.open(key, event, what, evidence, now);

@@ -226,7 +226,8 @@ impl Ledger {
     /// found no room in the ring buffer.
     pub fn counted(&mut self, counts: &[Count], now: Now) {
         for count in counts {
-            let before = self.counts.insert((count.kind, count.dev, count.errno), count.count).unwrap_or(0);
+            let before =
+                self.counts.insert((count.kind, count.dev, count.errno), count.count).unwrap_or(0);
             let new = count.count.saturating_sub(before);
             if new == 0 {
                 continue;
@@ -239,7 +240,11 @@ impl Ledger {
                 place: 0,
                 detail: 0,
             };
-            if self.handled.get(&(count.kind, count.dev)).is_none_or(|handled| *handled < count.last) {
+            if self
+                .handled
+                .get(&(count.kind, count.dev))
+                .is_none_or(|handled| *handled < count.last)
+            {
                 self.event(&event, now);
             }
             if let Some(key) = self.key_of(&event)
@@ -273,10 +278,12 @@ impl Ledger {
     /// The operator's word that a fault is dealt with. What is still wrong opens again when it is seen
     /// again; a state that merely goes on (read-only, a stall) is accepted until it changes.
     pub fn clear(&mut self, id: &str, now: Now) -> bool {
-        let found = self.faults.keys().copied().find(|(kind, dev)| report::fault_id(*kind, *dev) == id);
+        let found =
+            self.faults.keys().copied().find(|(kind, dev)| report::fault_id(*kind, *dev) == id);
         let Some((kind, dev)) = found else { return false };
         // Events that were counted and not seen yet belong to what is cleared now.
-        let affected: BTreeSet<Dev> = self.table.users(dev).map(|user| user.filesystem.dev).collect();
+        let affected: BTreeSet<Dev> =
+            self.table.users(dev).map(|user| user.filesystem.dev).collect();
         for ((_, counted), handled) in &mut self.handled {
             let mut users = self.table.users(*counted);
             if *counted == dev || users.any(|user| affected.contains(&user.filesystem.dev)) {
@@ -285,7 +292,9 @@ impl Ledger {
         }
         self.close((kind, dev));
         match kind {
-            FaultKind::FilesystemRo | FaultKind::FilesystemError => self.accept_superblock(dev, kind, now),
+            FaultKind::FilesystemRo | FaultKind::FilesystemError => {
+                self.accept_superblock(dev, kind, now)
+            }
             FaultKind::IoError => {}
             FaultKind::IoStall => {
                 if let Some(progress) = self.progress.get_mut(&dev) {
@@ -340,7 +349,9 @@ impl Ledger {
             .keys()
             .copied()
             .filter(|(kind, dev)| match kind {
-                FaultKind::FilesystemRo | FaultKind::FilesystemError => !table.filesystems.contains_key(dev),
+                FaultKind::FilesystemRo | FaultKind::FilesystemError => {
+                    !table.filesystems.contains_key(dev)
+                }
                 FaultKind::IoError | FaultKind::IoStall => table.users(*dev).next().is_none(),
             })
             .collect();

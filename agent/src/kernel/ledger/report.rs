@@ -28,12 +28,14 @@ fn place((kind, dev): Key, table: &MountTable) -> Place<'_> {
             // btrfs has no device number of its own: name the first that it rests on.
             let members = filesystems.first().map_or(&[][..], |filesystem| &filesystem.members);
             let member = members.iter().find(|m| m.dev == dev).or_else(|| members.first());
-            let (device, device_name) = member.map_or((dev, ""), |member| (member.dev, member.name.as_str()));
+            let (device, device_name) =
+                member.map_or((dev, ""), |member| (member.dev, member.name.as_str()));
             Place { device, device_name, filesystems, scope }
         }
         FaultKind::IoError | FaultKind::IoStall => {
             let users: Vec<_> = table.users(dev).collect();
-            let redundant = users.iter().all(|user| user.member.is_some_and(|member| member.redundant));
+            let redundant =
+                users.iter().all(|user| user.member.is_some_and(|member| member.redundant));
             let volumes = users.iter().all(|user| user.filesystem.scope() == Scope::Volume);
             let scope = match (redundant, volumes) {
                 (true, _) if kind == FaultKind::IoError => Scope::Member,
@@ -50,7 +52,8 @@ impl Ledger {
     /// Everything that is open; what else the view holds is the task's.
     #[must_use]
     pub fn view(&self) -> FaultView {
-        let faults = self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
+        let faults =
+            self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
         FaultView { faults, opened: self.opened, closed: self.closed, ..FaultView::default() }
     }
 }
