@@ -1,1 +1,625 @@
-//! Scenarios.
+//! Scenarios: what happens to a host, step by step, and which faults are open after each step.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use super::*;
+use crate::{
+    kernel::{
+        mounts::Member,
+        sysfs::{BtrfsErrors, Disk, Ext4Errors},
+    },
+    model::Scope,
+};
+
+const WINDOW: Duration = Duration::from_secs(60);
+const EIO: i32 = 5;
+const EROFS: i32 = 30;
+
+/// A host whose kernel does what the test says.
+struct Host {
+    ledger: Ledger,
+    now: Now,
+    lines: Vec<String>,
+    members: BTreeMap<Dev, Vec<Member>>,
+    ext4: BTreeMap<Dev, Ext4Errors>,
+    btrfs: BTreeMap<Dev, BtrfsErrors>,
+    disks: BTreeMap<Dev, Disk>,
+}
+
+fn dev(text: &str) -> Dev {
+    text.parse().unwrap()
+}
+
+fn member(device: &str, name: &str, redundant: bool) -> Member {
+    Member { dev: dev(device), name: name.into(), redundant, partition: false }
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(require_writable: &[&str]) -> Self {
+        let rules = Rules {
+            io_error_window: WINDOW,
+            io_stall_after: Duration::from_secs(5),
+            require_writable: require_writable.iter().map(PathBuf::from).collect(),
+        };
+        Self {
+            ledger: Ledger::new(rules),
+            now: Now { mono: 1_000_000_000_000, wall: SystemTime::UNIX_EPOCH },
+            lines: Vec::new(),
+            members: BTreeMap::new(),
+            ext4: BTreeMap::new(),
+            btrfs: BTreeMap::new(),
+            disks: BTreeMap::new(),
+        }
+    }
+
+    /// `loopN` with an ext4 on /mnt/N; the options are per mount and per superblock.
+    fn mount(&mut self, minor: u32, options: &str, superblock: &str) -> &mut Self {
+        self.mount_type(minor, "ext4", options, superblock)
+    }
+
+    fn mount_type(&mut self, minor: u32, kind: &str, options: &str, superblock: &str) -> &mut Self {
+        let id = 100 + minor;
+        self.lines.push(format!(
+            "{id} 1 7:{minor} / /mnt/{minor} {options} - {kind} /dev/loop{minor} {superblock}"
+        ));
+        let device = Dev::new(7, minor);
+        self.members
+            .insert(device, vec![member(&device.to_string(), &format!("loop{minor}"), false)]);
+        self.disks.entry(device).or_insert(Disk::Present { completed: 10, in_flight: 0 });
+        self
+    }
+
+    fn umount(&mut self, minor: u32) -> &mut Self {
+        self.lines.retain(|line| !line.contains(&format!(" 7:{minor} ")));
+        self
+    }
+
+    fn remount(&mut self, minor: u32, options: &str, superblock: &str) -> &mut Self {
+        self.umount(minor).mount(minor, options, superblock)
+    }
+
+    fn after(&mut self, time: Duration) -> &mut Self {
+        self.now.mono += nanos(time);
+        self.now.wall += time;
+        self
+    }
+
+    fn look(&mut self) -> &mut Self {
+        let mut table = MountTable::parse(self.lines.join("\n").as_bytes());
+        for (device, filesystem) in &mut table.filesystems {
+            filesystem.members = self.members.get(device).cloned().unwrap_or_default();
+        }
+        let look = Look {
+            at: self.now.mono,
+            table: Arc::new(table),
+            ext4: self.ext4.clone(),
+            btrfs: self.btrfs.clone(),
+            disks: self.disks.clone(),
+        };
+        self.ledger.look(&look, self.now);
+        self
+    }
+
+    fn event_at(&mut self, ktime: Mono, kind: Kind, device: &str, errno: i32) -> &mut Self {
+        let event = Event { ktime, kind, dev: dev(device), errno, place: 8, detail: 8 };
+        self.ledger.event(&event, self.now);
+        self
+    }
+
+    fn event(&mut self, kind: Kind, device: &str, errno: i32) -> &mut Self {
+        self.event_at(self.now.mono, kind, device, errno)
+    }
+
+    /// Answers every probe that was asked for, now.
+    fn answer(&mut self, probe: &Probe) -> &mut Self {
+        self.answer_full(probe, false)
+    }
+
+    fn answer_full(&mut self, probe: &Probe, full: bool) -> &mut Self {
+        for Action { dev, write } in self.ledger.take_actions() {
+            let write = write.then(|| probe.clone());
+            let probed = Probed { dev, started: self.now.mono, root_error: None, write, full };
+            self.ledger.probed(&probed, self.now);
+        }
+        self
+    }
+
+    /// Asks for and answers every probe of the next second.
+    fn settle(&mut self, probe: &Probe) -> &mut Self {
+        for _ in 0..20 {
+            self.ledger.start_probes(self.now);
+            self.answer(probe);
+            self.after(Duration::from_millis(50));
+        }
+        self
+    }
+
+    fn counts(&mut self, kind: Kind, device: &str, errno: i32, count: u64) -> &mut Self {
+        let count = Count {
+            kind,
+            dev: dev(device),
+            errno,
+            count,
+            suppressed: 0,
+            dropped: 0,
+            last: self.now.mono,
+        };
+        self.ledger.counted(&[count], self.now);
+        self
+    }
+
+    fn open(&self) -> Vec<String> {
+        self.ledger.view().faults.into_iter().map(|fault| fault.id).collect()
+    }
+
+    #[track_caller]
+    fn expect(&mut self, step: &str, open: &[&str]) -> &mut Self {
+        assert_eq!(self.open(), open, "{step}");
+        self
+    }
+}
+
+#[test]
+fn what_is_wrong_and_what_is_on_purpose_at_start() {
+    // (type, per-mount options, super options, open fault)
+    for (kind, mount, superblock, open) in [
+        ("ext4", "rw", "rw", None),
+        ("ext4", "ro", "ro", None),
+        ("ext4", "rw", "rw,errors=remount-ro", None),
+        ("ext4", "rw", "ro,errors=remount-ro", Some("filesystem_ro-7:1")),
+        ("ext4", "rw", "rw,emergency_ro", Some("filesystem_ro-7:1")),
+        ("ext4", "ro", "ro,emergency_ro", Some("filesystem_ro-7:1")),
+        ("ext4", "rw", "rw,shutdown", Some("filesystem_ro-7:1")),
+        ("xfs", "ro", "rw", None),
+        ("squashfs", "ro", "ro", None),
+        ("squashfs", "rw", "ro", None),
+        ("iso9660", "rw", "ro", None),
+    ] {
+        let mut host = Host::new();
+        host.mount_type(1, kind, mount, superblock).look();
+        let open: Vec<&str> = open.into_iter().collect();
+        host.expect(&format!("{kind} {mount} {superblock}"), &open);
+    }
+}
+
+#[test]
+fn what_must_be_writable_is_faulty_from_the_start() {
+    Host::with(&["/mnt/1"])
+        .mount(1, "ro", "ro")
+        .mount(2, "ro", "ro")
+        .look()
+        .expect("listed", &["filesystem_ro-7:1"])
+        .remount(1, "rw", "rw")
+        .look()
+        .expect("writable", &[]);
+}
+
+#[test]
+fn a_remount_is_a_fault_until_it_is_undone() {
+    Host::new()
+        .mount(1, "rw", "rw")
+        .look()
+        .expect("start", &[])
+        .remount(1, "ro", "ro")
+        .look()
+        .expect("remount,ro", &["filesystem_ro-7:1"])
+        .remount(1, "rw", "rw")
+        .look()
+        .expect("remount,rw", &[])
+        .remount(1, "rw", "ro")
+        .look()
+        .expect("fsconfig", &["filesystem_ro-7:1"])
+        .umount(1)
+        .look()
+        .expect("umount", &[]);
+    Host::new()
+        .mount(1, "rw", "rw")
+        .look()
+        .remount(1, "ro", "rw")
+        .look()
+        .expect("remount,bind,ro", &[]);
+}
+
+#[test]
+fn an_operator_can_accept_a_read_only_filesystem() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().remount(1, "ro", "ro").look();
+    assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+    assert!(!host.ledger.clear("filesystem_ro-7:1", host.now));
+    host.look().expect("accepted", &[]).remount(1, "rw", "rw").look().expect("writable", &[]);
+    host.remount(1, "ro", "ro").look().expect("a new loss", &["filesystem_ro-7:1"]);
+}
+
+#[test]
+fn ext4_error_that_no_table_shows_is_found_by_the_probe() {
+    Host::new()
+        .mount(1, "rw", "rw,errors=remount-ro")
+        .look()
+        .answer(&Probe::Writable)
+        .event(Kind::Ext4Error, "7:1", 0)
+        .expect("event", &["filesystem_error-7:1"])
+        .settle(&Probe::Refused(EROFS))
+        .expect("probe", &["filesystem_ro-7:1", "filesystem_error-7:1"])
+        .look()
+        .expect("nothing in the table", &["filesystem_ro-7:1", "filesystem_error-7:1"])
+        .after(Duration::from_secs(3600))
+        .look()
+        .settle(&Probe::Refused(EROFS))
+        .expect("silence is no repair", &["filesystem_ro-7:1", "filesystem_error-7:1"])
+        .umount(1)
+        .look()
+        .expect("umount", &[]);
+}
+
+#[test]
+fn ext4_error_on_a_filesystem_that_goes_on_stays_until_cleared() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw,errors=continue").look().answer(&Probe::Writable);
+    host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Writable);
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
+    host.look().expect("still there", &["filesystem_error-7:1"]);
+    host.after(WINDOW * 10)
+        .look()
+        .settle(&Probe::Writable)
+        .expect("for long", &["filesystem_error-7:1"]);
+    assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+    host.counts(Kind::Ext4Error, "7:1", 0, 1).look().expect("cleared", &[]);
+    host.after(Duration::from_secs(1)).event(Kind::Ext4Error, "7:1", 0);
+    host.expect("a new error", &["filesystem_error-7:1"]);
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "f:1".into(), remounted: true });
+    host.look().expect("umounted and mounted between two looks", &[]);
+}
+
+#[test]
+fn an_old_error_is_a_fault_only_if_it_still_matters() {
+    for (probe, open) in [
+        (Probe::Writable, &[][..]),
+        (Probe::Refused(EROFS), &["filesystem_ro-7:1"]),
+        (Probe::Refused(EIO), &["filesystem_ro-7:1"]),
+        (Probe::Full, &[]),
+        (Probe::Unable("EACCES".into()), &[]),
+        (Probe::Late, &[]),
+    ] {
+        let mut host = Host::new();
+        host.ext4
+            .insert(dev("7:1"), Ext4Errors { count: 3, first: "f:1".into(), remounted: false });
+        host.mount(1, "rw", "rw").look();
+        host.settle(&probe).expect(&format!("{probe:?}"), open);
+    }
+}
+
+#[test]
+fn errors_that_only_sysfs_shows_are_seen_without_events() {
+    let mut host = Host::new();
+    host.ext4.insert(dev("7:1"), Ext4Errors::default());
+    host.mount(1, "rw", "rw").look().settle(&Probe::Writable);
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
+    host.look().expect("ext4", &["filesystem_error-7:1"]);
+
+    let mut host = Host::new();
+    host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+    host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 5 });
+    host.look().settle(&Probe::Writable).expect("old statistics", &[]);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 6 });
+    host.look().expect("corruption", &["filesystem_error-0:40"]);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 6, corruption: 6 });
+    host.look().expect("I/O", &["filesystem_error-0:40", "io_error-7:1"]);
+}
+
+#[test]
+fn an_io_error_closes_when_it_was_quiet_and_the_device_answers() {
+    Host::new()
+        .mount(1, "rw", "rw")
+        .look()
+        .answer(&Probe::Writable)
+        .event(Kind::BlockWrite, "7:1", EIO)
+        .expect("error", &["io_error-7:1"])
+        .settle(&Probe::Writable)
+        .expect("writable again, but not for long", &["io_error-7:1"])
+        .after(WINDOW)
+        .look()
+        .expect("quiet: asked", &["io_error-7:1"])
+        .settle(&Probe::Late)
+        .expect("no answer", &["io_error-7:1"])
+        .after(WINDOW)
+        .look()
+        .settle(&Probe::SyncFailed(EIO))
+        .expect("a failing answer", &["io_error-7:1"])
+        .after(WINDOW)
+        .look()
+        .settle(&Probe::Writable)
+        .expect("it answers", &[]);
+}
+
+#[test]
+fn a_journal_that_is_aborted_by_the_probe_is_seen_by_the_next_one() {
+    Host::new()
+        .mount(1, "rw", "rw")
+        .look()
+        .answer(&Probe::Writable)
+        .event(Kind::BlockWrite, "7:1", EIO)
+        .answer(&Probe::SyncFailed(EIO))
+        .expect("the journal's write failed", &["io_error-7:1"])
+        .answer(&Probe::Refused(EROFS))
+        .expect("and the next file is refused", &["filesystem_ro-7:1", "io_error-7:1"]);
+}
+
+#[test]
+fn errors_of_what_is_not_mounted_are_silent() {
+    Host::new()
+        .mount(1, "rw", "rw")
+        .look()
+        .answer(&Probe::Writable)
+        .event(Kind::BlockRead, "7:2", EIO)
+        .expect("no filesystem", &[])
+        .look()
+        .after(Duration::from_secs(1))
+        .mount(2, "rw", "rw")
+        .look()
+        .expect("mounted later", &[])
+        .umount(2)
+        .look()
+        .event(Kind::BlockWrite, "7:2", EIO)
+        .look()
+        .expect("umounted", &[]);
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(2, "rw", "rw").event(Kind::BlockWrite, "7:2", EIO);
+    host.expect("mounted, and not seen yet", &[]).look().expect("seen", &["io_error-7:2"]);
+}
+
+#[test]
+fn harmless_errors_are_silent() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    for (kind, errno) in [
+        (Kind::BlockZeroes, 95),
+        (Kind::BlockDiscard, 95),
+        (Kind::BlockDiscard, 121),
+        (Kind::BlockReadahead, EIO),
+        (Kind::BioReadahead, EIO),
+        (Kind::BlockRead, 11),
+        (Kind::MountChange, 0),
+    ] {
+        host.event(kind, "7:1", errno).look().expect(&format!("{kind:?} {errno}"), &[]);
+        host.counts(kind, "7:1", errno, 9).expect(&format!("counted {kind:?}"), &[]);
+    }
+    host.event(Kind::BlockDiscard, "7:1", EIO).expect("a discard that failed", &["io_error-7:1"]);
+}
+
+#[test]
+fn a_full_filesystem_is_not_a_failing_one() {
+    let lost = |errno, full, open: &[&str]| {
+        let mut host = Host::new();
+        host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+        host.event(Kind::Writeback, "7:1", errno);
+        host.answer_full(&Probe::Writable, full)
+            .expect(&format!("errno {errno}, full {full}"), open);
+    };
+    lost(28, false, &[]);
+    lost(122, false, &[]);
+    lost(0, true, &[]);
+    lost(0, false, &["io_error-7:1"]);
+    lost(EIO, true, &["io_error-7:1"]);
+}
+
+#[test]
+fn lost_writes_are_mapped_to_their_device_and_make_no_second_fault() {
+    let mut host = Host::new();
+    host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+    host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
+    host.look().answer(&Probe::Writable);
+    host.event(Kind::Writeback, "0:40", EIO).expect("btrfs by its own number", &["io_error-7:1"]);
+
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    // The block device's own cache: internal filesystem 0:3, and the inode is the device.
+    let place = u64::from(dev("7:1").0);
+    let event =
+        Event { ktime: 1, kind: Kind::Writeback, dev: dev("0:3"), errno: EIO, place, detail: 0 };
+    host.ledger.event(&event, host.now);
+    host.expect("block device", &["io_error-7:1"]);
+    host.event(Kind::BlockWrite, "7:1", EIO).expect("one fault", &["io_error-7:1"]);
+}
+
+#[test]
+fn a_shutdown_is_believed_at_once_and_doubted_later() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::XfsShutdown, "7:1", 0).expect("announced", &["filesystem_ro-7:1"]);
+    host.answer(&Probe::Writable).expect("a probe that was too early", &["filesystem_ro-7:1"]);
+    host.settle(&Probe::Refused(EIO)).expect("true", &["filesystem_ro-7:1"]);
+
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::XfsShutdown, "7:1", 0).settle(&Probe::Writable);
+    host.expect("it did not happen", &[]);
+}
+
+#[test]
+fn a_shut_down_xfs_is_found_at_start_by_its_root() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").look();
+    let actions = host.ledger.take_actions();
+    assert_eq!(actions, [Action { dev: dev("7:1"), write: false }]);
+    let probed = Probed {
+        dev: dev("7:1"),
+        started: host.now.mono,
+        root_error: Some(EIO),
+        write: None,
+        full: false,
+    };
+    host.ledger.probed(&probed, host.now);
+    host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).look().expect("umount", &[]);
+}
+
+#[test]
+fn xfs_corruption_is_an_error_of_the_filesystem() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::XfsBuffer, "7:1", 117).expect("EFSCORRUPTED", &["filesystem_error-7:1"]);
+    host.event(Kind::XfsBuffer, "7:1", EIO);
+    host.expect("EIO", &["filesystem_error-7:1", "io_error-7:1"]);
+}
+
+#[test]
+fn io_that_does_not_move_is_a_stall() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    let second = Duration::from_secs(1);
+    let disk = |host: &mut Host, completed, in_flight| {
+        host.disks.insert(dev("7:1"), Disk::Present { completed, in_flight });
+        host.after(second).look();
+    };
+    for completed in 11..31 {
+        disk(&mut host, completed, 32);
+    }
+    host.expect("busy, and moving", &[]);
+    for _ in 0..5 {
+        disk(&mut host, 30, 4);
+    }
+    host.expect("not yet", &[]);
+    disk(&mut host, 30, 4);
+    host.expect("stalled", &["io_stall-7:1"]);
+    disk(&mut host, 31, 3);
+    host.expect("moved", &[]);
+    for _ in 0..8 {
+        disk(&mut host, 31, 3);
+    }
+    host.expect("stalled again", &["io_stall-7:1"]);
+    assert!(host.ledger.clear("io_stall-7:1", host.now));
+    disk(&mut host, 31, 3);
+    host.expect("accepted", &[]);
+    disk(&mut host, 34, 0);
+    for _ in 0..8 {
+        disk(&mut host, 34, 1);
+    }
+    host.expect("a new one", &["io_stall-7:1"]);
+    disk(&mut host, 34, 0);
+    host.expect("idle", &[]);
+}
+
+#[test]
+fn io_in_flight_at_start_is_a_stall_until_it_moves() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").mount(2, "rw", "rw");
+    host.disks.insert(dev("7:1"), Disk::Present { completed: 5, in_flight: 2 });
+    host.disks.insert(dev("7:2"), Disk::Present { completed: 5, in_flight: 2 });
+    host.look();
+    assert!(host.ledger.unmoved_since_start());
+    host.disks.insert(dev("7:2"), Disk::Present { completed: 6, in_flight: 2 });
+    host.after(Duration::from_millis(5)).look();
+    assert!(host.ledger.unmoved_since_start());
+    host.ledger.presume_stalled(host.now);
+    host.expect("what moved is well", &["io_stall-7:1"]);
+    host.disks.insert(dev("7:1"), Disk::Present { completed: 6, in_flight: 1 });
+    host.look().expect("moved", &[]);
+    assert!(!host.ledger.unmoved_since_start());
+}
+
+#[test]
+fn a_device_that_vanishes_under_a_filesystem_is_an_io_error() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.disks.insert(dev("7:1"), Disk::Gone);
+    host.look().expect("gone", &["io_error-7:1"]);
+    host.after(WINDOW * 2).look().settle(&Probe::Writable).expect("for long", &["io_error-7:1"]);
+    host.umount(1).look().expect("umounted", &[]);
+}
+
+#[test]
+fn counters_stand_in_for_events_that_were_lost_and_for_nothing_else() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.counts(Kind::BlockWrite, "7:1", EIO, 1_000_000).expect("no event came", &["io_error-7:1"]);
+    assert_eq!(host.ledger.view().faults[0].count, 1_000_000);
+    host.after(Duration::from_millis(1)).event(Kind::BlockWrite, "7:1", EIO);
+    host.after(Duration::from_millis(1));
+    assert!(host.ledger.clear("io_error-7:1", host.now));
+    let before = host.now.mono - 1_000_000;
+    let count = Count {
+        kind: Kind::BlockWrite,
+        dev: dev("7:1"),
+        errno: EIO,
+        count: 1_000_001,
+        suppressed: 0,
+        dropped: 0,
+        last: before,
+    };
+    host.ledger.counted(&[count], host.now);
+    host.expect("counted before it was cleared", &[]);
+    host.after(Duration::from_millis(1)).counts(Kind::BlockWrite, "7:1", EIO, 1_000_002);
+    host.expect("counted after it", &["io_error-7:1"]);
+}
+
+#[test]
+fn whom_a_fault_concerns() {
+    let mut host = Host::new();
+    host.lines.push("50 1 253:0 / /data rw - ext4 /dev/md0 rw".into());
+    host.members
+        .insert(dev("253:0"), vec![member("8:0", "sda", true), member("253:0", "md0", false)]);
+    let volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/v/mount";
+    host.lines.push(format!("51 1 8:16 / {volume} rw - ext4 /dev/sdb rw"));
+    host.members.insert(dev("8:16"), vec![member("8:16", "sdb", false)]);
+    host.look().answer(&Probe::Writable);
+    for device in ["8:0", "253:0", "8:16"] {
+        host.event(Kind::BlockWrite, device, EIO);
+    }
+    let scopes: Vec<_> = host
+        .ledger
+        .view()
+        .faults
+        .into_iter()
+        .map(|fault| (fault.device.to_string(), fault.scope))
+        .collect();
+    assert_eq!(
+        scopes,
+        [
+            ("8:0".into(), Scope::Member),
+            ("8:16".into(), Scope::Volume),
+            ("253:0".into(), Scope::Host),
+        ]
+    );
+}
+
+#[test]
+fn a_storm_of_events_asks_for_few_probes() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    let mut probes = 0;
+    // Ten events a second for five minutes, as many as the kernel lets through.
+    for _ in 0..3000 {
+        host.event(Kind::BlockWrite, "7:1", EIO);
+        host.ledger.start_probes(host.now);
+        for Action { dev, .. } in host.ledger.take_actions() {
+            probes += 1;
+            let write = Some(Probe::Writable);
+            let probed =
+                Probed { dev, started: host.now.mono, root_error: None, write, full: false };
+            host.ledger.probed(&probed, host.now);
+        }
+        host.after(Duration::from_millis(100));
+    }
+    assert!((5..20).contains(&probes), "{probes} probes");
+}
+
+#[test]
+fn the_reason_names_device_mount_and_cause_in_one_line() {
+    let mut host = Host::new();
+    host.lines.push("50 1 7:1 / /mnt/a\\012b rw - ext4 /dev/loop1 rw".into());
+    host.members.insert(dev("7:1"), vec![member("7:1", "loop1", false)]);
+    host.look().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", 28);
+    let fault = &host.ledger.view().faults[0];
+    assert_eq!(
+        fault.reason,
+        "loop1 (7:1) ext4 on /mnt/a?b: write failed: ENOSPC (no space on the device) at sector 8"
+    );
+    assert_eq!(fault.errno.as_deref(), Some("ENOSPC"));
+    assert_eq!(fault.kernel_ns, Some(host.now.mono));
+    assert_eq!(fault.mount_points, ["/mnt/a\nb"]);
+}
