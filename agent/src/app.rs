@@ -1,6 +1,11 @@
 //! Wiring only: sockets, channels, named tasks. A task that ends unexpectedly ends the process.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    future::{Future, ready},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use anyhow::{Context, anyhow};
 use tokio::{
@@ -139,10 +144,6 @@ fn spawn(
         task.await;
         (name, anyhow!("it returned"))
     });
-}
-
-async fn ready<T>(value: T) -> T {
-    value
 }
 
 fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::Error {

@@ -51,7 +51,7 @@ pub struct AgentArgs {
     /// Socket for actions such as `tocsin faults clear`, for root only
     #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
     pub control_socket: PathBuf,
-    /// Checks that /health runs when it is not told which [default: filesystem_ro,io_errors,io_stall]
+    /// Checks that /health runs when it is not told which [default: `filesystem_ro,io_errors,io_stall`]
     #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
     pub default_checks: Option<String>,
     /// Do without eBPF: poll the mount table and sysfs instead

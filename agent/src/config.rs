@@ -24,7 +24,7 @@ pub const CONTROL_SOCKET: &str = "/run/tocsin/control.sock";
 pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
 /// 5 minutes: a disk that fails once an hour should not come and go all day, and a node should not stay
 /// out for an hour after one bad cable.
-pub const IO_ERROR_WINDOW: Duration = Duration::from_secs(300);
+pub const IO_ERROR_WINDOW: Duration = Duration::from_mins(5);
 /// 5 seconds: beyond any healthy flush, and far below the 30 seconds after which SCSI gives up a command.
 pub const IO_STALL_AFTER: Duration = Duration::from_secs(5);
 /// Half a second between looks at mountinfo and sysfs when nothing rings: what has no event (a remount by
@@ -132,14 +132,14 @@ impl Config {
             fail_on_volumes,
             log_format,
         } = args;
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         within("IO_ERROR_WINDOW", io_error_window, Duration::from_millis(100), day)?;
         within("IO_STALL_AFTER", io_stall_after, Duration::from_secs(1), day)?;
         within(
             "REREAD_INTERVAL",
             reread_interval,
             Duration::from_millis(50),
-            Duration::from_secs(60),
+            Duration::from_mins(1),
         )?;
         let node_name = node_name.map(|name| name.to_string_lossy().trim().to_owned());
         Ok(Self {

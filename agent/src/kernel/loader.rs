@@ -212,7 +212,7 @@ impl Loader {
         if BLOCK_HOOKS.iter().any(|e| matches!(state(e), Some((HookState::Attached, _)))) {
             return None;
         }
-        let detail = BLOCK_HOOKS.iter().find_map(|e| state(e)).map(|(_, d)| d.clone());
+        let detail = BLOCK_HOOKS.iter().find_map(state).map(|(_, d)| d.clone());
         Some(format!("failed block requests are not seen: {}", detail.unwrap_or_default()))
     }
 
@@ -232,7 +232,7 @@ impl Loader {
     }
 
     /// Events the kernel did not run a program for, because one was already running on that CPU
-    /// (`trace_call_bpf` in kernel/trace/bpf_trace.c). 5.12 and later say so.
+    /// (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). 5.12 and later say so.
     #[must_use]
     pub fn missed(&self) -> u64 {
         let of = |(_, program): (_, &aya::programs::Program)| {

@@ -273,7 +273,7 @@ impl Kernel {
         let probe = self.ledger.next_probe().map(|due| {
             Instant::now() + Duration::from_nanos(due.saturating_sub(clock::monotonic()))
         });
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         burst.into_iter().chain(probe).min().unwrap_or(far)
     }
 

@@ -255,7 +255,7 @@ fn escape_non_utf8(line: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// Undoes `\040` and its like (`mangle` in fs/seq_file.c escapes space, tab, newline, backslash and `#`).
+/// Undoes `\040` and its like (`mangle` in `fs/seq_file.c` escapes space, tab, newline, backslash and `#`).
 #[must_use]
 pub fn unescape(text: &str) -> PathBuf {
     let bytes = text.as_bytes();

@@ -52,6 +52,7 @@ pub struct Report {
 }
 
 /// Whether even looking at a filesystem's root fails: what a shut-down xfs shows and nothing else does.
+#[must_use]
 pub fn root_error(root: &Path) -> Option<i32> {
     match stat(root) {
         Err(error) if is_io_error(error.raw_os_error()) => Some(error.raw_os_error()),

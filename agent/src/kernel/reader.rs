@@ -133,7 +133,7 @@ pub struct NamedCount {
 /// Reads every counter.
 pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
     let mut sums = BTreeMap::new();
-    for item in map.iter() {
+    for item in map {
         let (Wire(key), values) = item?;
         let CountKey { dev, errno, kind, .. } = key;
         let Some(kind) = Kind::from_raw(kind) else { continue };
@@ -152,7 +152,7 @@ pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
 
 /// Events that found no room among the counters.
 pub(crate) fn uncounted(map: &Uncounted) -> u64 {
-    map.get(&0, 0).map(|values| values.iter().sum()).unwrap_or(0)
+    map.get(&0, 0).map_or(0, |values| values.iter().sum())
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub fn parse(text: &str) -> Result<Format, NoFields> {
     if fields.is_empty() { Err(NoFields) } else { Ok(fields) }
 }
 
-/// `	field:char rwbs[10];	offset:34;	size:10;	signed:0;`
+/// `field:char rwbs[10]; offset:34; size:10; signed:0;`, with tabs between
 fn parse_field(line: &str) -> Option<(String, Field)> {
     let mut parts = line.trim().strip_prefix("field:")?.split(';').map(str::trim);
     let declaration = parts.next()?;

@@ -2,7 +2,7 @@
 //!
 //! * `GET /` — what is here
 //! * `GET /faults` — open faults, the kernel's counters and how the hooks stand, as JSON
-//! * `GET /metrics` — OpenMetrics, or Prometheus text
+//! * `GET /metrics` — `OpenMetrics`, or Prometheus text
 //! * `GET /readyz` — 200 since the first verdict (before it, nothing listens)
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which 
 
 /// The body of `/faults`.
 #[derive(Debug, Serialize)]
-struct Faults<'a> {
+struct Body<'a> {
     node: Option<&'a str>,
     version: &'static str,
     faults: &'a [Fault],
@@ -74,7 +74,7 @@ impl Admin {
     fn faults(&self) -> Reply {
         let (view, stats) = (self.faults.borrow().clone(), self.stats.borrow().clone());
         let degraded = [&view.blind, &view.no_events, &view.no_block_events];
-        let body = Faults {
+        let body = Body {
             node: self.board.node_name(),
             version: env!("CARGO_PKG_VERSION"),
             faults: &view.faults,

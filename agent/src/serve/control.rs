@@ -51,7 +51,7 @@ impl Socket {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it"));
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?
+                fs::remove_file(path)?;
             }
             Err(_) => {}
         }

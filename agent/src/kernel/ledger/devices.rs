@@ -61,7 +61,7 @@ impl Ledger {
         for (dev, disk) in &look.disks {
             match *disk {
                 Disk::Present { completed, in_flight } => {
-                    self.moved(*dev, completed, in_flight, now)
+                    self.moved(*dev, completed, in_flight, now);
                 }
                 Disk::Gone => self.gone(*dev, now),
             }

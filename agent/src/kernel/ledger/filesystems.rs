@@ -150,7 +150,7 @@ impl Ledger {
         if !filesystem.read_only {
             known.on_purpose = false;
         }
-        let level = filesystem.mark.map(|mark| mark.name()).or_else(|| {
+        let level = filesystem.mark.map(super::super::mounts::Mark::name).or_else(|| {
             (filesystem.read_only && !known.on_purpose && filesystem.is_writable_type())
                 .then_some("ro")
         });

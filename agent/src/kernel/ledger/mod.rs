@@ -247,7 +247,7 @@ impl Ledger {
             {
                 self.event(&event, now);
             }
-            if let Some(key) = self.key_of(&event)
+            if let Some(key) = Self::key_of(&event)
                 && let Some(entry) = self.faults.get_mut(&key)
                 && entry.kernel_ns.is_none_or(|first| first <= count.last)
             {
@@ -258,19 +258,18 @@ impl Ledger {
     }
 
     /// The fault that an event of this kind and device belongs to.
-    fn key_of(&self, event: &Event) -> Option<Key> {
+    fn key_of(event: &Event) -> Option<Key> {
         if event.is_benign() {
             return None;
         }
         match event.kind {
-            Kind::MountChange => None,
+            // One lost write gives one Writeback for each page, which says nothing about how many were lost.
+            Kind::MountChange | Kind::Writeback => None,
             Kind::Ext4Error => Some((FaultKind::FilesystemError, event.dev)),
             Kind::Ext4Shutdown | Kind::XfsShutdown => Some((FaultKind::FilesystemRo, event.dev)),
             Kind::XfsBuffer if matches!(event.errno, errno::EFSCORRUPTED | errno::EFSBADCRC) => {
                 Some((FaultKind::FilesystemError, event.dev))
             }
-            // One lost write gives one of these for each page, which says nothing about how many were lost.
-            Kind::Writeback => None,
             _ => Some((FaultKind::IoError, event.dev)),
         }
     }
@@ -293,7 +292,7 @@ impl Ledger {
         self.close((kind, dev));
         match kind {
             FaultKind::FilesystemRo | FaultKind::FilesystemError => {
-                self.accept_superblock(dev, kind, now)
+                self.accept_superblock(dev, kind, now);
             }
             FaultKind::IoError => {}
             FaultKind::IoStall => {
