@@ -89,7 +89,7 @@ fn counter(key: &CountKey) -> Option<*mut CountValue> {
     }
     let zero = CountValue { count: 0, suppressed: 0, dropped: 0, last: 0 };
     // Another CPU may have made the entry in between: then this fails and the lookup succeeds.
-    let _exists = COUNTS.insert(key, &zero, u64::from(BPF_NOEXIST));
+    let _exists = COUNTS.insert(key, zero, u64::from(BPF_NOEXIST));
     COUNTS.get_ptr_mut(key)
 }
 
@@ -136,9 +136,9 @@ pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
 #[inline(always)]
 fn admit(record: &Record, now: u64) -> Option<u64> {
     let key = LimitKey { dev: record.dev, kind: u32::from(record.kind) };
-    let Some(limit) = LIMITS.get_ptr_mut(&key) else {
+    let Some(limit) = LIMITS.get_ptr_mut(key) else {
         let fresh = LimitValue { start: now, records: 1, suppressed: 0 };
-        let _full = LIMITS.insert(&key, &fresh, 0);
+        let _full = LIMITS.insert(key, fresh, 0);
         return Some(0);
     };
     let most = u64::from(layout!(records_per_second));
