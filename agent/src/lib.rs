@@ -8,6 +8,7 @@ pub mod checks;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod docs;
 pub mod errno;
 pub mod health;
 pub mod host;

@@ -3,8 +3,13 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+
+/// How long a probe of the agent may keep a mount busy before that is a failure of the test.
+const BUSY_AT_MOST: Duration = Duration::from_secs(2);
 
 /// One mount in this thread's namespace.
 #[derive(Debug)]
@@ -54,11 +59,19 @@ impl Mount {
             .unwrap_or_else(|error| panic!("remount {} {flags:?}: {error}", self.point.display()));
     }
 
-    /// Unmounts, and insists on it.
-    pub fn unmount(self) {
-        rustix::mount::unmount(&self.point, UnmountFlags::empty())
-            .unwrap_or_else(|error| panic!("unmount {}: {error}", self.point.display()));
+    /// Unmounts, and insists on it; says how long the mount was busy, which for a moment it may be.
+    pub fn unmount(self) -> Duration {
+        let start = Instant::now();
+        let mut busy = Duration::ZERO;
+        loop {
+            match rustix::mount::unmount(&self.point, UnmountFlags::empty()) {
+                Ok(()) => break,
+                Err(Errno::BUSY) if busy < BUSY_AT_MOST => busy = start.elapsed(),
+                Err(error) => panic!("unmount {}: {error}", self.point.display()),
+            }
+        }
         std::mem::forget(self);
+        busy
     }
 
     /// Where.

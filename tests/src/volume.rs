@@ -1,6 +1,7 @@
 //! A filesystem on a loop device, mounted: what most tests break.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
@@ -121,9 +122,9 @@ impl Volume {
         self.mount = Some(Mount::new(&self.device.path(), &self.point, kind, flags, options));
     }
 
-    /// Unmounts it, and insists on it.
-    pub fn unmount(&mut self) {
-        self.mount.take().expect("the volume is mounted").unmount();
+    /// Unmounts it, and insists on it; how long it was busy.
+    pub fn unmount(&mut self) -> Duration {
+        self.mount.take().expect("the volume is mounted").unmount()
     }
 
     /// Repairs an unmounted ext4.

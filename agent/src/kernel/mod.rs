@@ -148,6 +148,8 @@ pub struct Kernel {
     rest_until: Instant,
     look_seconds: f64,
     blind: Option<String>,
+    /// Events for which no program ran.
+    missed: u64,
 }
 
 impl Kernel {
@@ -188,6 +190,7 @@ impl Kernel {
             rest_until: Instant::now(),
             look_seconds: 0.0,
             blind: None,
+            missed: 0,
         };
         if let Err(why) = &kernel.hooks {
             warn!(why, "no kernel events: falling back to polling");
@@ -230,10 +233,8 @@ impl Kernel {
     pub async fn run(mut self) -> anyhow::Error {
         let mut reread = interval(self.reread);
         reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut second = interval(config::COUNTERS_INTERVAL);
-        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut retry = interval(config::HOOK_RETRY);
-        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One timer for all that is done now and then: every wake-up of an idle host costs something.
+        let (mut counters_at, mut hooks_at) = (Instant::now(), Instant::now() + config::HOOK_RETRY);
         let mut events = Vec::with_capacity(BATCH);
         loop {
             let next = self.next_wake();
@@ -256,9 +257,18 @@ impl Kernel {
                     None => return anyhow::anyhow!("nobody can send commands any more"),
                 },
                 () = sleep_until(next) => {}
-                _ = reread.tick() => self.look_now(),
-                _ = second.tick() => { self.publish_stats(); self.is_looker_stuck(); }
-                _ = retry.tick() => self.retry_hooks(),
+                tick = reread.tick() => {
+                    self.look_now();
+                    if tick >= counters_at {
+                        counters_at = tick + config::COUNTERS_INTERVAL.saturating_sub(self.reread / 2);
+                        self.publish_stats();
+                        self.is_looker_stuck();
+                    }
+                    if tick >= hooks_at {
+                        hooks_at = tick + config::HOOK_RETRY;
+                        self.retry_hooks();
+                    }
+                }
             }
             self.wake();
             self.publish();
@@ -387,6 +397,7 @@ impl Kernel {
     fn retry_hooks(&mut self) {
         if let Ok(hooks) = &mut self.hooks {
             hooks.loader.attach_missing();
+            self.missed = hooks.loader.missed();
         }
     }
 
@@ -449,7 +460,7 @@ impl Kernel {
             }
             stats.hooks = hooks.loader.hooks();
             stats.uncounted = reader::uncounted(&hooks.uncounted);
-            stats.missed = hooks.loader.missed();
+            stats.missed = self.missed;
         }
         self.stats.send_replace(Arc::new(stats));
         self.act();

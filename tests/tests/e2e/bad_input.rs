@@ -27,7 +27,7 @@ fn a_wrong_flag_or_value_is_one_line_and_exit_2() {
         (&["--listen-port", "70000"], "70000"),
         (&["--listen-addr", "nowhere"], "nowhere"),
         (&["--io-error-window", "5"], "5"),
-        (&["--io-error-window", "-5m"], "-5m"),
+        (&["--io-error-window=-5m"], "-5m"),
         (&["--io-stall-after", "soon"], "soon"),
         (&["--default-checks", "bogus"], "bogus"),
         (&["--log-format", "xml"], "xml"),

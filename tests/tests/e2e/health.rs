@@ -1,5 +1,6 @@
 //! The health listener: which checks run, what the answer looks like, and what is not an answer.
 
+use e2e::agent::PATIENCE;
 use e2e::http::Connection;
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
 
@@ -60,11 +61,13 @@ fn every_check_that_was_asked_for_has_to_pass() {
     assert!(text.body.contains("filesystem_ro") && text.body.contains(&volume.point_text()));
     // The process is fine.
     assert_eq!(agent.get("/livez").status, 200);
-    let metrics = agent.admin("/metrics").body;
+    let counted = "tocsin_kernel_events_total{kind=\"ext4_error\"";
+    let metrics = agent.wait_for("the event in the metrics", PATIENCE, |agent| {
+        Some(agent.admin("/metrics").body).filter(|metrics| metrics.contains(counted))
+    });
     assert!(metrics.lines().any(|line| line == "tocsin_check_passed{check=\"filesystem_ro\"} 0"));
     assert!(metrics.lines().any(|line| line == "tocsin_check_passed{check=\"io_stall\"} 1"));
     assert!(metrics.contains("tocsin_faults_open{kind=\"filesystem_ro\""), "{metrics}");
-    assert!(metrics.contains("tocsin_kernel_events_total{kind=\"ext4_error\""), "{metrics}");
     assert!(metrics.contains("tocsin_health_requests_total{code=\"503\"}"), "{metrics}");
 }
 

@@ -46,7 +46,10 @@ fn one_failure(operation: Operation, errno: Errno, name: &str, counter: &str) {
     assert_eq!(fault["check"], "io_errors");
     assert_eq!(fault["errno"], name);
     assert_eq!(fault["mount_points"], serde_json::json!([point]));
-    assert!(agent.count(counter, volume.device().number()) >= 1, "{}", agent.faults_page());
+    // The counters are read once a second.
+    agent.wait_for("its count", PATIENCE, |agent| {
+        (agent.count(counter, volume.device().number()) >= 1).then_some(())
+    });
 
     agent.wait_recovery(last, IO_ERROR_WINDOW + PATIENCE);
     assert!(last.elapsed() >= IO_ERROR_WINDOW, "too soon: {:?}", last.elapsed());
@@ -108,8 +111,10 @@ fn errors_that_go_on_keep_the_fault_open() {
         assert_eq!(agent.health("").status, 503, "after {:?}", at.elapsed());
     }
     // Every one is counted, however few of them the agent was told of.
-    let counted = |agent: &Agent| agent.count("block_read", volume.device().number());
-    agent.wait_for("the exact count", PATIENCE, |agent| (counted(agent) == errors).then_some(()));
+    let what = format!("a count of exactly {errors}");
+    agent.wait_for(&what, PATIENCE, |agent| {
+        (agent.count("block_read", volume.device().number()) == errors).then_some(())
+    });
     volume.control().heal();
     agent.wait_recovery(Instant::now(), IO_ERROR_WINDOW + PATIENCE);
 }
