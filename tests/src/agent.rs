@@ -352,9 +352,10 @@ impl Agent {
                 .map_or_else(|error| error.to_string(), |answer| answer.body)
         };
         panic!(
-            "{why}\n/health: {}\n/faults: {}\nlog:\n{}",
+            "{why}\n/health: {}\n/faults: {}\n/metrics:\n{}\nlog:\n{}",
             look(self.health, "/health"),
             look(self.admin, "/faults"),
+            look(self.admin, "/metrics"),
             self.log().join("\n"),
         )
     }
