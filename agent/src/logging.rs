@@ -31,6 +31,7 @@ pub struct BadFilter(String, String);
 
 /// Starts the log; the second value counts lines that were dropped.
 pub fn start(filter: &str, format: LogFormat) -> Result<(Log, LogDropped), BadFilter> {
+    let filter = if filter.trim().is_empty() { "info" } else { filter };
     let mut targets: Targets =
         filter.parse().map_err(|error| BadFilter(filter.to_owned(), format!("{error}")))?;
     // aya tells the address of every relocation at "debug": only whoever asks for aya gets that.

@@ -5,7 +5,13 @@ use std::collections::BTreeSet;
 use super::{Action, Entry, Ledger, Mono, Now, Probed, nanos};
 use crate::{
     errno,
-    kernel::{looker::Look, mounts::Filesystem, probe::Probe, reader::Event, sysfs::BtrfsErrors},
+    kernel::{
+        looker::Look,
+        mounts::{Filesystem, Mark},
+        probe::Probe,
+        reader::Event,
+        sysfs::BtrfsErrors,
+    },
     model::{Dev, FaultKind},
 };
 
@@ -147,13 +153,11 @@ impl Ledger {
             known.only_look = true;
             known.probes.due.insert(now.mono);
         }
-        if !filesystem.read_only {
-            known.on_purpose = false;
-        }
-        let level = filesystem.mark.map(super::super::mounts::Mark::name).or_else(|| {
-            (filesystem.read_only && !known.on_purpose && filesystem.is_writable_type())
-                .then_some("ro")
-        });
+        // What began read-only may go back to it (/usr does, on hosts that open it for updates only): then its
+        // mount says so too.
+        let on_purpose = known.on_purpose && !filesystem.is_ro_under_rw();
+        let is_lost = filesystem.read_only && !on_purpose && filesystem.is_writable_type();
+        let level = filesystem.mark.map(Mark::name).or_else(|| is_lost.then_some("ro"));
         if known.accepted.is_some() && known.accepted != level {
             known.accepted = None;
         }

@@ -225,6 +225,24 @@ fn a_remount_is_a_fault_until_it_is_undone() {
 }
 
 #[test]
+fn what_began_read_only_may_go_back_to_it() {
+    Host::new()
+        .mount(1, "ro", "ro")
+        .look()
+        .remount(1, "rw", "rw")
+        .look()
+        .expect("opened for an update", &[])
+        .remount(1, "ro", "ro")
+        .look()
+        .expect("closed again", &[])
+        .remount(1, "rw", "rw")
+        .look()
+        .remount(1, "rw", "ro")
+        .look()
+        .expect("an error while it was open", &["filesystem_ro-7:1"]);
+}
+
+#[test]
 fn an_operator_can_accept_a_read_only_filesystem() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw").look().remount(1, "ro", "ro").look();
