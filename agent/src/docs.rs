@@ -106,7 +106,8 @@ fn flag(arg: &Arg) -> [String; 4] {
     // What clap cannot know as a default is told in the help, in clap's own form.
     let told = help.strip_suffix(']').and_then(|help| help.split_once(" [default: "));
     let (help, told) = told.unwrap_or((&help, ""));
-    let takes_value = arg.get_action().takes_values();
+    // Not by its action: a switch that may be given a value has that of a switch.
+    let takes_value = arg.get_num_args().is_some_and(|count| count.takes_values());
     let default: Vec<_> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
     let default = if takes_value && !default.is_empty() {
@@ -207,7 +208,14 @@ mod tests {
     fn flags_are_shown_as_they_are_typed() {
         let mut command = Command::new("x").args([
             Arg::new("port").long("port").env("PORT").value_name("N").default_value("1").help("A"),
-            Arg::new("yes").long("yes").num_args(0..=1).require_equals(true).value_name("B"),
+            Arg::new("yes")
+                .long("yes")
+                .action(clap::ArgAction::SetTrue)
+                .num_args(0..=1)
+                .require_equals(true)
+                .value_name("B")
+                .default_value("false")
+                .hide_possible_values(true),
             Arg::new("names").num_args(0..).help("B [default: all of them]"),
             Arg::new("set").long("set").help("C [default: a,b]"),
             Arg::new("out").short('o').long("out").value_parser(["x", "y"]).help("D"),
@@ -221,7 +229,7 @@ mod tests {
             rows,
             [
                 "| `--port <N>` | `PORT` | `1` | A |",
-                "| `--yes[=<B>]` |  |  |  |",
+                "| `--yes[=<B>]` |  | `false` |  |",
                 "| `[names]...` |  | all of them | B |",
                 "| `--set <set>` |  | `a,b` | C |",
                 "| `-o, --out <out>` |  |  | D (`x`, `y`) |",
