@@ -7,7 +7,7 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{LruHashMap, PerCpuHashMap, RingBuf},
+    maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use aya_log_ebpf::debug;
 use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
@@ -48,8 +48,7 @@ static LIMITS: LruHashMap<LimitKey, LimitValue> = LruHashMap::with_max_entries(1
 
 /// Events for which `COUNTS` had no room, per CPU.
 #[map]
-static UNCOUNTED: aya_ebpf::maps::PerCpuArray<u64> =
-    aya_ebpf::maps::PerCpuArray::with_max_entries(1, 0);
+static UNCOUNTED: PerCpuArray<CountValue> = PerCpuArray::with_max_entries(1, 0);
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -100,12 +99,9 @@ pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
     let now = unsafe { bpf_ktime_get_ns() };
     record.ktime = now;
     let key = CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
-    let Some(value) = counter(&key) else {
-        if let Some(uncounted) = UNCOUNTED.get_ptr_mut(0) {
-            add(uncounted);
-        }
-        return;
-    };
+    // Without room among the counters everything about this event is counted in one place, and it
+    // still rings.
+    let Some(value) = counter(&key).or_else(|| UNCOUNTED.get_ptr_mut(0)) else { return };
     // SAFETY: a valid pointer from the lookup; a torn `last` is off by one event at most.
     unsafe {
         add(&raw mut (*value).count);

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use humantime::format_duration;
+
 use crate::{
     checks::{self, Check},
     cli::{AgentArgs, LogFormat},
@@ -106,7 +108,8 @@ pub enum ConfigError {
     #[error("DEFAULT_CHECKS names no check; there are: {0}")]
     NoCheck(String),
     /// Zero or far too long.
-    #[error("{0}: {1:?} is not between {2:?} and {3:?}")]
+    #[error("{0}: {t} is not between {least} and {most}",
+        t = format_duration(*.1), least = format_duration(*.2), most = format_duration(*.3))]
     OutOfRange(&'static str, Duration, Duration, Duration),
 }
 
@@ -139,7 +142,7 @@ impl Config {
             "REREAD_INTERVAL",
             reread_interval,
             Duration::from_millis(50),
-            Duration::from_mins(1),
+            Duration::from_secs(1),
         )?;
         let node_name = node_name.map(|name| name.to_string_lossy().trim().to_owned());
         Ok(Self {
@@ -171,6 +174,7 @@ impl Config {
             io_error_window: self.io_error_window,
             io_stall_after: self.io_stall_after,
             require_writable: self.require_writable.clone(),
+            no_events: false,
         }
     }
 }

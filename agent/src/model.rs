@@ -186,6 +186,10 @@ pub struct FaultView {
     pub no_events: Option<String>,
     /// Why failed block requests are not seen, if they are not.
     pub no_block_events: Option<String>,
+    /// Why the hooks of filesystems may miss something.
+    pub hooks_failed: Option<String>,
+    /// Filesystems with an event after which no test write could be made, and why.
+    pub unprobed: Option<String>,
     /// Faults opened since the start, by kind.
     pub opened: [u64; 4],
     /// Faults closed since the start, by kind.

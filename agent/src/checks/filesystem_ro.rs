@@ -13,6 +13,7 @@ pub(super) const CHECK: Check = Check {
 
 fn judge(known: &Known<'_>) -> Outcome {
     // Without events the mount table still shows most losses, but not all, and later.
-    let blind_spot = known.kernel.no_events.as_ref();
-    known.kernel_outcome(CHECK.name, blind_spot.map(|why| format!("seen by polling only: {why}")))
+    let polling = known.kernel.no_events.as_ref().map(|why| format!("seen by polling only: {why}"));
+    let others = || known.kernel.hooks_failed.clone().or_else(|| known.kernel.unprobed.clone());
+    known.kernel_outcome(CHECK.name, polling.or_else(others))
 }

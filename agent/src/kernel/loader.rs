@@ -44,7 +44,7 @@ unsafe impl aya::Pod for Wire<Layouts> {}
 /// The exact counters.
 pub(crate) type Counts = PerCpuHashMap<MapData, Wire<CountKey>, Wire<CountValue>>;
 /// Events that found no room in [`Counts`].
-pub(crate) type Uncounted = PerCpuArray<MapData, u64>;
+pub(crate) type Uncounted = PerCpuArray<MapData, Wire<CountValue>>;
 
 /// Lines that the programs log, for debugging; off unless `BPF_LOG` is set.
 pub(crate) type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
@@ -132,8 +132,7 @@ impl Loader {
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {
             let before = self.states.get(hook.event).map(|(state, _)| state.clone());
-            // A format that lacks a field will lack it until the next boot.
-            if matches!(before, Some(HookState::Attached | HookState::Failed)) {
+            if before == Some(HookState::Attached) {
                 continue;
             }
             let (state, detail) = self.try_hook(hook);
@@ -203,6 +202,14 @@ impl Loader {
             HookStatus { name: hook.name(), state, detail }
         };
         HOOKS.iter().map(status).collect()
+    }
+
+    /// Which hooks are there and could not be attached.
+    #[must_use]
+    pub fn failed(&self) -> Option<String> {
+        let failed = self.states.iter().filter(|(_, (state, _))| *state == HookState::Failed);
+        let failed: Vec<_> = failed.map(|(event, (_, why))| format!("{event}: {why}")).collect();
+        (!failed.is_empty()).then(|| format!("kernel hooks are left out: {}", failed.join("; ")))
     }
 
     /// Why failed block requests are not seen, if they are not.

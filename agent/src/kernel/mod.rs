@@ -194,6 +194,7 @@ impl Kernel {
         };
         if let Err(why) = &kernel.hooks {
             warn!(why, "no kernel events: falling back to polling");
+            kernel.ledger.without_events();
             match ErrorEvents::new() {
                 Ok(events) => kernel.fanotify = Some(events),
                 Err(error) => info!(%error, "no fanotify error events either"),
@@ -405,11 +406,13 @@ impl Kernel {
         let no_events = self.hooks.as_ref().err().cloned();
         let no_block_events =
             self.hooks.as_ref().ok().and_then(|h| h.loader.blind_to_block_errors());
+        let hooks_failed = self.hooks.as_ref().ok().and_then(|h| h.loader.failed());
         {
             let before = self.faults.borrow();
             if self.published == self.ledger.version()
                 && before.blind == self.blind
                 && before.no_block_events == no_block_events
+                && before.hooks_failed == hooks_failed
             {
                 return;
             }
@@ -419,6 +422,7 @@ impl Kernel {
             blind: self.blind.clone(),
             no_events,
             no_block_events,
+            hooks_failed,
             ..self.ledger.view()
         };
         log_changes(&self.faults.borrow().faults, &view.faults);
@@ -478,8 +482,14 @@ async fn run_probe(
     write: bool,
     started: u64,
 ) -> Probed {
-    let nothing =
-        Probed { dev, started, root_error: None, write: write.then_some(Probe::Late), full: false };
+    let nothing = Probed {
+        dev,
+        started,
+        root_error: None,
+        write: write.then_some(Probe::Late),
+        full: false,
+        late: true,
+    };
     let Some(path) = path else { return nothing };
     let call = move || {
         let root_error = root_error(&path);
@@ -489,7 +499,8 @@ async fn run_probe(
     match bounded.run(format!("probe {dev}"), config::PROBE_DEADLINE, call).await {
         Ok((root_error, report)) => {
             let full = report.as_ref().is_some_and(|report| report.full);
-            Probed { dev, started, root_error, write: report.map(|report| report.probe), full }
+            let write = report.map(|report| report.probe);
+            Probed { dev, started, root_error, write, full, late: false }
         }
         Err(_stuck) => nothing,
     }

@@ -152,7 +152,7 @@ pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
 
 /// Events that found no room among the counters.
 pub(crate) fn uncounted(map: &Uncounted) -> u64 {
-    map.get(&0, 0).map_or(0, |values| values.iter().sum())
+    map.get(&0, 0).map_or(0, |values| values.iter().map(|Wire(value)| value.count).sum())
 }
 
 #[cfg(test)]

@@ -162,10 +162,10 @@ impl Sysfs {
         if partition && let Some(disk) = read_dev(&block.join("../dev")) {
             self.collect(disk, redundant, depth + 1, found);
         }
-        let below = redundant || is_redundant(&block);
         for slave in fs::read_dir(block.join("slaves")).into_iter().flatten().flatten() {
-            if let Some(slave) = read_dev(&slave.path().join("dev")) {
-                self.collect(slave, below, depth + 1, found);
+            if let Some(dev) = read_dev(&slave.path().join("dev")) {
+                let spare = redundant || is_redundant(&block, &slave.file_name().to_string_lossy());
+                self.collect(dev, spare, depth + 1, found);
             }
         }
     }
@@ -232,12 +232,23 @@ fn read_dev(path: &Path) -> Option<Dev> {
     fs::read_to_string(path).ok()?.parse().ok()
 }
 
-/// md says its level; a multipath map of device mapper says so in its uuid (multipath-tools).
-fn is_redundant(block: &Path) -> bool {
+/// Whether the device at `block` serves on without the member called `slave`.
+///
+/// md says its level, how many members are missing, and how each one is (Documentation/admin-guide/md.rst):
+/// a degraded array serves on without the member it has already given up, and perhaps not without another.
+/// A multipath map of device mapper says so in its uuid (multipath-tools).
+fn is_redundant(block: &Path, slave: &str) -> bool {
     let read = |file: &str| fs::read_to_string(block.join(file)).unwrap_or_default();
-    let degraded = || read("md/degraded").trim() != "0";
-    (REDUNDANT_MD.contains(&read("md/level").trim()) && !degraded())
-        || read("dm/uuid").starts_with("mpath-")
+    if read("dm/uuid").starts_with("mpath-") {
+        return true;
+    }
+    if !REDUNDANT_MD.contains(&read("md/level").trim()) {
+        return false;
+    }
+    let state = read(&format!("md/dev-{slave}/state"));
+    let given_up =
+        state.trim().split(',').any(|word| matches!(word, "faulty" | "spare" | "removed"));
+    given_up || read("md/degraded").trim() == "0"
 }
 
 #[cfg(test)]
@@ -292,8 +303,16 @@ mod tests {
                 ("dm-0", false, false),
             ]
         );
-        fs::write(dir.path().join("devices/md0/md/degraded"), "1\n").unwrap();
-        assert!(sysfs.members(Dev::new(253, 0)).iter().all(|member| !member.redundant));
+        let md = dir.path().join("devices/md0/md");
+        fs::write(md.join("degraded"), "1\n").unwrap();
+        for (slave, state) in [("sda1", "faulty,want_replacement\n"), ("sdb1", "in_sync\n")] {
+            fs::create_dir_all(md.join(format!("dev-{slave}"))).unwrap();
+            fs::write(md.join(format!("dev-{slave}/state")), state).unwrap();
+        }
+        let members = sysfs.members(Dev::new(253, 0));
+        let spare: Vec<_> =
+            members.iter().filter(|m| m.redundant).map(|m| m.name.as_str()).collect();
+        assert_eq!(spare, ["sda", "sda1"], "only the one that was given up");
         assert!(sysfs.members(Dev::new(99, 0)).is_empty());
     }
 

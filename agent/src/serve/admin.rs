@@ -73,7 +73,13 @@ impl Admin {
 
     fn faults(&self) -> Reply {
         let (view, stats) = (self.faults.borrow().clone(), self.stats.borrow().clone());
-        let degraded = [&view.blind, &view.no_events, &view.no_block_events];
+        let degraded = [
+            &view.blind,
+            &view.no_events,
+            &view.no_block_events,
+            &view.hooks_failed,
+            &view.unprobed,
+        ];
         let body = Body {
             node: self.board.node_name(),
             version: env!("CARGO_PKG_VERSION"),

@@ -112,6 +112,10 @@ pub(super) struct Superblock {
     probes: Schedule,
     /// The next probe need not write.
     only_look: bool,
+    /// The last write probe could not be synced.
+    sync_failed: bool,
+    /// Why the last write probe could not be made.
+    pub(super) unable: Option<String>,
 }
 
 impl Ledger {
@@ -148,8 +152,11 @@ impl Ledger {
                 known.probes.ask(now.mono);
             }
         }
-        if is_new && filesystem.is_writable_type() && !self.started {
-            // At start: what a shut-down xfs shows, and nothing else does.
+        // A shut-down xfs shows nowhere but in its root directory: looked at when the agent starts, and, where
+        // no event would tell of it, each time.
+        let at_start = is_new && filesystem.is_writable_type() && !self.started;
+        let each_time = self.rules.no_events && filesystem.fs_type == "xfs";
+        if (at_start || each_time) && known.probes.due.is_empty() {
             known.only_look = true;
             known.probes.due.insert(now.mono);
         }
@@ -292,7 +299,19 @@ impl Ledger {
         let dev = probed.dev;
         let Some(known) = self.superblocks.get_mut(&dev) else { return };
         known.probes.running = false;
-        known.lost.root = probed.root_error;
+        if probed.started < known.baseline_after {
+            // It began before the operator accepted what it found.
+            self.start_probes(now);
+            return;
+        }
+        if !probed.late {
+            known.lost.root = probed.root_error;
+        }
+        if let Some(write) = &probed.write {
+            let unable = if let Probe::Unable(why) = write { Some(why.clone()) } else { None };
+            self.version += u64::from(known.unable != unable);
+            known.unable = unable;
+        }
         if let Some(event) = known.unexplained
             && probed.write.is_some()
         {
@@ -313,9 +332,13 @@ impl Ledger {
                 }
             }
             Some(Probe::Refused(errno)) => known.lost.refused = Some(errno),
-            Some(Probe::SyncFailed(errno)) => {
-                // A journal that was aborted by this very sync refuses the next file.
+            Some(Probe::SyncFailed(_)) if !known.sync_failed => {
+                // A journal that was aborted by this very sync refuses the next file: then it is not the
+                // device, and the next probe, at once, tells.
+                known.sync_failed = true;
                 known.probes.due.insert(now.mono);
+            }
+            Some(Probe::SyncFailed(errno)) => {
                 let what = format!("a synced write failed: {}", errno::describe(errno));
                 let key = self.io_key(dev);
                 self.open(key, None, what, "write probe".to_owned(), now);
@@ -325,6 +348,11 @@ impl Ledger {
             }
             // No space, no permission, no answer: no verdict either way.
             Some(Probe::Full | Probe::Unable(_) | Probe::Late) | None => {}
+        }
+        if let (Some(known), Some(Probe::Writable | Probe::Refused(_))) =
+            (self.superblocks.get_mut(&dev), &probed.write)
+        {
+            known.sync_failed = false;
         }
         self.settle(dev, None, now);
         self.device_answered(probed, now);
@@ -428,6 +456,7 @@ impl Ledger {
         known.baseline_after = now.mono;
         known.ext4 = None;
         known.btrfs = None;
+        known.probes.due.clear();
         if kind == FaultKind::FilesystemRo {
             known.accepted = known.lost.level;
             known.lost = Lost::default();

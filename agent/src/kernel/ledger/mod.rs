@@ -55,6 +55,8 @@ pub struct Rules {
     pub io_stall_after: Duration,
     /// Mount points that are faulty when read-only, whoever made them so.
     pub require_writable: Vec<PathBuf>,
+    /// No event will come from the kernel: look where otherwise an event would say that it is worth it.
+    pub no_events: bool,
 }
 
 /// What the ledger wants done. Results come back through [`Ledger::probed`].
@@ -79,6 +81,8 @@ pub struct Probed {
     pub write: Option<Probe>,
     /// Whether the filesystem has no free block or inode.
     pub full: bool,
+    /// No answer in time: then nothing above says anything.
+    pub late: bool,
 }
 
 /// An open fault, without what the mount table says about its device.
@@ -160,6 +164,11 @@ impl Ledger {
     #[must_use]
     pub fn table(&self) -> &Arc<MountTable> {
         &self.table
+    }
+
+    /// Whether the rest of this host's life has to do without events.
+    pub fn without_events(&mut self) {
+        self.rules.no_events = true;
     }
 
     /// Events that were given up because too many waited.

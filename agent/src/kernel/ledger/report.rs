@@ -54,7 +54,24 @@ impl Ledger {
     pub fn view(&self) -> FaultView {
         let faults =
             self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
-        FaultView { faults, opened: self.opened, closed: self.closed, ..FaultView::default() }
+        FaultView {
+            faults,
+            unprobed: self.unprobed(),
+            opened: self.opened,
+            closed: self.closed,
+            ..FaultView::default()
+        }
+    }
+
+    /// Filesystems of which only a probe could tell that they are lost, and that could not be probed.
+    fn unprobed(&self) -> Option<String> {
+        let unable = self.superblocks.iter().filter_map(|(dev, known)| {
+            let mount = self.table.filesystems.get(dev)?.best_mount()?;
+            Some(format!("{}: {}", mount.point.display(), known.unable.as_ref()?))
+        });
+        let unable: Vec<_> = unable.take(MOUNT_POINTS_SHOWN).collect();
+        (!unable.is_empty())
+            .then(|| one_line(&format!("no test write after an event: {}", unable.join("; "))))
     }
 }
 

@@ -44,6 +44,7 @@ impl Host {
             io_error_window: WINDOW,
             io_stall_after: Duration::from_secs(5),
             require_writable: require_writable.iter().map(PathBuf::from).collect(),
+            no_events: false,
         };
         Self {
             ledger: Ledger::new(rules),
@@ -122,7 +123,14 @@ impl Host {
     fn answer_full(&mut self, probe: &Probe, full: bool) -> &mut Self {
         for Action { dev, write } in self.ledger.take_actions() {
             let write = write.then(|| probe.clone());
-            let probed = Probed { dev, started: self.now.mono, root_error: None, write, full };
+            let probed = Probed {
+                dev,
+                started: self.now.mono,
+                root_error: None,
+                write,
+                full,
+                late: probe == &Probe::Late,
+            };
             self.ledger.probed(&probed, self.now);
         }
         self
@@ -362,9 +370,51 @@ fn a_journal_that_is_aborted_by_the_probe_is_seen_by_the_next_one() {
         .answer(&Probe::Writable)
         .event(Kind::BlockWrite, "7:1", EIO)
         .answer(&Probe::SyncFailed(EIO))
-        .expect("the journal's write failed", &["io_error-7:1"])
+        .expect("the block error only", &["io_error-7:1"])
         .answer(&Probe::Refused(EROFS))
         .expect("and the next file is refused", &["filesystem_ro-7:1", "io_error-7:1"]);
+}
+
+#[test]
+fn a_sync_that_fails_twice_is_an_io_error_of_its_own() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable).event(Kind::Ext4Error, "7:1", 0);
+    host.answer(&Probe::SyncFailed(EIO))
+        .expect("once may be the journal", &["filesystem_error-7:1"]);
+    host.answer(&Probe::SyncFailed(EIO));
+    host.expect("twice is the device", &["filesystem_error-7:1", "io_error-7:1"]);
+}
+
+#[test]
+fn what_was_cleared_is_not_opened_again_by_probes_of_before() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw,errors=remount-ro").look().answer(&Probe::Writable);
+    host.event(Kind::Ext4Error, "7:1", 0).answer(&Probe::Refused(EROFS));
+    assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+    assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+    host.look().settle(&Probe::Refused(EROFS)).expect("accepted", &[]);
+    host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
+    host.expect("a new event", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
+}
+
+#[test]
+fn a_probe_that_cannot_be_made_is_told() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", EIO);
+    host.answer(&Probe::Unable("EACCES".into()));
+    let unprobed = host.ledger.view().unprobed;
+    assert_eq!(unprobed.as_deref(), Some("no test write after an event: /mnt/1: EACCES"));
+    host.settle(&Probe::Writable);
+    assert_eq!(host.ledger.view().unprobed, None);
+}
+
+#[test]
+fn without_events_the_root_of_an_xfs_is_looked_at_each_time() {
+    let mut host = Host::new();
+    host.ledger.without_events();
+    host.mount_type(1, "xfs", "rw", "rw").mount(2, "rw", "rw").look().answer(&Probe::Writable);
+    host.after(Duration::from_millis(500)).look();
+    assert_eq!(host.ledger.take_actions(), [Action { dev: dev("7:1"), write: false }]);
 }
 
 #[test]
@@ -471,6 +521,7 @@ fn a_shut_down_xfs_is_found_at_start_by_its_root() {
         root_error: Some(EIO),
         write: None,
         full: false,
+        late: false,
     };
     host.ledger.probed(&probed, host.now);
     host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).look().expect("umount", &[]);
@@ -617,8 +668,14 @@ fn a_storm_of_events_asks_for_few_probes() {
         for Action { dev, .. } in host.ledger.take_actions() {
             asked += 1;
             let write = Some(Probe::Writable);
-            let probed =
-                Probed { dev, started: host.now.mono, root_error: None, write, full: false };
+            let probed = Probed {
+                dev,
+                started: host.now.mono,
+                root_error: None,
+                write,
+                full: false,
+                late: false,
+            };
             host.ledger.probed(&probed, host.now);
         }
         host.after(Duration::from_millis(100));
