@@ -7,6 +7,7 @@ mod bench;
 mod bpf;
 mod build_ebpf;
 mod demo;
+mod kernels;
 mod lint;
 mod run;
 mod setup;
@@ -30,6 +31,8 @@ enum Command {
     Demo,
     /// Build the agent and run every test
     Test(test::Options),
+    /// Try the agent on Debian's kernels, in virtual machines
+    Kernels(kernels::Options),
     /// Formatting, clippy for both targets, licences and sources of dependencies
     Lint,
     /// Measure the budgets
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
+        Command::Kernels(options) => kernels::run(&options),
         Command::Lint => lint::run(),
         Command::Bench(options) => bench::run(&options),
     };

@@ -33,6 +33,16 @@ const TEST_PROGRAMS: [(&str, &str); 11] = [
     ("curl", "curl"),
 ];
 
+/// What `cargo xtask kernels` makes its guests of.
+const KERNEL_PROGRAMS: [(&str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("cpio", "cpio"),
+    ("dpkg-deb", "dpkg"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("depmod", "kmod"),
+];
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Also what `cargo xtask lint` needs (cargo-deny builds for about two minutes)
@@ -45,6 +55,7 @@ pub(crate) struct Options {
 pub(crate) enum Needs {
     Build,
     Tests,
+    Kernels,
     Lint,
 }
 
@@ -91,6 +102,9 @@ impl Setup {
             Needs::Build => {}
             Needs::Tests => {
                 self.note("programs for the tests", &provide_programs(&TEST_PROGRAMS));
+            }
+            Needs::Kernels => {
+                self.note("programs for the guests", &provide_programs(&KERNEL_PROGRAMS));
             }
             Needs::Lint => {
                 self.note("rustfmt and clippy", &provide_rust_tools());

@@ -1,0 +1,142 @@
+//! Debian's kernels: downloaded with apt, unpacked, never installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::workspace::{announce, check, command, output};
+
+/// Where each series has its newest kernel. The keyring is Debian's, on every Debian.
+const SOURCES: &str = "\
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bullseye-security main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security trixie-security main
+";
+
+/// Without the modules that no guest needs, a kernel takes 70 MB instead of 400.
+const UNPACK: &str = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --exclude='*/kernel/net' \
+    --exclude='*/kernel/sound' --exclude='*/kernel/drivers/[!b]*' --exclude='*/System.map*'";
+
+/// An unpacked kernel.
+pub(crate) struct Kernel {
+    /// As `uname -r` says it.
+    pub(crate) release: String,
+    /// What qemu boots.
+    pub(crate) image: PathBuf,
+    /// What holds its `lib/modules`.
+    pub(crate) base: PathBuf,
+    /// For what is made for this kernel.
+    pub(crate) dir: PathBuf,
+}
+
+/// The kernel whose version begins so: the one that was unpacked before, else Debian's newest.
+pub(crate) fn kernel(dir: &Path, version: &str) -> Result<Kernel> {
+    let here = dir.join(version);
+    if let Some(kernel) = unpacked(&here) {
+        return Ok(kernel);
+    }
+    let package = newest(dir, version)?;
+    let packages = here.join("packages");
+    fs::create_dir_all(&packages).with_context(|| packages.display().to_string())?;
+    let mut download = apt(dir, "apt-get")?;
+    download.args(["-qq", "download", &package]).current_dir(&packages);
+    announce(&download);
+    output(&mut download)?;
+    let root = here.join("root");
+    fs::create_dir_all(&root)?;
+    for package in fs::read_dir(&packages)? {
+        let mut unpack = command("sh")?;
+        unpack.args(["-ec", UNPACK]).arg(package?.path()).current_dir(&root);
+        check(&mut unpack)?;
+    }
+    fs::remove_dir_all(&packages)?;
+    unpacked(&here).with_context(|| format!("{package} holds no kernel with modules"))
+}
+
+fn unpacked(dir: &Path) -> Option<Kernel> {
+    // Debian 13 has merged /lib into /usr/lib.
+    let bases = [dir.join("root"), dir.join("root/usr")];
+    let base = bases.into_iter().find(|base| base.join("lib/modules").is_dir())?;
+    let modules = fs::read_dir(base.join("lib/modules")).ok()?.next()?.ok()?;
+    let release = modules.file_name().into_string().ok()?;
+    let image = dir.join("root/boot").join(format!("vmlinuz-{release}"));
+    image.is_file().then(|| Kernel { release, image, base, dir: dir.to_owned() })
+}
+
+/// The newest package of the series.
+fn newest(dir: &Path, version: &str) -> Result<String> {
+    let state = dir.join("apt");
+    fs::create_dir_all(state.join("lists/partial")).with_context(|| state.display().to_string())?;
+    fs::write(state.join("sources.list"), SOURCES)?;
+    fs::write(state.join("apt.conf"), configuration(&state))?;
+    // Nothing is installed, as far as this state knows.
+    fs::write(state.join("status"), "")?;
+    let mut update = apt(dir, "apt-get")?;
+    update.args(["-qq", "update"]);
+    announce(&update);
+    output(&mut update)?;
+    let pattern = format!("^linux-image-{}[.-].*-amd64$", version.replace('.', "[.]"));
+    let found = output(apt(dir, "apt-cache")?.args(["search", "--names-only", &pattern]))?;
+    let names = found.lines().filter_map(|line| line.split_whitespace().next());
+    match names.filter(|name| is_plain(name)).max_by_key(|name| numbers(name)) {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("Debian has no kernel {version}"),
+    }
+}
+
+/// Not a package that only names another, nor one for clouds, nor real-time.
+fn is_plain(name: &str) -> bool {
+    let release = name.trim_start_matches("linux-image-").trim_end_matches("-amd64");
+    let flavour = ["cloud", "rt", "unsigned", "dbg"];
+    numbers(release).len() > 2 && !release.split('-').any(|word| flavour.contains(&word))
+}
+
+/// `linux-image-6.12.9+deb13-amd64` is older than `linux-image-6.12.10+deb13-amd64`.
+fn numbers(name: &str) -> Vec<u32> {
+    let name = name.trim_end_matches("-amd64");
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+}
+
+/// apt with a state of its own: this machine's sources and lists stay as they are.
+fn apt(dir: &Path, program: &str) -> Result<Command> {
+    let mut apt = command(program)?;
+    apt.env("APT_CONFIG", dir.join("apt/apt.conf"));
+    Ok(apt)
+}
+
+fn configuration(state: &Path) -> String {
+    let at = state.display();
+    // The sandbox's user may not write here.
+    format!(
+        "Dir::Etc::SourceList \"{at}/sources.list\";\n\
+         Dir::Etc::SourceParts \"/dev/null\";\n\
+         Dir::State \"{at}\";\n\
+         Dir::State::Lists \"{at}/lists\";\n\
+         Dir::State::Status \"{at}/status\";\n\
+         Dir::Cache \"{at}/cache\";\n\
+         APT::Sandbox::User \"root\";\n\
+         Acquire::Languages \"none\";\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_plain, numbers};
+
+    #[test]
+    fn the_newest_plain_kernel_is_taken() {
+        let names = [
+            "linux-image-6.12-amd64",
+            "linux-image-6.12.9+deb13-amd64",
+            "linux-image-6.12.117+deb13-amd64",
+            "linux-image-6.12.118+deb13-cloud-amd64",
+            "linux-image-6.12.118+deb13-rt-amd64",
+        ];
+        let newest =
+            names.into_iter().filter(|name| is_plain(name)).max_by_key(|name| numbers(name));
+        assert_eq!(newest, Some("linux-image-6.12.117+deb13-amd64"));
+        assert!(numbers("linux-image-5.10.0-9-amd64") < numbers("linux-image-5.10.0-46-amd64"));
+    }
+}

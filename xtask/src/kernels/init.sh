@@ -1,0 +1,184 @@
+#!/bin/busybox sh
+# The first and only program of a guest: makes faults under the agent and says on the console how it
+# went, as `tocsin-guest: PASS scenario: detail`. See ../kernels.rs, which reads that.
+
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+# Big enough for the files below the loop devices.
+mount -t tmpfs -o size=400m tmpfs /tmp
+ip link set lo up
+
+say() { echo "tocsin-guest: $*"; }
+
+# scenario NAME: runs the function of that name, which says why it fails in $why, and more in $seen.
+scenario() {
+    why='' seen=''
+    if "$1"; then say "PASS $1: $seen"; else say "FAIL $1: $why${seen:+ ($seen)}"; fi
+}
+
+# need WHAT COMMAND..: a step of a scenario.
+need() {
+    why=$1
+    shift
+    "$@"
+}
+
+# Hundredths of a second since boot.
+now() { tr -d . </proc/uptime | cut -d' ' -f1; }
+
+# within SECONDS COMMAND..: tries until it succeeds; $took is then how long that was, in milliseconds.
+within() {
+    from=$(now) end=$(($(now) + $1 * 100))
+    shift
+    until "$@"; do
+        [ "$(now)" -lt "$end" ] || return 1
+        sleep 0.02
+    done
+    took=$((($(now) - from) * 10))
+}
+
+get() { printf 'GET %s HTTP/1.0\r\n\r\n' "$2" | nc 127.0.0.1 "$1" 2>/dev/null; }
+health() { get 25001 /health; }
+answers() { health | grep -q "^HTTP/1.[01] $1"; }
+# failing CHECK WORDS: the verdict is 503 for this check, with a $reason that matches.
+failing() {
+    health >/tmp/answer
+    reason=$(grep -o "\"name\":\"$1\",\"passed\":false,\"reason\":\"[^\"]*" /tmp/answer | cut -d'"' -f10)
+    grep -q '^HTTP/1.[01] 503' /tmp/answer && echo "$reason" | grep -q "$2"
+}
+faults() { tocsin faults -o json; }
+no_faults() { faults | grep -q '"faults":\[\]'; }
+# The hooks in a state, in one line.
+hooks_in() { faults | grep -o "\"name\":\"[^\"]*\",\"state\":\"$1\"" | cut -d'"' -f4 | tr '\n' ' '; }
+is_hook() { hooks_in "$1" | grep -q "$2"; }
+no_hook() { [ -z "$(hooks_in "$1")" ]; }
+
+start() {
+    env MOUNT_HOOKS="$1" IO_ERROR_WINDOW=3s RUST_LOG=debug \
+        tocsin agent --log-format json 2>>/tmp/agent.log &
+    agent=$!
+    within 20 health >/dev/null && within 1 answers '[0-9]'
+}
+stop() {
+    kill "$agent"
+    wait "$agent"
+}
+
+load() { while read -r module; do insmod "/modules/$module" || return 1; done <"/modules/$1"; }
+
+# disk NAME BYTES MKFS-OPTIONS..: /tmp/NAME.d/disk (sparse), a loop device over it ($disk), ext4 on it.
+disk() {
+    mkdir -p "/tmp/$1.d" "/mnt/$1"
+    truncate -s "$2" "/tmp/$1.d/disk"
+    disk=$(losetup -f) && losetup "$disk" "/tmp/$1.d/disk" || return 1
+    shift 2
+    # What an older kernel cannot mount is off; nothing is left for a kernel thread to write later.
+    mkfs.ext4 -q -F -O ^metadata_csum_seed,^orphan_file \
+        -E lazy_itable_init=0,lazy_journal_init=0 "$@" "$disk" >/tmp/mkfs.log 2>&1
+}
+
+# tracefs is not mounted yet, and neither ext4 nor xfs is loaded.
+hooks() {
+    need 'the agent does not answer' start poll || return
+    seen="attached: $(hooks_in attached)missing: $(hooks_in missing)failed: $(hooks_in failed)"
+    need 'a hook was refused' no_hook failed &&
+        need 'no hook for failed requests' is_hook attached 'block:block_rq_\(error\|complete\)' &&
+        need 'ext4 is not to be there yet' is_hook missing ext4:ext4_error &&
+        need 'not ready' answers 200
+}
+
+late_modules() {
+    need 'a module does not load' load late || return
+    within 25 is_hook attached ext4:ext4_error
+    seen="after $took ms: $(hooks_in attached)missing: $(hooks_in missing)failed: $(hooks_in failed)"
+    need 'ext4_error is not attached' is_hook attached ext4:ext4_error &&
+        need 'a hook was refused' no_hook failed
+}
+
+# What a disk is used for all day. A loop device over tmpfs refuses write-zeroes, which is no fault.
+use_a_disk() {
+    disk healthy 64M &&
+        mount "$disk" /mnt/healthy && echo x >/mnt/healthy/x && sync && rm /mnt/healthy/x &&
+        fstrim /mnt/healthy && mount -o remount,ro /mnt/healthy && mount -o remount,rw /mnt/healthy &&
+        umount /mnt/healthy && losetup -d "$disk"
+}
+
+healthy() {
+    while health | head -n1; do sleep 0.05; done >/tmp/verdicts &
+    watcher=$!
+    need "the disk cannot be used: $(cat /tmp/mkfs.log)" use_a_disk || return
+    # The counters are read once a second.
+    sleep 2
+    kill "$watcher"
+    seen="$(grep -c ' 200 ' /tmp/verdicts) answers, $(faults | grep -o '"counters":\[[^]]*\]')"
+    need 'not every answer was 200' test "$(grep -vc ' 200 ' /tmp/verdicts)" = 0 &&
+        need 'there is a fault' no_faults
+}
+
+# On 6.1 and 6.12 no mount table shows this.
+ext4_error() {
+    need 'no disk' disk lost 64M && need 'no mount' mount -o errors=remount-ro "$disk" /mnt/lost || return
+    need 'not ready before' answers 200 || return
+    echo x >"/sys/fs/ext4/${disk#/dev/}/trigger_fs_error"
+    need 'no 503 in 2 s' within 2 failing filesystem_ro "${disk#/dev/}"
+    passed=$?
+    seen="$took ms, $reason"
+    return $passed
+}
+
+# What the kernel said before the agent was there is found again.
+restart() {
+    stop
+    mount -t tracefs tracefs /sys/kernel/tracing
+    need 'the agent does not answer' start poll || return
+    need 'its first verdict is not 503' failing filesystem_ro "${disk#/dev/}" || return
+    need 'no umount' umount /mnt/lost && need 'no 200 after umount' within 2 answers 200 || return
+    seen="200 after $took ms"
+    losetup -d "$disk"
+}
+
+# counted KIND: such requests of the disk failed, says the kernel's own counter.
+counted() { faults | grep -q "\"kind\":\"$1\",\"device\":\"[0-9:]*\",\"device_name\":\"${disk#/dev/}\""; }
+
+# The device has no space, the filesystem on it does. ENOSPC becomes EIO in older loop drivers.
+block_write() {
+    mkdir -p /tmp/full.d
+    mount -t tmpfs -o size=16m tmpfs /tmp/full.d
+    need 'no disk' disk full 64M -O ^has_journal && need 'no mount' mount "$disk" /mnt/full || return
+    need 'not ready before' answers 200 || return
+    need 'it could all be written' eval \
+        '! dd if=/dev/zero of=/mnt/full/x bs=1M count=32 conv=fsync 2>/tmp/dd.log' || return
+    need 'no 503 in 2 s' within 2 failing io_errors "${disk#/dev/}.*\(ENOSPC\|EIO\)"
+    passed=$?
+    seen="$took ms, $reason"
+    [ $passed = 0 ] && need 'no counter of failed writes' within 2 counted block_write || return
+    rm /mnt/full/x
+    need 'no 200 once it is quiet' within 15 answers 200 || return
+    seen="$seen; 200 again after $took ms"
+    need 'no umount' umount /mnt/full && need 'no 200 after umount' answers 200
+}
+
+syscall_hooks() {
+    stop
+    need 'the agent does not answer' start syscalls || return
+    seen="attached: $(hooks_in attached)missing: $(hooks_in missing)failed: $(hooks_in failed)"
+    need 'a hook was refused' no_hook failed &&
+        need 'sys_exit_mount is not attached' is_hook attached syscalls:sys_exit_mount
+}
+
+load early
+scenario hooks
+scenario late_modules
+scenario healthy
+scenario ext4_error
+scenario restart
+scenario block_write
+scenario syscall_hooks
+
+# For whoever has to find out why.
+sed 's/^/tocsin-guest: agent| /' /tmp/agent.log
+dmesg | tail -n 60 | sed 's/^/tocsin-guest: dmesg| /'
+poweroff -f

@@ -1,0 +1,156 @@
+//! What a guest starts with: the agent, busybox, `mkfs.ext4`, the modules and `init.sh`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::debian::Kernel;
+use crate::workspace::{check, command, find_program, output};
+
+/// Loaded before the agent starts. The crypto API would call modprobe for crc32c: it need not.
+const EARLY: [&str; 2] = ["crc32c_generic", "loop"];
+/// Loaded under a running agent, as on a host that mounts its first ext4 after the agent has started.
+const LATE: [&str; 2] = ["ext4", "xfs"];
+/// A library on newer kernels, not a module.
+const OPTIONAL: &str = "crc32c_generic";
+
+pub(crate) fn build(kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
+    let root = kernel.dir.join("initramfs");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
+    }
+    for dir in ["bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"] {
+        fs::create_dir_all(root.join(dir))?;
+    }
+    copy_program(agent, &root, "bin/tocsin")?;
+    for name in ["busybox", "mkfs.ext4"] {
+        let program = find_program(name).with_context(|| format!("no {name}"))?;
+        copy_program(&program, &root, &format!("bin/{name}"))?;
+    }
+    let init = root.join("init");
+    fs::write(&init, include_str!("init.sh"))?;
+    fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    copy_modules(kernel, &root.join("modules"))?;
+
+    let archive = kernel.dir.join("initramfs.cpio");
+    // The kernel reads only this format. A pipe of three is shorter in the shell.
+    let mut pack = command("sh")?;
+    pack.args(["-ec", "find . | cpio --quiet --create --format=newc > \"$0\""]).arg(&archive);
+    check(pack.current_dir(&root))?;
+    Ok(archive)
+}
+
+/// Copies a program, and what it is linked with to where it looks for it.
+fn copy_program(program: &Path, root: &Path, to: &str) -> Result<()> {
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir_all(to.parent().unwrap_or(root))?;
+        fs::copy(from, to).map(drop).with_context(|| from.display().to_string())
+    };
+    copy(program, &root.join(to))?;
+    // ldd fails on a static program, which needs nothing.
+    let libraries = output(Command::new("ldd").arg(program)).unwrap_or_default();
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x..)`; the loader is there without a name
+    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        copy(Path::new(path), &root.join(path.trim_start_matches('/')))?;
+    }
+    Ok(())
+}
+
+/// Copies the modules, and for each moment a list in the order of loading.
+fn copy_modules(kernel: &Kernel, to: &Path) -> Result<()> {
+    let base = kernel.base.display().to_string();
+    // Debian makes this file when the package is installed.
+    let mut depmod = command(find_program("depmod").context("no depmod")?)?;
+    check(depmod.args(["-b", &base, &kernel.release]))?;
+    let modules = kernel.base.join("lib/modules").join(&kernel.release);
+    let dependencies = fs::read_to_string(modules.join("modules.dep")).context("modules.dep")?;
+    let mut loaded = Vec::new();
+    for (list, wanted) in [("early", &EARLY[..]), ("late", &LATE[..])] {
+        let new = load_order(&dependencies, wanted, &loaded)?;
+        let mut names = String::new();
+        for module in &new {
+            let name = copy_module(&modules.join(module), to)?;
+            names.push_str(&format!("{name}\n"));
+        }
+        fs::write(to.join(list), names)?;
+        loaded.extend(new);
+    }
+    Ok(())
+}
+
+/// Its file name in the guest, where it is not compressed: insmod need not know how.
+fn copy_module(module: &Path, to: &Path) -> Result<String> {
+    let name = module.file_name().unwrap_or_default().to_string_lossy();
+    let Some(plain) = name.strip_suffix(".xz") else {
+        fs::copy(module, to.join(&*name)).with_context(|| module.display().to_string())?;
+        return Ok(name.into_owned());
+    };
+    let target = fs::File::create(to.join(plain))?;
+    check(command("busybox")?.arg("xzcat").arg(module).stdout(target))?;
+    Ok(plain.to_owned())
+}
+
+/// The files to load for these modules, each after what it needs and without what is there already.
+fn load_order<'a>(
+    modules_dep: &'a str,
+    wanted: &[&str],
+    loaded: &[&'a str],
+) -> Result<Vec<&'a str>> {
+    let stem = |path: &str| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        file.split(".ko").next().unwrap_or(file).replace('-', "_")
+    };
+    let mut order = Vec::new();
+    for module in wanted {
+        let line = modules_dep
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(path, _)| stem(path) == *module);
+        let Some((path, needs)) = line else {
+            if *module == OPTIONAL {
+                continue;
+            }
+            bail!("this kernel has no module {module}");
+        };
+        // depmod names first what is loaded last.
+        for file in needs.split_whitespace().rev().chain([path]) {
+            if !loaded.contains(&file) && !order.contains(&file) {
+                order.push(file);
+            }
+        }
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::load_order;
+
+    #[test]
+    fn modules_are_loaded_after_what_they_need() {
+        let dependencies = "\
+kernel/fs/ext4/ext4.ko.xz: kernel/lib/crc16.ko.xz kernel/fs/mbcache.ko.xz kernel/fs/jbd2/jbd2.ko.xz
+kernel/fs/jbd2/jbd2.ko.xz:
+kernel/drivers/block/loop.ko.xz:
+kernel/fs/xfs/xfs.ko.xz: kernel/fs/mbcache.ko.xz
+";
+        let order = load_order(dependencies, &["crc32c_generic", "ext4"], &[]).unwrap();
+        assert_eq!(
+            order,
+            [
+                "kernel/fs/jbd2/jbd2.ko.xz",
+                "kernel/fs/mbcache.ko.xz",
+                "kernel/lib/crc16.ko.xz",
+                "kernel/fs/ext4/ext4.ko.xz"
+            ]
+        );
+        assert_eq!(
+            load_order(dependencies, &["xfs"], &order).unwrap(),
+            ["kernel/fs/xfs/xfs.ko.xz"]
+        );
+        assert!(load_order(dependencies, &["zfs"], &[]).is_err());
+    }
+}
