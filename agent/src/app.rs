@@ -17,9 +17,9 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     health::Board,
-    host::Paths,
+    host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{Kernel, Published, loader::HookState},
     serve::{
         BACKLOG,
@@ -52,6 +52,14 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     if let Some(why) = other_table {
         warn!(why, "not the host's mount table");
     }
+    if is_pid_namespaced(&paths.proc) {
+        warn!(
+            "in a container's PID namespace: without hostPID, the container's mount table is watched"
+        );
+    }
+    let files = raise_open_files();
+    let connections =
+        (files.saturating_sub(config::OTHER_FILES) / 2).clamp(64, config::CONNECTIONS);
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let (kernel, published) =
         Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
@@ -79,13 +87,13 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     spawn(
         &mut listeners,
         "health",
-        serve("health", health, move |r| ready(handler.handle(&r)), stopped.clone()),
+        serve("health", connections, health, move |r| ready(handler.handle(&r)), stopped.clone()),
     );
     let handler = Admin::new(board, faults.clone(), stats.clone(), metrics);
     spawn(
         &mut listeners,
         "admin",
-        serve("admin", admin, move |r| ready(handler.handle(&r)), stopped.clone()),
+        serve("admin", connections, admin, move |r| ready(handler.handle(&r)), stopped.clone()),
     );
     // Actions are worth less than answers: without the socket the agent still runs.
     let socket_file = match Socket::bind(&config.control_socket) {
@@ -95,7 +103,11 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
                 let handler = handler.clone();
                 async move { handler.handle(request).await }
             };
-            spawn(&mut listeners, "control", serve("control", listener, handle, stopped.clone()));
+            spawn(
+                &mut listeners,
+                "control",
+                serve("control", connections, listener, handle, stopped.clone()),
+            );
             Some(file)
         }
         Err(error) => {

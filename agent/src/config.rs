@@ -45,10 +45,14 @@ pub const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// Half a second at most until the first answer: probes of filesystems that remember an error, and I/O that
 /// was in flight already, get this long to show how they stand. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
-/// 2 seconds for a client to send its request header: longer than any load balancer's own time-out allows.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections served at once on each listener; one more is closed at once. 64 load balancers with 16 each.
+/// 75 seconds until the next request header is complete: a load balancer that asks once a minute keeps its
+/// connection. hyper has one time-out for an idle connection and for a slow header; what makes slow clients
+/// harmless is [`CONNECTIONS`].
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections served at once on each listener, at most; one more ends the oldest. 64 load balancers with 16 each.
 pub const CONNECTIONS: usize = 1024;
+/// Open files that are kept for other things than connections: disks, filesystems, maps and probes.
+pub const OTHER_FILES: usize = 512;
 /// 5 seconds for requests that are being answered when the agent is told to stop.
 pub const DRAIN: Duration = Duration::from_secs(5);
 

@@ -80,6 +80,25 @@ fn root_of(mount_table: &Path) -> PathBuf {
     if theirs.is_some() && theirs != ours { process.join("root") } else { PathBuf::from("/") }
 }
 
+/// Raises the soft limit of open files to the hard one, and tells it. Every disk and every connection is an
+/// open file, and most systems start a process with 1,024 of them.
+pub fn raise_open_files() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: maximum, maximum };
+    let _stays_as_it_is = setrlimit(Resource::Nofile, wanted);
+    let current = getrlimit(Resource::Nofile).current;
+    current.map_or(usize::MAX, |current| usize::try_from(current).unwrap_or(usize::MAX))
+}
+
+/// Whether this process is in a container's own PID namespace: then `/proc/1` is not the host's first process.
+/// The first namespace has a fixed inode (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
+#[must_use]
+pub fn is_pid_namespaced(proc: &Path) -> bool {
+    const FIRST: &str = "pid:[4026531836]";
+    fs::read_link(proc.join("self/ns/pid")).is_ok_and(|link| link.as_os_str() != FIRST)
+}
+
 /// The kernel's clocks.
 pub mod clock {
     use rustix::time::{ClockId, clock_gettime};

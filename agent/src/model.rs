@@ -188,6 +188,8 @@ pub struct FaultView {
     pub no_block_events: Option<String>,
     /// Why the hooks of filesystems may miss something.
     pub hooks_failed: Option<String>,
+    /// What of the mount table is not watched, if that is not on purpose.
+    pub unwatched: Option<String>,
     /// Filesystems with an event after which no test write could be made, and why.
     pub unprobed: Option<String>,
     /// Faults opened since the start, by kind.

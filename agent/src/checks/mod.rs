@@ -73,7 +73,8 @@ impl Known<'_> {
         if let Some(why) = &self.kernel.blind {
             return Outcome::Unknown(why.clone());
         }
-        blind_spot.map_or(Outcome::Pass, Outcome::Degraded)
+        let unwatched = self.kernel.unwatched.clone();
+        unwatched.or(blind_spot).map_or(Outcome::Pass, Outcome::Degraded)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read, Seek},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc as std_mpsc},
     thread,
     time::{Duration, Instant},
@@ -16,7 +16,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    mounts::{Filesystem, Mount, MountTable, unescape},
+    fanotify::ErrorMarks,
+    mounts::{Filesystem, Member, Mount, MountTable, unescape},
     sysfs::{BtrfsErrors, Disk, Ext4Errors, KeptFiles, Sysfs},
 };
 use crate::{
@@ -65,11 +66,13 @@ pub struct Looker {
     resolved: Option<Instant>,
     btrfs: BTreeMap<Dev, PathBuf>,
     kept: KeptFiles,
+    pruned: Instant,
+    errors: Option<ErrorMarks>,
 }
 
 impl Looker {
-    /// Opens the mount table.
-    pub fn new(paths: &Paths) -> io::Result<Self> {
+    /// Opens the mount table. With `errors`, every filesystem is watched for errors as well.
+    pub fn new(paths: &Paths, errors: Option<ErrorMarks>) -> io::Result<Self> {
         Ok(Self {
             paths: paths.clone(),
             sysfs: Sysfs { root: paths.sys.clone() },
@@ -80,6 +83,8 @@ impl Looker {
             resolved: None,
             btrfs: BTreeMap::new(),
             kept: KeptFiles::default(),
+            pruned: Instant::now(),
+            errors,
         })
     }
 
@@ -91,8 +96,12 @@ impl Looker {
         self.mountinfo.read_to_end(&mut self.next)?;
         let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
         if stale || self.next != self.text {
+            let table = MountTable::parse(&self.next);
+            self.resolve(table)?;
             std::mem::swap(&mut self.next, &mut self.text);
-            self.resolve();
+            if let Some(errors) = &self.errors {
+                errors.watch(&self.table, &self.paths);
+            }
         }
         let mut look = Look { at, table: self.table.clone(), ..Look::default() };
         for filesystem in self.table.filesystems.values() {
@@ -123,79 +132,116 @@ impl Looker {
                 look.disks.insert(dev, disk);
             }
         }
-        if stale {
+        if self.pruned.elapsed() >= TOPOLOGY_AGE {
             self.kept.prune();
+            self.pruned = Instant::now();
         }
         Ok(look)
     }
 
-    fn resolve(&mut self) {
-        let mut table = MountTable::parse(&self.text);
-        self.btrfs.clear();
+    /// Finds what each filesystem rests on. On an error the table of before stays.
+    fn resolve(&mut self, mut table: MountTable) -> io::Result<()> {
+        let mut btrfs = BTreeMap::new();
         for filesystem in table.filesystems.values_mut() {
-            self.find_members(filesystem);
+            self.find_members(filesystem, &mut btrfs)?;
         }
-        for swap in self.swaps() {
+        for swap in self.swaps()? {
             table.filesystems.entry(swap.dev).or_insert(swap);
         }
-        // A filesystem whose device is gone keeps what it rested on, so that the loss has a name.
         for (dev, filesystem) in &mut table.filesystems {
-            if filesystem.members.is_empty()
-                && let Some(before) = self.table.filesystems.get(dev)
-            {
-                filesystem.members.clone_from(&before.members);
+            if let Some(before) = self.table.filesystems.get(dev) {
+                self.keep_vanished(filesystem, before);
             }
         }
-        self.table = Arc::new(table);
+        if *self.table != table {
+            self.table = Arc::new(table);
+        }
+        self.btrfs = btrfs;
         self.resolved = Some(Instant::now());
+        Ok(())
     }
 
-    fn find_members(&mut self, filesystem: &mut Filesystem) {
-        if filesystem.dev.major() != 0 {
-            filesystem.members = self.sysfs.members(filesystem.dev);
-            return;
+    /// A device that went away under a filesystem stays one of its devices, so that the loss has a name; one
+    /// that was taken out of it in order (pvmove) is still there, in sysfs.
+    fn keep_vanished(&self, filesystem: &mut Filesystem, before: &Filesystem) {
+        for member in &before.members {
+            let is_known = filesystem.members.iter().any(|known| known.dev == member.dev);
+            if !is_known && self.sysfs.is_gone(member.dev) {
+                filesystem.members.push(member.clone());
+            }
+        }
+    }
+
+    fn find_members(
+        &self,
+        filesystem: &mut Filesystem,
+        btrfs: &mut BTreeMap<Dev, PathBuf>,
+    ) -> io::Result<()> {
+        let dev = filesystem.dev;
+        if dev.major() != 0 {
+            filesystem.members = self.sysfs.members(dev)?;
+            if filesystem.members.is_empty() && self.sysfs.is_gone(dev) {
+                // Gone before the agent started: its name is all that is left.
+                let name = filesystem.source.file_name().unwrap_or_default();
+                let name = name.to_string_lossy().into_owned();
+                filesystem.members = vec![Member { dev, name, redundant: false, partition: false }];
+            }
+            return Ok(());
         }
         let mut devices = Vec::new();
         // bcachefs names all its devices, with colons between them.
         for source in filesystem.source.to_string_lossy().split(':') {
-            let source = std::path::Path::new(source);
-            devices.extend(self.sysfs.device_of(&self.paths.inside(source), source));
+            let source = Path::new(source);
+            devices.extend(self.sysfs.device_of(&self.paths.inside(source), source)?);
         }
         if filesystem.fs_type == "btrfs"
-            && let Some((own, all)) =
-                devices.first().and_then(|dev| self.sysfs.btrfs(&self.sysfs.name(*dev)?))
+            && let Some(first) = devices.first()
+            && let Some(name) = self.sysfs.name(*first)?
+            && let Some((own, all)) = self.sysfs.btrfs(&name)?
         {
-            self.btrfs.insert(filesystem.dev, own);
+            btrfs.insert(dev, own);
             devices = all;
         }
-        filesystem.members = devices.into_iter().flat_map(|dev| self.sysfs.members(dev)).collect();
-        filesystem.members.sort_by_key(|member| member.dev);
-        filesystem.members.dedup_by_key(|member| member.dev);
+        let mut members: Vec<Member> = Vec::new();
+        for device in devices {
+            for member in self.sysfs.members(device)? {
+                match members.iter_mut().find(|known| known.dev == member.dev) {
+                    Some(known) => known.redundant &= member.redundant,
+                    None => members.push(member),
+                }
+            }
+        }
+        filesystem.members = members;
+        Ok(())
     }
 
     /// Swap partitions (`/proc/swaps`; a swap file is on a filesystem of its own).
-    fn swaps(&self) -> Vec<Filesystem> {
-        let text = fs::read_to_string(self.paths.proc.join("swaps")).unwrap_or_default();
-        let swap = |line: &str| {
+    fn swaps(&self) -> io::Result<Vec<Filesystem>> {
+        let text = match fs::read_to_string(self.paths.proc.join("swaps")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text?,
+        };
+        let mut swaps = Vec::new();
+        for line in text.lines().skip(1) {
             let mut words = line.split_whitespace();
-            let (path, kind) = (unescape(words.next()?), words.next()?);
-            let dev = self.sysfs.device_of(&self.paths.inside(&path), &path)?;
-            (kind == "partition").then(|| Filesystem {
+            let (Some(path), Some("partition")) = (words.next().map(unescape), words.next()) else {
+                continue;
+            };
+            let Some(dev) = self.sysfs.device_of(&self.paths.inside(&path), &path)? else {
+                continue;
+            };
+            let point = PathBuf::from("[swap]");
+            swaps.push(Filesystem {
                 dev,
                 fs_type: "swap".into(),
                 source: path,
                 read_only: false,
                 mark: None,
-                mounts: vec![Mount {
-                    id: 0,
-                    point: PathBuf::from("[swap]"),
-                    whole: true,
-                    read_only: false,
-                }],
-                members: self.sysfs.members(dev),
-            })
-        };
-        text.lines().skip(1).filter_map(swap).collect()
+                mounts: vec![Mount { id: 0, point, whole: true, read_only: false }],
+                members: self.sysfs.members(dev)?,
+            });
+        }
+        Ok(swaps)
     }
 }
 

@@ -33,8 +33,8 @@ use self::{
     fanotify::ErrorEvents,
     ledger::{Action, Ledger, Now, Probed},
     loader::{Counts, HookStatus, Loader, ProgramLog, Uncounted},
-    looker::{AskForLook, Look, Looked, Looker},
-    probe::{Probe, root_error, write_probe},
+    looker::{AskForLook, Looked, Looker},
+    probe::{Probe, Root, look_at_root, write_probe},
     reader::{Event, NamedCount, drain, kind_name},
 };
 use crate::{
@@ -166,7 +166,15 @@ impl Kernel {
         } else {
             Hooks::load(config, paths)
         };
-        let looker = Looker::new(paths)?;
+        let (mut fanotify, mut marks) = (None, None);
+        if let Err(why) = &hooks {
+            warn!(why, "no kernel events: falling back to polling");
+            match fanotify::new() {
+                Ok((events, watched)) => (fanotify, marks) = (Some(events), Some(watched)),
+                Err(error) => info!(%error, "no fanotify error events either"),
+            }
+        }
+        let looker = Looker::new(paths, marks)?;
         let (ask, looks) = looker::spawn(looker)?;
         let (faults, faults_seen) = watch::channel(Arc::default());
         let (stats, stats_seen) = watch::channel(Arc::default());
@@ -174,7 +182,7 @@ impl Kernel {
             ledger: Ledger::new(config.rules()),
             paths: paths.clone(),
             bounded: Bounded::default(),
-            fanotify: None,
+            fanotify,
             mount_poll: mount_poll(paths),
             hooks,
             ask,
@@ -189,16 +197,11 @@ impl Kernel {
             looking: None,
             rest_until: Instant::now(),
             look_seconds: 0.0,
-            blind: None,
+            blind: Some("the mount table has not been read yet".to_owned()),
             missed: 0,
         };
-        if let Err(why) = &kernel.hooks {
-            warn!(why, "no kernel events: falling back to polling");
+        if kernel.hooks.is_err() {
             kernel.ledger.without_events();
-            match ErrorEvents::new() {
-                Ok(events) => kernel.fanotify = Some(events),
-                Err(error) => info!(%error, "no fanotify error events either"),
-            }
         }
         kernel.settle_at_start().await;
         Ok((kernel, Published { faults: faults_seen, stats: stats_seen }))
@@ -217,7 +220,7 @@ impl Kernel {
                 self.probe_came_back(probed);
             }
             let unsettled = !self.probes.is_empty() || self.ledger.unmoved_since_start();
-            if !unsettled || self.blind.is_some() || Instant::now() >= deadline {
+            if !unsettled || Instant::now() >= deadline {
                 break;
             }
             tokio::select! {
@@ -332,7 +335,6 @@ impl Kernel {
             Ok(look) => {
                 self.blind = None;
                 self.ledger.look(&look, now());
-                self.watch_errors(&look);
             }
             Err(error) => {
                 let why = format!("the mount table cannot be read: {error}");
@@ -355,12 +357,6 @@ impl Kernel {
         }
     }
 
-    fn watch_errors(&mut self, look: &Look) {
-        if let Some(events) = &mut self.fanotify {
-            events.watch(&look.table, &self.paths);
-        }
-    }
-
     /// Starts the probes that the ledger asks for.
     fn act(&mut self) {
         for Action { dev, write } in self.ledger.take_actions() {
@@ -368,15 +364,17 @@ impl Kernel {
             let mount = table.filesystems.get(&dev).and_then(|filesystem| filesystem.probe_mount());
             let started = clock::monotonic();
             let bounded = self.bounded.clone();
-            let path = mount.map(|mount| self.paths.inside(&mount.point));
-            self.probes.spawn(async move { run_probe(&bounded, path, dev, write, started).await });
+            // The mount's number is in the name: what is stuck on an old life of a device is not in the way.
+            let place =
+                mount.map(|m| (self.paths.inside(&m.point), format!("probe {dev} {}", m.id)));
+            self.probes.spawn(async move { run_probe(&bounded, place, dev, write, started).await });
         }
     }
 
     fn probe_came_back(&mut self, probed: Result<Probed, JoinError>) {
         match probed {
             Ok(probed) => {
-                debug!(dev = %probed.dev, root_error = probed.root_error, write = ?probed.write, "probe");
+                debug!(dev = %probed.dev, root = ?probed.root, write = ?probed.write, "probe");
                 self.ledger.probed(&probed, now());
                 self.act();
             }
@@ -477,7 +475,7 @@ fn now() -> Now {
 
 async fn run_probe(
     bounded: &Bounded,
-    path: Option<std::path::PathBuf>,
+    place: Option<(std::path::PathBuf, String)>,
     dev: crate::model::Dev,
     write: bool,
     started: u64,
@@ -485,22 +483,21 @@ async fn run_probe(
     let nothing = Probed {
         dev,
         started,
-        root_error: None,
+        root: Root::Unknown,
         write: write.then_some(Probe::Late),
         full: false,
-        late: true,
     };
-    let Some(path) = path else { return nothing };
+    let Some((path, name)) = place else { return nothing };
     let call = move || {
-        let root_error = root_error(&path);
+        let root = look_at_root(&path, dev);
         let report = write.then(|| write_probe(&path, dev));
-        (root_error, report)
+        (root, report)
     };
-    match bounded.run(format!("probe {dev}"), config::PROBE_DEADLINE, call).await {
-        Ok((root_error, report)) => {
+    match bounded.run(name, config::PROBE_DEADLINE, call).await {
+        Ok((root, report)) => {
             let full = report.as_ref().is_some_and(|report| report.full);
             let write = report.map(|report| report.probe);
-            Probed { dev, started, root_error, write, full, late: false }
+            Probed { dev, started, root, write, full }
         }
         Err(_stuck) => nothing,
     }

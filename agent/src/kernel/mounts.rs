@@ -8,7 +8,7 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
@@ -86,6 +86,11 @@ pub struct Filesystem {
 /// Filesystem types without a block device of their own that rest on some.
 const POOLED: [&str; 3] = ["btrfs", "zfs", "bcachefs"];
 
+/// Types that make themselves read-only after an error. Others do so for reasons of their own, when they
+/// are mounted (hfsplus without a journal, affs).
+const FORCED_READ_ONLY: [&str; 10] =
+    ["ext2", "ext3", "ext4", "btrfs", "f2fs", "vfat", "exfat", "nilfs2", "jfs", "bcachefs"];
+
 /// Types that nobody can write, whatever the flags say.
 const NEVER_WRITABLE: [&str; 6] = ["squashfs", "iso9660", "erofs", "cramfs", "romfs", "udf"];
 
@@ -125,7 +130,9 @@ impl Filesystem {
     /// btrfs and old ext4 look like after an error, and what nobody makes on purpose.
     #[must_use]
     pub fn is_ro_under_rw(&self) -> bool {
-        self.read_only && self.mounts.first().is_some_and(|mount| !mount.read_only && mount.whole)
+        let forced = FORCED_READ_ONLY.contains(&self.fs_type.as_str());
+        let asked_writable = |mount: &Mount| !mount.read_only && mount.whole;
+        forced && self.read_only && self.mounts.first().is_some_and(asked_writable)
     }
 }
 
@@ -146,6 +153,8 @@ fn is_volume(point: &Path) -> bool {
 pub struct MountTable {
     /// By `st_dev`.
     pub filesystems: BTreeMap<Dev, Filesystem>,
+    /// Superblocks without a disk, which are not watched.
+    pub diskless: BTreeSet<Dev>,
     /// Lines that could not be read.
     pub bad_lines: usize,
 }
@@ -187,7 +196,8 @@ impl MountTable {
     pub fn parse(mountinfo: &[u8]) -> Self {
         let mut table = Self::default();
         for line in mountinfo.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            if !has_disk(line) {
+            if let Some(dev) = diskless(line) {
+                table.diskless.insert(dev);
                 continue;
             }
             if table.add(&escape_non_utf8(line)).is_none() {
@@ -227,17 +237,19 @@ impl MountTable {
     }
 }
 
-/// Whether a line is about a filesystem with a disk; a node has thousands that are not. `0:` in front of the
-/// minor number means no device; the type is behind the separator.
-fn has_disk(line: &[u8]) -> bool {
-    let Some(dev) = line.split(|byte| *byte == b' ').nth(2) else { return true };
+/// The number of a superblock without a disk; a node has thousands of such lines, and they are not parsed.
+/// `0:` in front of the minor number means no device; the type is behind the separator.
+fn diskless(line: &[u8]) -> Option<Dev> {
+    let dev = line.split(|byte| *byte == b' ').nth(2)?;
     if !dev.starts_with(b"0:") {
-        return true;
+        return None;
     }
-    let separator = line.windows(3).position(|window| window == b" - ");
-    let Some(rest) = separator.map(|at| &line[at + 3..]) else { return true };
-    let fs_type = rest.split(|byte| *byte == b' ').next().unwrap_or_default();
-    POOLED.iter().any(|pooled| pooled.as_bytes() == fs_type)
+    let separator = line.windows(3).position(|window| window == b" - ")?;
+    let fs_type = line[separator + 3..].split(|byte| *byte == b' ').next()?;
+    if POOLED.iter().any(|pooled| pooled.as_bytes() == fs_type) {
+        return None;
+    }
+    str::from_utf8(dev).ok()?.parse().ok()
 }
 
 /// Bytes that are not UTF-8 in the kernel's own escape, which [`unescape`] turns back.

@@ -42,6 +42,17 @@ pub enum Probe {
     Late,
 }
 
+/// What looking at a filesystem's root directory gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// It is there.
+    Fine,
+    /// An error that the filesystem or its device is responsible for.
+    Failed(i32),
+    /// No answer in time, no permission, or another filesystem is mounted over it.
+    Unknown,
+}
+
 /// A probe with what else it saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -53,10 +64,12 @@ pub struct Report {
 
 /// Whether even looking at a filesystem's root fails: what a shut-down xfs shows and nothing else does.
 #[must_use]
-pub fn root_error(root: &Path) -> Option<i32> {
+pub fn look_at_root(root: &Path, dev: Dev) -> Root {
     match stat(root) {
-        Err(error) if is_io_error(error.raw_os_error()) => Some(error.raw_os_error()),
-        Ok(_) | Err(_) => None,
+        // btrfs gives each subvolume a number of its own, which no table shows.
+        Ok(found) if dev.major() == 0 || Dev::from_stat(found.st_dev) == dev => Root::Fine,
+        Err(error) if is_io_error(error.raw_os_error()) => Root::Failed(error.raw_os_error()),
+        Ok(_) | Err(_) => Root::Unknown,
     }
 }
 
@@ -74,6 +87,8 @@ pub fn write_probe(directory: &Path, dev: Dev) -> Report {
     let probe = match try_probe(directory, dev, &mut full) {
         Ok(()) => Probe::Writable,
         Err(Failure::Create(errno)) => judge(errno, Probe::Refused),
+        // A thin device that is full says so only here, while its filesystem believes to have space.
+        Err(Failure::Sync(ENOSPC)) if !full => Probe::SyncFailed(ENOSPC),
         Err(Failure::Sync(errno)) => judge(errno, Probe::SyncFailed),
         Err(Failure::Unable(why)) => Probe::Unable(why),
     };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::mounts::Member;
-use crate::model::Dev;
+use crate::{errno::ENODEV, model::Dev};
 
 /// Devices can be stacked (partition on md on multipath on disk), but not this deep.
 const MAX_DEPTH: usize = 8;
@@ -129,73 +129,100 @@ impl Sysfs {
         self.root.join("dev/block").join(dev.to_string())
     }
 
-    /// The kernel's name of a device: `sda1`, `dm-0`, `cciss!c0d0`.
-    #[must_use]
-    pub fn name(&self, dev: Dev) -> Option<String> {
-        let target = fs::read_link(self.block(dev)).ok()?;
-        Some(target.file_name()?.to_string_lossy().into_owned())
+    /// The kernel's name of a device (`sda1`, `dm-0`, `cciss!c0d0`); `None` where there is no such device.
+    pub fn name(&self, dev: Dev) -> io::Result<Option<String>> {
+        let target = present(fs::read_link(self.block(dev)))?;
+        let name = target.as_deref().and_then(Path::file_name);
+        Ok(name.map(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Whether sysfs knows the device.
+    /// Whether sysfs has a device of this number. An error is no answer: it must not look like "gone".
     #[must_use]
-    pub fn exists(&self, dev: Dev) -> bool {
-        self.block(dev).exists()
+    pub fn is_gone(&self, dev: Dev) -> bool {
+        // Without the directory nothing is known of any device (a container with a sysfs of its own).
+        self.root.join("dev/block").is_dir() && matches!(fs::exists(self.block(dev)), Ok(false))
     }
 
     /// The device, what it is a partition of, and what lies below, by `slaves`: every device whose
     /// failure can be a failure of this one.
-    #[must_use]
-    pub fn members(&self, dev: Dev) -> Vec<Member> {
+    ///
+    /// An error is not an empty answer (out of file descriptors, say): a fault whose device seems to
+    /// have no users would close.
+    pub fn members(&self, dev: Dev) -> io::Result<Vec<Member>> {
         let mut found = BTreeMap::new();
-        self.collect(dev, false, 0, &mut found);
-        found.into_values().collect()
+        self.collect(dev, false, 0, &mut found)?;
+        Ok(found.into_values().collect())
     }
 
-    fn collect(&self, dev: Dev, redundant: bool, depth: usize, found: &mut BTreeMap<Dev, Member>) {
-        let (Some(name), false) = (self.name(dev), found.contains_key(&dev)) else { return };
+    fn collect(
+        &self,
+        dev: Dev,
+        redundant: bool,
+        depth: usize,
+        found: &mut BTreeMap<Dev, Member>,
+    ) -> io::Result<()> {
         if depth > MAX_DEPTH {
-            return;
+            return Ok(());
         }
+        match found.get(&dev) {
+            // Reached a second time: redundant only if it is so on every way.
+            Some(known) if redundant || !known.redundant => return Ok(()),
+            _ => {}
+        }
+        let Some(name) = self.name(dev)? else { return Ok(()) };
         let block = self.block(dev);
-        let partition = block.join("partition").exists();
+        let partition = fs::exists(block.join("partition"))?;
         found.insert(dev, Member { dev, name, redundant, partition });
-        if partition && let Some(disk) = read_dev(&block.join("../dev")) {
-            self.collect(disk, redundant, depth + 1, found);
+        if partition && let Some(disk) = read_dev(&block.join("../dev"))? {
+            self.collect(disk, redundant, depth + 1, found)?;
         }
-        for slave in fs::read_dir(block.join("slaves")).into_iter().flatten().flatten() {
-            if let Some(dev) = read_dev(&slave.path().join("dev")) {
+        let Some(slaves) = present(fs::read_dir(block.join("slaves")))? else { return Ok(()) };
+        for slave in slaves {
+            let slave = slave?;
+            if let Some(dev) = read_dev(&slave.path().join("dev"))? {
                 let spare = redundant || is_redundant(&block, &slave.file_name().to_string_lossy());
-                self.collect(dev, spare, depth + 1, found);
+                self.collect(dev, spare, depth + 1, found)?;
             }
         }
+        Ok(())
     }
 
     /// The devices of a btrfs, and its own directory, by the name of one device.
-    #[must_use]
-    pub fn btrfs(&self, device_name: &str) -> Option<(PathBuf, Vec<Dev>)> {
-        let all = fs::read_dir(self.root.join("fs/btrfs")).ok()?.flatten();
-        let own = all
-            .map(|entry| entry.path())
-            .find(|path| path.join("devices").join(device_name).exists())?;
-        let devices = fs::read_dir(own.join("devices")).ok()?.flatten();
-        let devices = devices.filter_map(|device| read_dev(&device.path().join("dev"))).collect();
-        Some((own, devices))
+    pub fn btrfs(&self, device_name: &str) -> io::Result<Option<(PathBuf, Vec<Dev>)>> {
+        let Some(all) = present(fs::read_dir(self.root.join("fs/btrfs")))? else { return Ok(None) };
+        for entry in all {
+            let own = entry?.path();
+            if !fs::exists(own.join("devices").join(device_name))? {
+                continue;
+            }
+            let mut devices = Vec::new();
+            for device in fs::read_dir(own.join("devices"))? {
+                devices.extend(read_dev(&device?.path().join("dev"))?);
+            }
+            return Ok(Some((own, devices)));
+        }
+        Ok(None)
     }
 
-    /// The device behind a path such as /dev/mapper/data, by its number, or else by its name.
-    #[must_use]
-    pub fn device_of(&self, path: &Path, source: &Path) -> Option<Dev> {
-        let by_number = fs::metadata(path).ok().map(|meta| meta.rdev()).filter(|rdev| *rdev != 0);
-        by_number.map(Dev::from_stat).or_else(|| {
-            read_dev(&self.root.join("class/block").join(source.file_name()?).join("dev"))
-        })
+    /// The device behind a path such as /dev/mapper/data, by its number, or else by its name. Other
+    /// paths are not touched: a zfs source looks like one, and is where a hung pool is mounted.
+    pub fn device_of(&self, path: &Path, source: &Path) -> io::Result<Option<Dev>> {
+        if !source.starts_with("/dev") {
+            return Ok(None);
+        }
+        let found = present(fs::metadata(path))?;
+        if let Some(rdev) = found.map(|found| found.rdev()).filter(|rdev| *rdev != 0) {
+            return Ok(Some(Dev::from_stat(rdev)));
+        }
+        let Some(name) = source.file_name() else { return Ok(None) };
+        read_dev(&self.root.join("class/block").join(name).join("dev"))
     }
 
     /// Progress of a device.
     pub fn disk(&self, dev: Dev, kept: &mut KeptFiles) -> Option<Disk> {
         match kept.read(&self.block(dev).join("stat")) {
             Ok((text, _)) => parse_stat(&text),
-            Err(_) if !self.exists(dev) => Some(Disk::Gone),
+            Err(_) if self.is_gone(dev) => Some(Disk::Gone),
             Err(_) => None,
         }
     }
@@ -228,8 +255,21 @@ impl Sysfs {
     }
 }
 
-fn read_dev(path: &Path) -> Option<Dev> {
-    fs::read_to_string(path).ok()?.parse().ok()
+/// What is not there is an answer; every other error is one.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
+            // A device that goes away while it is read.
+            _ if error.raw_os_error() == Some(ENODEV) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+fn read_dev(path: &Path) -> io::Result<Option<Dev>> {
+    Ok(present(fs::read_to_string(path))?.and_then(|text| text.parse().ok()))
 }
 
 /// Whether the device at `block` serves on without the member called `slave`.
@@ -289,7 +329,7 @@ mod tests {
     #[test]
     fn devices_are_followed_down_to_the_disks() {
         let (dir, sysfs) = tree();
-        let members = sysfs.members(Dev::new(253, 0));
+        let members = sysfs.members(Dev::new(253, 0)).unwrap();
         let found: Vec<_> =
             members.iter().map(|m| (m.name.as_str(), m.redundant, m.partition)).collect();
         assert_eq!(
@@ -309,11 +349,12 @@ mod tests {
             fs::create_dir_all(md.join(format!("dev-{slave}"))).unwrap();
             fs::write(md.join(format!("dev-{slave}/state")), state).unwrap();
         }
-        let members = sysfs.members(Dev::new(253, 0));
+        let members = sysfs.members(Dev::new(253, 0)).unwrap();
         let spare: Vec<_> =
             members.iter().filter(|m| m.redundant).map(|m| m.name.as_str()).collect();
         assert_eq!(spare, ["sda", "sda1"], "only the one that was given up");
-        assert!(sysfs.members(Dev::new(99, 0)).is_empty());
+        assert!(sysfs.members(Dev::new(99, 0)).unwrap().is_empty());
+        assert!(sysfs.is_gone(Dev::new(99, 0)));
     }
 
     #[test]

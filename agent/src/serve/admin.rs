@@ -78,6 +78,7 @@ impl Admin {
             &view.no_events,
             &view.no_block_events,
             &view.hooks_failed,
+            &view.unwatched,
             &view.unprobed,
         ];
         let body = Body {

@@ -6,12 +6,12 @@ pub mod health;
 pub mod metrics;
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     pin::pin,
-    sync::Arc,
     time::Duration,
 };
 
@@ -27,8 +27,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket},
-    sync::{Semaphore, watch},
-    task::JoinSet,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 use tracing::{debug, warn};
@@ -93,13 +93,21 @@ impl Accept for tokio::net::UnixListener {
     type Stream = tokio::net::UnixStream;
 
     async fn accept(&self) -> io::Result<Self::Stream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+        loop {
+            let (stream, _) = Self::accept(self).await?;
+            // The file's mode says the same; this holds wherever the operator put the file.
+            let own = rustix::process::geteuid().as_raw();
+            if stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == own) {
+                return Ok(stream);
+            }
+        }
     }
 }
 
-/// Serves until `stop` says so, then lets requests that are being answered finish.
+/// Serves `limit` connections at once until `stop` says so, then lets requests that are being answered finish.
 pub async fn serve<L, H, F>(
     name: &'static str,
+    limit: usize,
     listener: L,
     handler: H,
     mut stop: watch::Receiver<bool>,
@@ -108,14 +116,15 @@ pub async fn serve<L, H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(config::CONNECTIONS));
     let mut connections = JoinSet::new();
+    // In the order in which they came.
+    let mut handles: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = tokio::select! {
             biased;
             () = stopped(&mut stop) => break,
             // Reaped here, so that the set does not grow.
-            Some(_) = connections.join_next() => continue,
+            Some(_ended) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
@@ -126,15 +135,16 @@ pub async fn serve<L, H, F>(
                 }
             },
         };
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
-            debug!(listener = name, "too many connections: closing one");
-            continue;
-        };
-        let (handler, stop) = (handler.clone(), stop.clone());
-        connections.spawn(async move {
-            connection(stream, handler, stop).await;
-            drop(permit);
-        });
+        handles.retain(|handle| !handle.is_finished());
+        // An answer takes microseconds, so the oldest connection is an idle one: whoever holds connections open
+        // (or sends its header byte by byte) does not keep a load balancer out.
+        if handles.len() >= limit
+            && let Some(oldest) = handles.pop_front()
+        {
+            debug!(listener = name, "too many connections: ending the oldest");
+            oldest.abort();
+        }
+        handles.push_back(connections.spawn(connection(stream, handler.clone(), stop.clone())));
     }
     drop(listener);
     let drain = async { while connections.join_next().await.is_some() {} };

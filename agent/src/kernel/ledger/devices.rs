@@ -7,7 +7,12 @@ use tocsin_ebpf::{BIO, Kind};
 use super::{Key, Ledger, Mono, Now, Probed, nanos};
 use crate::{
     errno::{self, ENODEV},
-    kernel::{looker::Look, probe::Probe, reader::Event, sysfs::Disk},
+    kernel::{
+        looker::Look,
+        probe::{Probe, Root},
+        reader::Event,
+        sysfs::Disk,
+    },
     model::{Dev, FaultKind},
 };
 
@@ -172,14 +177,21 @@ impl Ledger {
         self.start_probes(now);
     }
 
+    /// Filesystems that are gone will not answer for their device: those that are left are asked anew.
+    pub(super) fn forget_unmounted(&mut self) {
+        let mounted = |dev: &Dev| self.superblocks.contains_key(dev);
+        self.asked.retain(|_, (_, users)| users.iter().all(mounted));
+    }
+
     /// A probe of one filesystem came back: good for every device below it that was asked.
     pub(super) fn device_answered(&mut self, probed: &Probed, now: Now) {
         let answered = match probed.write {
             // Refused for a reason of the filesystem's own: that is the other check's matter.
             Some(Probe::Refused(errno)) => errno == errno::EROFS,
             Some(Probe::SyncFailed(_) | Probe::Late) => false,
+            // Where no test write is possible, a quiet window and a look have to do.
             Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
-                probed.root_error.is_none()
+                probed.root == Root::Fine
             }
         };
         let mut closed: Vec<Key> = Vec::new();

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Entry, Ledger, Mono, Now, Probed, nanos};
+use super::{Action, Entry, Key, Ledger, Mono, Now, Probed, nanos};
 use crate::{
     errno,
     kernel::{
         looker::Look,
         mounts::{Filesystem, Mark},
-        probe::Probe,
+        probe::{Probe, Root},
         reader::Event,
         sysfs::BtrfsErrors,
     },
@@ -21,6 +21,10 @@ const SETTLES: Mono = 50_000_000;
 
 /// A second probe follows the event's first one after this time.
 const SECOND_PROBE: Mono = 100_000_000;
+
+/// The filesystem of block devices' own caches is made at boot, among the first: 0:3 to 0:6 have been seen.
+/// Anything that a user mounts (an NFS or FUSE inode can look like a device number) comes later.
+const INTERNAL_MINORS: u32 = 16;
 
 /// While errors go on, a filesystem is probed at most this often, ...
 const FIRST_BACKOFF: Mono = 1_000_000_000;
@@ -56,13 +60,15 @@ impl Lost {
 struct Schedule {
     due: BTreeSet<Mono>,
     running: bool,
+    /// When the last probe began, and the last one that wrote.
     last: Option<Mono>,
+    last_write: Option<Mono>,
     backoff: Mono,
 }
 
 impl Schedule {
     fn ask(&mut self, now: Mono) {
-        match self.last {
+        match self.last_write {
             Some(last) if now.saturating_sub(last) < self.backoff => {
                 self.due.insert(last + self.backoff);
             }
@@ -83,12 +89,13 @@ impl Schedule {
         }
         self.due.retain(|due| *due > now);
         self.running = true;
+        self.last = Some(now);
         if looks {
             return true;
         }
-        let quiet = self.last.is_none_or(|last| now.saturating_sub(last) > LAST_BACKOFF);
+        let quiet = self.last_write.is_none_or(|last| now.saturating_sub(last) > LAST_BACKOFF);
         self.backoff = if quiet { FIRST_BACKOFF } else { (self.backoff * 2).min(LAST_BACKOFF) };
-        self.last = Some(now);
+        self.last_write = Some(now);
         true
     }
 }
@@ -119,17 +126,24 @@ pub(super) struct Superblock {
 }
 
 impl Ledger {
-    pub(super) fn update_superblocks(&mut self, look: &Look, now: Now) {
+    pub(super) fn update_superblocks(&mut self, look: &Look, table_changed: bool, now: Now) {
         let table = self.table.clone();
         self.superblocks.retain(|dev, _| table.filesystems.contains_key(dev));
         for filesystem in table.filesystems.values() {
             let is_new = !self.superblocks.contains_key(&filesystem.dev);
-            self.update_superblock(filesystem, look, is_new, now);
+            self.update_superblock(filesystem, look, is_new, table_changed, now);
             self.remembered_errors(filesystem, look, is_new, now);
         }
     }
 
-    fn update_superblock(&mut self, filesystem: &Filesystem, look: &Look, is_new: bool, now: Now) {
+    fn update_superblock(
+        &mut self,
+        filesystem: &Filesystem,
+        look: &Look,
+        is_new: bool,
+        table_changed: bool,
+        now: Now,
+    ) {
         let required =
             filesystem.mounts.iter().any(|m| self.rules.require_writable.contains(&m.point));
         let dev = filesystem.dev;
@@ -167,6 +181,10 @@ impl Ledger {
         let level = filesystem.mark.map(Mark::name).or_else(|| is_lost.then_some("ro"));
         if known.accepted.is_some() && known.accepted != level {
             known.accepted = None;
+        }
+        if table_changed && known.lost.is_hidden() {
+            // It may have been mounted anew under the same number.
+            known.probes.ask(now.mono);
         }
         let level = level.filter(|level| known.accepted != Some(*level));
         if known.lost.level.is_some() && level.is_none() && known.lost.is_hidden() {
@@ -214,10 +232,7 @@ impl Ledger {
                 self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
             }
             if errors.io > before.io {
-                let key = (
-                    FaultKind::IoError,
-                    filesystem.members.first().map_or(dev, |member| member.dev),
-                );
+                let key = self.io_key(dev);
                 let evidence = format!("sysfs read, write and flush errors {}", errors.io);
                 self.open(key, None, "btrfs counted I/O errors".to_owned(), evidence, now);
                 self.ask_for_probe(dev, now);
@@ -262,13 +277,13 @@ impl Ledger {
             return true;
         }
         let table = self.table.clone();
-        // A block device's own cache belongs to an internal filesystem (0:N), and its inode is the device.
+        // A block device's own cache belongs to an internal filesystem, and its inode is the device.
         let place = u32::try_from(event.place).ok().map(Dev).filter(|dev| dev.major() != 0);
-        let dev = if event.dev.major() == 0 && !table.filesystems.contains_key(&event.dev) {
-            place.unwrap_or(event.dev)
-        } else {
-            event.dev
-        };
+        let internal = event.dev.major() == 0
+            && event.dev.minor() < INTERNAL_MINORS
+            && !table.filesystems.contains_key(&event.dev)
+            && !table.diskless.contains(&event.dev);
+        let dev = if internal { place.unwrap_or(event.dev) } else { event.dev };
         let Some(user) = table.users(dev).next() else { return false };
         let superblock = user.filesystem.dev;
         if event.errno == 0 {
@@ -283,11 +298,7 @@ impl Ledger {
     }
 
     fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
-        let Some(filesystem) = self.table.filesystems.get(&dev) else { return };
-        let devices = || filesystem.members.iter().map(|member| member.dev).chain([dev]);
-        // The block layer has usually said so already: one fault, not two.
-        let open = devices().find(|dev| self.faults.contains_key(&(FaultKind::IoError, *dev)));
-        let key = (FaultKind::IoError, open.or_else(|| devices().next()).unwrap_or(dev));
+        let key = self.io_key(dev);
         let errno =
             if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
         let what = format!("written data was lost: {errno}");
@@ -304,8 +315,10 @@ impl Ledger {
             self.start_probes(now);
             return;
         }
-        if !probed.late {
-            known.lost.root = probed.root_error;
+        match probed.root {
+            Root::Fine => known.lost.root = None,
+            Root::Failed(errno) => known.lost.root = Some(errno),
+            Root::Unknown => {}
         }
         if let Some(write) = &probed.write {
             let unable = if let Probe::Unable(why) = write { Some(why.clone()) } else { None };
@@ -313,7 +326,7 @@ impl Ledger {
             known.unable = unable;
         }
         if let Some(event) = known.unexplained
-            && probed.write.is_some()
+            && !matches!(probed.write, None | Some(Probe::Late))
         {
             known.unexplained = None;
             if !probed.full {
@@ -359,12 +372,16 @@ impl Ledger {
         self.start_probes(now);
     }
 
-    fn io_key(&self, dev: Dev) -> super::Key {
+    /// The I/O fault that a loss seen by a filesystem belongs to. The block layer has usually said so already:
+    /// one fault, not two. Never that of a leg of an array: what the filesystem sees was not made good.
+    fn io_key(&self, dev: Dev) -> Key {
         let filesystem = self.table.filesystems.get(&dev);
-        let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
-        let open =
-            members.map(|m| (FaultKind::IoError, m.dev)).find(|key| self.faults.contains_key(key));
-        open.unwrap_or((FaultKind::IoError, dev))
+        let members = || {
+            let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
+            members.filter(|member| !member.redundant).map(|member| member.dev)
+        };
+        let open = members().find(|dev| self.faults.contains_key(&(FaultKind::IoError, *dev)));
+        (FaultKind::IoError, open.or_else(|| members().next()).unwrap_or(dev))
     }
 
     /// A probe at the next occasion, whatever the backoff says.

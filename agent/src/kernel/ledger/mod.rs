@@ -26,7 +26,7 @@ use self::{devices::Progress, filesystems::Superblock};
 use super::{
     looker::Look,
     mounts::MountTable,
-    probe::Probe,
+    probe::{Probe, Root},
     reader::{Count, Event},
 };
 use crate::{
@@ -75,14 +75,12 @@ pub struct Probed {
     pub dev: Dev,
     /// When it began.
     pub started: Mono,
-    /// The errno of looking at its root directory.
-    pub root_error: Option<i32>,
+    /// What looking at its root directory gave.
+    pub root: Root,
     /// The result of the write, where one was made.
     pub write: Option<Probe>,
     /// Whether the filesystem has no free block or inode.
     pub full: bool,
-    /// No answer in time: then nothing above says anything.
-    pub late: bool,
 }
 
 /// An open fault, without what the mount table says about its device.
@@ -217,8 +215,13 @@ impl Ledger {
 
     /// What is true now. The first look is the baseline.
     pub fn look(&mut self, look: &Look, now: Now) {
+        let changed = !Arc::ptr_eq(&self.table, &look.table) && self.table != look.table;
         self.table = look.table.clone();
-        self.update_superblocks(look, now);
+        if changed {
+            // Scope and mount points of open faults may be others now.
+            self.version += 1;
+        }
+        self.update_superblocks(look, changed, now);
         self.update_progress(look, now);
         self.started = true;
         for event in std::mem::take(&mut self.waiting) {
@@ -228,6 +231,7 @@ impl Ledger {
             }
         }
         self.close_unused();
+        self.forget_unmounted();
         self.close_quiet(now);
     }
 

@@ -56,10 +56,20 @@ impl Ledger {
             self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
         FaultView {
             faults,
+            unwatched: self.unwatched(),
             unprobed: self.unprobed(),
             opened: self.opened,
             closed: self.closed,
             ..FaultView::default()
+        }
+    }
+
+    fn unwatched(&self) -> Option<String> {
+        let MountTable { filesystems, bad_lines, .. } = &*self.table;
+        match (filesystems.len(), *bad_lines) {
+            (0, 0) => Some("the mount table has no filesystem on a disk".to_owned()),
+            (_, 0) => None,
+            (_, bad) => Some(format!("{bad} lines of the mount table cannot be read")),
         }
     }
 
@@ -86,8 +96,11 @@ fn fault(key: Key, entry: &Entry, table: &MountTable) -> Fault {
     let rest = filesystems.iter().flat_map(|filesystem| &filesystem.mounts);
     let mut mount_points: Vec<String> = Vec::new();
     for mount in best.chain(rest) {
+        if mount_points.len() == MOUNT_POINTS_SHOWN {
+            break;
+        }
         let point = mount.point.to_string_lossy().into_owned();
-        if mount_points.len() < MOUNT_POINTS_SHOWN && !mount_points.contains(&point) {
+        if !mount_points.contains(&point) {
             mount_points.push(point);
         }
     }

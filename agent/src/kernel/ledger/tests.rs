@@ -30,6 +30,11 @@ fn dev(text: &str) -> Dev {
     text.parse().unwrap()
 }
 
+/// Looking at the root directory works, unless nothing works.
+fn root(probe: &Probe) -> Root {
+    if *probe == Probe::Late { Root::Unknown } else { Root::Fine }
+}
+
 fn member(device: &str, name: &str, redundant: bool) -> Member {
     Member { dev: dev(device), name: name.into(), redundant, partition: false }
 }
@@ -123,14 +128,7 @@ impl Host {
     fn answer_full(&mut self, probe: &Probe, full: bool) -> &mut Self {
         for Action { dev, write } in self.ledger.take_actions() {
             let write = write.then(|| probe.clone());
-            let probed = Probed {
-                dev,
-                started: self.now.mono,
-                root_error: None,
-                write,
-                full,
-                late: probe == &Probe::Late,
-            };
+            let probed = Probed { dev, started: self.now.mono, root: root(probe), write, full };
             self.ledger.probed(&probed, self.now);
         }
         self
@@ -518,13 +516,109 @@ fn a_shut_down_xfs_is_found_at_start_by_its_root() {
     let probed = Probed {
         dev: dev("7:1"),
         started: host.now.mono,
-        root_error: Some(EIO),
+        root: Root::Failed(EIO),
         write: None,
         full: false,
-        late: false,
     };
     host.ledger.probed(&probed, host.now);
     host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).look().expect("umount", &[]);
+}
+
+#[test]
+fn a_probe_without_an_answer_closes_nothing() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").look();
+    let probed =
+        |started, root| Probed { dev: dev("7:1"), started, root, write: None, full: false };
+    host.ledger.take_actions();
+    host.ledger.probed(&probed(host.now.mono, Root::Failed(EIO)), host.now);
+    host.ledger.probed(&probed(host.now.mono, Root::Unknown), host.now);
+    host.expect("no answer", &["filesystem_ro-7:1"]);
+    host.ledger.probed(&probed(host.now.mono, Root::Fine), host.now);
+    host.expect("an answer", &[]);
+}
+
+#[test]
+fn a_lost_read_only_filesystem_is_looked_at_now_and_then() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "ro", "ro").look().answer(&Probe::Writable);
+    host.event(Kind::XfsShutdown, "7:1", 0).expect("shut down", &["filesystem_ro-7:1"]);
+    let mut looks = 0;
+    for _ in 0..1000 {
+        host.ledger.start_probes(host.now);
+        for Action { dev, write } in host.ledger.take_actions() {
+            assert!(!write);
+            looks += 1;
+            let probed = Probed {
+                dev,
+                started: host.now.mono,
+                root: Root::Failed(EIO),
+                write: None,
+                full: false,
+            };
+            host.ledger.probed(&probed, host.now);
+        }
+        host.after(Duration::from_millis(1));
+    }
+    assert!((1..5).contains(&looks), "{looks} looks in a second");
+}
+
+#[test]
+fn a_device_is_asked_by_who_is_still_mounted() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").mount(2, "rw", "rw");
+    host.members
+        .insert(dev("7:2"), vec![member("7:1", "loop1", false), member("7:2", "loop1p2", false)]);
+    host.look()
+        .answer(&Probe::Writable)
+        .event(Kind::BlockWrite, "7:1", EIO)
+        .settle(&Probe::Writable);
+    host.after(WINDOW).look();
+    host.ledger.take_actions();
+    // Both were asked; one goes away before it answers.
+    host.umount(2).after(Duration::from_secs(1)).look().after(Duration::from_secs(1)).look();
+    let probed = Probed {
+        dev: dev("7:1"),
+        started: host.now.mono,
+        root: Root::Fine,
+        write: Some(Probe::Writable),
+        full: false,
+    };
+    host.ledger.probed(&probed, host.now);
+    host.expect("the other one answered", &[]);
+}
+
+#[test]
+fn what_a_filesystem_on_an_array_loses_is_not_excused_by_the_array() {
+    for failing_leg in [false, true] {
+        let mut host = Host::new();
+        host.lines.push("50 1 9:0 / /data rw - xfs /dev/md0 rw".into());
+        let legs = vec![member("8:0", "sda", true), member("9:0", "md0", false)];
+        host.members.insert(dev("9:0"), legs);
+        host.look().answer(&Probe::Writable);
+        if failing_leg {
+            host.event(Kind::BlockWrite, "8:0", EIO);
+        }
+        host.event(Kind::Writeback, "9:0", EIO);
+        let faults = host.ledger.view().faults;
+        let fault = faults.iter().find(|fault| fault.id == "io_error-9:0").unwrap();
+        assert_eq!(fault.scope, Scope::Host);
+    }
+}
+
+#[test]
+fn an_inode_that_looks_like_a_device_is_an_inode() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw");
+    host.lines.push("60 1 0:5 / /nfs rw - nfs4 server:/x rw".into());
+    host.look().answer(&Probe::Writable);
+    for superblock in ["0:55", "0:5"] {
+        let place = u64::from(dev("7:1").0);
+        let dev = dev(superblock);
+        let event = Event { ktime: 1, kind: Kind::Writeback, dev, errno: EIO, place, detail: 0 };
+        host.ledger.event(&event, host.now);
+        host.look().expect(superblock, &[]);
+    }
 }
 
 #[test]
@@ -668,14 +762,8 @@ fn a_storm_of_events_asks_for_few_probes() {
         for Action { dev, .. } in host.ledger.take_actions() {
             asked += 1;
             let write = Some(Probe::Writable);
-            let probed = Probed {
-                dev,
-                started: host.now.mono,
-                root_error: None,
-                write,
-                full: false,
-                late: false,
-            };
+            let probed =
+                Probed { dev, started: host.now.mono, root: Root::Fine, write, full: false };
             host.ledger.probed(&probed, host.now);
         }
         host.after(Duration::from_millis(100));
