@@ -52,7 +52,7 @@ fn one_failure(operation: Operation, errno: Errno, name: &str, counter: &str) {
     });
 
     agent.wait_recovery(last, IO_ERROR_WINDOW + PATIENCE);
-    assert!(last.elapsed() >= IO_ERROR_WINDOW, "too soon: {:?}", last.elapsed());
+    assert!(at.elapsed() >= IO_ERROR_WINDOW, "too soon: {:?}", at.elapsed());
 }
 
 #[test]

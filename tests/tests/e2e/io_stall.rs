@@ -62,10 +62,10 @@ fn slow_is_not_stalled() {
     let agent = Agent::start(&sandbox);
     let device = volume.device().path();
     // Something is in flight all the time for three times the limit, but it moves.
-    volume.control().delay(Operation::Read, IO_STALL_AFTER / 2, EVERYWHERE);
+    volume.control().delay(Operation::Read, IO_STALL_AFTER / 4, EVERYWHERE);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            (0..6).for_each(|block| inject::read_block(&device, (32 + block) * MIB).unwrap());
+            (0..12).for_each(|block| inject::read_block(&device, (32 + block) * MIB).unwrap());
         });
         while !reader.is_finished() {
             assert_eq!(agent.health("").status, 200);
