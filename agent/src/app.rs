@@ -48,7 +48,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let admin =
         bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
 
-    let (paths, other_table) = Paths::new(&config.mount_table);
+    let (paths, other_table) = Paths::new(&config.mount_table).context("read the mount table")?;
     if let Some(why) = other_table {
         warn!(why, "not the host's mount table");
     }
@@ -63,7 +63,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let (kernel, published) =
         Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
-    let Published { faults, stats } = published;
+    let Published { faults, stats } = published.clone();
     let board = Board::new(
         faults.clone(),
         config.node_name.as_deref(),
@@ -89,7 +89,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
         "health",
         serve("health", connections, health, move |r| ready(handler.handle(&r)), stopped.clone()),
     );
-    let handler = Admin::new(board, faults.clone(), stats.clone(), metrics);
+    let handler = Admin::new(board, faults, stats, metrics);
     spawn(
         &mut listeners,
         "admin",
@@ -118,7 +118,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     };
     let mut kernel_task: JoinSet<Ended> = JoinSet::new();
     kernel_task.spawn(async move { ("kernel", kernel.run().await) });
-    welcome(&config, &published_state(&faults, &stats), health_addr, admin_addr);
+    welcome(&config, &published, health_addr, admin_addr);
 
     let end = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
@@ -166,48 +166,27 @@ fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::E
     }
 }
 
-/// What the first lines of the log tell.
-struct State {
-    filesystems_at_fault: usize,
-    attached: usize,
-    missing: Vec<String>,
-    no_events: Option<String>,
-}
-
-fn published_state(
-    faults: &watch::Receiver<Arc<crate::model::FaultView>>,
-    stats: &watch::Receiver<Arc<crate::kernel::KernelStats>>,
-) -> State {
-    let (view, stats) = (faults.borrow().clone(), stats.borrow().clone());
-    let of = |state: HookState| stats.hooks.iter().filter(move |hook| hook.state == state);
-    State {
-        filesystems_at_fault: view.faults.len(),
-        attached: of(HookState::Attached).count(),
-        missing: of(HookState::Missing)
-            .chain(of(HookState::Failed))
-            .map(|hook| hook.name.clone())
-            .collect(),
-        no_events: view.no_events.clone(),
-    }
-}
-
-fn welcome(config: &Config, state: &State, health: SocketAddr, admin: SocketAddr) {
+/// What works, what is missing, and what to try.
+fn welcome(config: &Config, published: &Published, health: SocketAddr, admin: SocketAddr) {
+    let (view, stats) = (published.faults.borrow().clone(), published.stats.borrow().clone());
     let checks: Vec<_> = config.default_checks.iter().map(|check| check.name).collect();
+    let of = |state: HookState| stats.hooks.iter().filter(move |hook| hook.state == state);
+    let missing: Vec<_> = of(HookState::Missing)
+        .chain(of(HookState::Failed))
+        .map(|hook| hook.name.as_str())
+        .collect();
     info!(
         node = config.node_name.as_deref().unwrap_or("(NODE_NAME is not set)"),
         checks = checks.join(","),
-        hooks_attached = state.attached,
-        hooks_missing = state.missing.join(","),
-        open_faults = state.filesystems_at_fault,
-        degraded = state.no_events.as_deref().unwrap_or(""),
-        "watching this host"
+        hooks_attached = of(HookState::Attached).count(),
+        hooks_missing = (!missing.is_empty()).then(|| missing.join(",")),
+        open_faults = view.faults.len(),
+        degraded = view.no_events,
+        "checks"
     );
-    let reach = |addr: SocketAddr| {
-        if addr.ip().is_unspecified() {
-            format!("127.0.0.1:{}", addr.port())
-        } else {
-            addr.to_string()
-        }
+    let reach = |addr: SocketAddr| match addr.ip().is_unspecified() {
+        true => format!("127.0.0.1:{}", addr.port()),
+        false => addr.to_string(),
     };
     info!("try: curl -i 'http://{}/health?verbose'", reach(health));
     info!("and: curl -s http://{}/faults, or: tocsin faults", reach(admin));

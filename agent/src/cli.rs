@@ -9,14 +9,11 @@ use crate::config;
 /// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this
 /// host should get traffic, and why.
 #[derive(Debug, Parser)]
-#[command(name = "tocsin", version, propagate_version = true)]
+#[command(name = "tocsin", version)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// What to log: a level, or `target=level` pairs with commas
-    #[arg(long, env = "RUST_LOG", global = true, default_value = "info", value_name = "FILTER")]
-    pub log: String,
 }
 
 /// The commands.
@@ -87,16 +84,24 @@ pub struct AgentArgs {
     /// How to write the log; auto is human on a terminal and JSON elsewhere
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: LogFormat,
+    /// What to log: a level, or `target=level` pairs with commas (also `LOG_LEVEL`)
+    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
 }
 
 /// `tocsin check`
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// Checks to run [default: what the agent's /health runs]
+    #[arg(value_delimiter = ',')]
     pub names: Vec<String>,
-    /// Health address of a running agent, which knows what happened before; without one, look once
-    #[arg(long, env = "HEALTH_URL", default_value = "http://127.0.0.1:25001", value_name = "URL")]
-    pub health_url: String,
+    /// Health address of the agent to ask; without it, the one on this host's `LISTEN_PORT` if it runs,
+    /// which knows what happened before, and else a single look
+    #[arg(long, env = "HEALTH_URL", value_name = "URL")]
+    pub health_url: Option<String>,
+    /// Port of this host's agent
+    #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
+    pub listen_port: u16,
     /// Look once, without asking an agent
     #[arg(long)]
     pub local: bool,
@@ -164,6 +169,19 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// Names that the systems we replace use for the same thing: (theirs, ours).
 const ALIASES: [(&str, &str); 2] = [("MY_NODE_NAME", "NODE_NAME"), ("LOG_LEVEL", "RUST_LOG")];
+
+/// Names of every environment variable of the command line: an empty one counts as unset, as it is
+/// written in /etc/default and in pod specs.
+#[must_use]
+pub fn environment() -> Vec<String> {
+    let command = <Cli as clap::CommandFactory>::command();
+    let of = |command: &clap::Command| {
+        let names = command.get_arguments().filter_map(clap::Arg::get_env);
+        names.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let all = command.get_subcommands().flat_map(|sub| sub.get_subcommands().chain([sub]));
+    all.flat_map(of).collect()
+}
 
 /// Environment variables to set before parsing, so that every alias means what its name means.
 #[must_use]

@@ -138,6 +138,7 @@ impl Config {
             mount_table,
             fail_on_volumes,
             log_format,
+            log: _,
         } = args;
         let day = Duration::from_hours(24);
         within("IO_ERROR_WINDOW", io_error_window, Duration::from_millis(100), day)?;

@@ -34,8 +34,7 @@ impl Paths {
     /// For the namespace whose table is at `mount_table`, usually `/proc/1/mountinfo`: the host's, also
     /// from inside a container with `hostPID`. Where that may not be read (not root), the agent's own
     /// table has to do; the second value then says so.
-    #[must_use]
-    pub fn new(mount_table: &Path) -> (Self, Option<String>) {
+    pub fn new(mount_table: &Path) -> io::Result<(Self, Option<String>)> {
         let (proc, sys) = (PathBuf::from("/proc"), PathBuf::from("/sys"));
         let own = proc.join("self/mountinfo");
         let at = |mount_table: PathBuf, root: PathBuf| Self {
@@ -47,14 +46,18 @@ impl Paths {
         match readable(mount_table) {
             Ok(()) => {
                 let root = root_of(mount_table);
-                (at(mount_table.to_owned(), root), None)
+                Ok((at(mount_table.to_owned(), root), None))
             }
-            Err(error) => {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let why = format!(
                     "{} cannot be read ({error}): watching this process's own mount table",
                     mount_table.display()
                 );
-                (at(own, PathBuf::from("/")), Some(why))
+                Ok((at(own, PathBuf::from("/")), Some(why)))
+            }
+            Err(error) => {
+                let why = format!("{}: {error}", mount_table.display());
+                Err(io::Error::new(error.kind(), why))
             }
         }
     }

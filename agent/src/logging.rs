@@ -11,7 +11,12 @@ use std::{
 
 use tracing::Level;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{cli::LogFormat, serve::metrics::LogDropped};
 
@@ -34,6 +39,14 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(Log, LogDropped), BadFi
     let filter = if filter.trim().is_empty() { "info" } else { filter };
     let mut targets: Targets =
         filter.parse().map_err(|error| BadFilter(filter.to_owned(), format!("{error}")))?;
+    // A word that is no level is taken for a target, and then nothing is logged at all.
+    let is_word = |part: &&str| !part.contains('=') && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = filter.split(',').map(str::trim).find(is_word) {
+        return Err(BadFilter(
+            filter.to_owned(),
+            format!("{word:?} is not a level (error, warn, info, debug, trace)"),
+        ));
+    }
     // aya tells the address of every relocation at "debug": only whoever asks for aya gets that.
     if !filter.contains("aya") {
         targets = targets.with_target("aya", Level::WARN).with_target("aya_obj", Level::WARN);

@@ -2,12 +2,16 @@
 //!
 //! Exit codes: 0 ended in order, 1 failed, 2 wrong flag or value. `tocsin check` has its own.
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind};
 use tocsin::{
     app,
-    cli::{Cli, Command, aliases},
+    cli::{Cli, Command, aliases, environment},
     commands::{check, faults},
     config::Config,
     logging,
@@ -22,6 +26,12 @@ fn main() -> ExitCode {
         // SAFETY: nothing else runs yet.
         unsafe { env::set_var(name, value) };
     }
+    for name in environment() {
+        if env::var_os(&name).is_some_and(|value| value.is_empty()) {
+            // SAFETY: as above.
+            unsafe { env::remove_var(&name) };
+        }
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -33,11 +43,12 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Agent(args) => {
+            let filter = args.log.clone();
             let config = match Config::new(*args) {
                 Ok(config) => config,
                 Err(error) => return fail(&error.to_string(), ExitCode::from(USAGE)),
             };
-            agent(&runtime, config, &cli.log)
+            agent(&runtime, config, &filter)
         }
         Command::Check(args) => {
             let code = runtime.block_on(check::run(&args));
@@ -77,11 +88,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
     }
     let text = error.to_string();
-    let line: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    // Up to the usage: what is wrong, and perhaps what was meant.
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let line: Vec<_> =
+        lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
     fail(line.join(" ").trim_start_matches("error: "), ExitCode::from(USAGE))
 }
 
 fn fail(message: &str, code: ExitCode) -> ExitCode {
-    eprintln!("tocsin: {message}");
+    // Nobody reads it: then there is nobody to tell.
+    let _nobody_reads = writeln!(io::stderr(), "tocsin: {message}");
     code
 }

@@ -3,16 +3,21 @@
 //! A running agent is asked first: it knows what happened before. Without one, the host is looked at
 //! once; then errors that have left no trace cannot be seen, and the table says so.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context, bail};
+use clap::Parser;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::{client, printable, table};
+use super::{client, print, printable, table};
 use crate::{
     checks,
-    cli::{AgentArgs, CheckArgs, Output},
+    cli::{AgentArgs, CheckArgs, Cli, Command, Output},
     config::Config,
     health::{Board, Question},
     host::Paths,
@@ -47,97 +52,109 @@ struct Check {
 pub async fn run(args: &CheckArgs) -> ExitCode {
     match ask(args).await {
         Ok((answer, source)) => {
-            let shown = match args.output {
-                Output::Json => serde_json::to_string(&answer).unwrap_or_default(),
-                Output::Table => text(&answer, source),
-            };
-            println!("{}", shown.trim_end());
-            ExitCode::from(if answer.status == "ready" { READY } else { NOT_READY })
+            match args.output {
+                Output::Json => {
+                    print(&format!("{}\n", serde_json::to_string(&answer).unwrap_or_default()))
+                }
+                Output::Table => print(&text(&answer, source)),
+            }
+            ExitCode::from(exit_code(&answer, source))
         }
         Err(error) => {
-            eprintln!("tocsin check: {error:#}");
+            let _nobody_reads = writeln!(io::stderr(), "tocsin check: {error:#}");
             ExitCode::from(UNKNOWN)
         }
     }
 }
 
-async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, &'static str)> {
+/// Where an answer is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// An agent that has been watching.
+    Agent,
+    /// A single look: what it could not tell is not for a policy to decide.
+    Look,
+}
+
+fn exit_code(answer: &Answer, source: Source) -> u8 {
+    if answer.status != "ready" {
+        NOT_READY
+    } else if source == Source::Look && answer.checks.iter().any(|check| check.degraded.is_some()) {
+        UNKNOWN
+    } else {
+        READY
+    }
+}
+
+async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, Source)> {
     if let Some(name) = args.names.iter().find(|name| checks::find(name).is_none()) {
         let known: Vec<_> = checks::all().iter().map(|check| check.name).collect();
         bail!("unknown check {name:?}; there are: {}", known.join(", "));
     }
     if !args.local {
-        let query = if args.names.is_empty() {
-            String::new()
-        } else {
-            format!("?check={}", args.names.join(","))
+        let default = format!("http://127.0.0.1:{}", args.listen_port);
+        let url = args.health_url.as_ref().unwrap_or(&default);
+        let query = match args.names.as_slice() {
+            [] => String::new(),
+            names => format!("?check={}", names.join(",")),
         };
-        if let Ok((status, body)) = client::get(&args.health_url, &format!("/health{query}")).await
-        {
-            if !matches!(status.as_u16(), 200 | 503) {
-                bail!("the agent answered {status}: {}", String::from_utf8_lossy(&body));
+        match client::get(url, &format!("/health{query}")).await {
+            Ok((status, body)) if matches!(status.as_u16(), 200 | 503) => {
+                let answer =
+                    serde_json::from_slice(&body).context("the answer is not that of an agent")?;
+                return Ok((answer, Source::Agent));
             }
-            let answer =
-                serde_json::from_slice(&body).context("the answer is not that of an agent")?;
-            return Ok((answer, "as the running agent says"));
+            Ok((status, body)) => {
+                bail!("the agent answered {status}: {}", printable(&String::from_utf8_lossy(&body)))
+            }
+            // An address that somebody gave must answer.
+            Err(error) if args.health_url.is_some() => return Err(error),
+            Err(_) => {}
         }
     }
-    look_once(args)
-        .await
-        .map(|answer| (answer, "looked at once; no agent was asked, so only what shows now"))
+    look_once(args).await.map(|answer| (answer, Source::Look))
 }
 
 async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
-    let defaults = <AgentArgs as DefaultArgs>::defaults(args)?;
-    let config = Config::new(defaults)?;
-    let (paths, _own_table) = Paths::new(&config.mount_table);
+    let config = Config::new(agent_args(args)?)?;
+    let (paths, _own_table) = Paths::new(&config.mount_table)?;
     let (_commands, commanded) = mpsc::channel(1);
     let (_kernel, published) =
         Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
     let view = published.faults.borrow().clone();
-    if let Some(why) = &view.blind {
-        bail!("{why}");
-    }
     // Polling is all that a single look does: that is no degradation worth telling.
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
-    let (_sender, receiver) = tokio::sync::watch::channel(Arc::new(view));
-    let board = Board::new(receiver, Some("-"), &config.default_checks, true);
+    let (_sender, receiver) = watch::channel(Arc::new(view));
+    let board = Board::new(receiver, Some("-"), &config.default_checks, config.fail_on_volumes);
     let answer = board.answer(&Question { checks: args.names.clone(), ..Question::default() })?;
-    if let Some(unknown) = answer.checks.iter().find(|check| check.degraded.is_some()) {
-        bail!("{}: {}", unknown.name, unknown.degraded.clone().unwrap_or_default());
-    }
     serde_json::from_value(serde_json::to_value(&answer)?).context("own answer")
 }
 
-/// The agent's defaults, for a single look without eBPF.
-trait DefaultArgs: Sized {
-    fn defaults(args: &CheckArgs) -> anyhow::Result<Self>;
+/// The agent's flags for a single look without eBPF, with what its environment says.
+fn agent_args(args: &CheckArgs) -> anyhow::Result<AgentArgs> {
+    let cli = Cli::try_parse_from(["tocsin", "agent", "--no-ebpf"])?;
+    let Command::Agent(agent) = cli.command else { bail!("not the agent's flags") };
+    Ok(AgentArgs { mount_table: args.mount_table.clone(), ..*agent })
 }
 
-impl DefaultArgs for AgentArgs {
-    fn defaults(args: &CheckArgs) -> anyhow::Result<Self> {
-        use clap::Parser as _;
-        let cli = crate::cli::Cli::try_parse_from(["tocsin", "agent", "--no-ebpf"])?;
-        let crate::cli::Command::Agent(agent) = cli.command else { bail!("not the agent's flags") };
-        Ok(Self { mount_table: args.mount_table.clone(), ..*agent })
-    }
-}
-
-fn text(answer: &Answer, source: &str) -> String {
+fn text(answer: &Answer, source: Source) -> String {
     let rows: Vec<_> = answer
         .checks
         .iter()
         .map(|check| {
-            let verdict = if check.passed { "pass" } else { "FAIL" };
-            let why = check
-                .reason
-                .clone()
-                .or_else(|| check.degraded.as_ref().map(|why| format!("degraded: {why}")));
-            vec![check.name.clone(), verdict.to_owned(), printable(&why.unwrap_or_default())]
+            let verdict = match (check.passed, source, &check.degraded) {
+                (false, ..) => "FAIL",
+                (true, Source::Look, Some(_)) => "unknown",
+                (true, ..) => "pass",
+            };
+            let degraded = check.degraded.as_ref().map(|why| format!("degraded: {why}"));
+            let why = check.reason.clone().or(degraded).unwrap_or_default();
+            vec![check.name.clone(), verdict.to_owned(), printable(&why)]
         })
         .collect();
+    let source = match source {
+        Source::Agent => "as the running agent says",
+        Source::Look => "looked at once; no agent was asked, so only what shows now",
+    };
     format!("{}\n{} ({source})\n", table(&["CHECK", "VERDICT", "WHY"], &rows), answer.status)
 }
-
-/// Long enough for the look and for what it may wait for at start.
-pub const DEADLINE: Duration = Duration::from_secs(10);

@@ -17,10 +17,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// `GET <base><path>`
 pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let host = base
-        .strip_prefix("http://")
-        .ok_or_else(|| anyhow!("{base:?} does not begin with http://"))?;
-    let host = host.trim_end_matches('/');
+    // `http://host:port`, `host:port`, with or without a path behind it.
+    let host = base.strip_prefix("http://").unwrap_or(base);
+    let host = host.split('/').next().unwrap_or_default();
+    if base.starts_with("https://") || !host.contains(':') {
+        bail!("{base:?} is not an address like http://127.0.0.1:{}", crate::config::LISTEN_PORT);
+    }
     let ask = async {
         let stream =
             TcpStream::connect(host).await.with_context(|| format!("connect to {host}"))?;

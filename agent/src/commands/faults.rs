@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::{client, printable, table};
+use super::{client, print, printable, table};
 use crate::cli::{FaultsAction, FaultsArgs, Output};
 
 #[derive(Debug, Deserialize)]
@@ -54,7 +54,7 @@ pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
         let (status, _) = client::post(control_socket, &format!("/faults/{id}/clear")).await?;
         return match status.as_u16() {
             200 => {
-                println!("{id} cleared");
+                print(&format!("{id} cleared\n"));
                 Ok(())
             }
             404 => bail!("no open fault has the id {id}"),
@@ -63,16 +63,16 @@ pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
     }
     let (status, body) = client::get(&args.admin_url, "/faults")
         .await
-        .context("no agent answers; is it running? (--admin-url says where)")?;
+        .context("no agent answered; is it running? (--admin-url says where)")?;
     if !status.is_success() {
         bail!("the agent answered {status}");
     }
     if args.output == Output::Json {
-        println!("{}", String::from_utf8_lossy(&body));
+        print(&format!("{}\n", String::from_utf8_lossy(&body)));
         return Ok(());
     }
     let body: Body = serde_json::from_slice(&body).context("the answer is not that of an agent")?;
-    print!("{}", text(&body));
+    print(&text(&body));
     Ok(())
 }
 

@@ -4,6 +4,11 @@ pub mod check;
 mod client;
 pub mod faults;
 
+/// Prints to standard output; who closes it (`| head`) has read enough.
+fn print(text: &str) {
+    let _closed = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+}
+
 /// Text for a terminal: control characters (a mount point may have them) do nothing there.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()

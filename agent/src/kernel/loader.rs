@@ -138,6 +138,10 @@ impl Loader {
             let (state, detail) = self.try_hook(hook);
             if before.as_ref() != Some(&state) {
                 match state {
+                    // At start the summary says how many; later it is news.
+                    HookState::Attached if before.is_none() => {
+                        debug!(hook = hook.name(), "hook attached")
+                    }
                     HookState::Attached => info!(hook = hook.name(), "hook attached"),
                     HookState::Missing => info!(hook = hook.name(), detail, "hook missing"),
                     HookState::Disabled => debug!(hook = hook.name(), detail, "hook not used"),

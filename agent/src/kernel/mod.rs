@@ -41,7 +41,7 @@ use crate::{
     config::{self, Config},
     errno,
     host::{Bounded, Paths, clock, watch_fd},
-    model::{Fault, FaultView},
+    model::{Fault, FaultView, MOUNT_POINTS_SHOWN},
 };
 
 /// The kernel's counters and how the hooks stand; published once a second, and when they change.
@@ -204,6 +204,7 @@ impl Kernel {
             kernel.ledger.without_events();
         }
         kernel.settle_at_start().await;
+        info!(filesystems = watched(&kernel.ledger), "watching");
         Ok((kernel, Published { faults: faults_seen, stats: stats_seen }))
     }
 
@@ -549,6 +550,19 @@ async fn log_lines(log: Option<&mut AsyncFd<ProgramLog>>) {
     let Ok(mut guard) = log.readable_mut().await else { return std::future::pending().await };
     guard.get_inner_mut().flush();
     guard.clear_ready();
+}
+
+/// The filesystems that are watched, for the first lines of the log: `/ (ext4 on vda)`.
+fn watched(ledger: &Ledger) -> String {
+    let table = ledger.table();
+    let names = table.filesystems.values().take(MOUNT_POINTS_SHOWN).map(|filesystem| {
+        let mount = filesystem.best_mount().map(|mount| mount.point.display().to_string());
+        let disk = filesystem.members.first().map_or("?", |member| member.name.as_str());
+        format!("{} ({} on {disk})", mount.unwrap_or_default(), filesystem.fs_type)
+    });
+    let more = table.filesystems.len().saturating_sub(MOUNT_POINTS_SHOWN);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    names.chain(more).collect::<Vec<_>>().join(", ")
 }
 
 /// One line for each fault that opened or closed.
