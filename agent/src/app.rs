@@ -20,7 +20,7 @@ use crate::{
     config::{self, Config},
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
-    kernel::{Kernel, Published, loader::HookState},
+    kernel::{Published, loader::HookState, task::Kernel},
     serve::{
         BACKLOG,
         admin::Admin,
@@ -184,9 +184,9 @@ fn welcome(config: &Config, published: &Published, health: SocketAddr, admin: So
         degraded = view.no_events,
         "checks"
     );
-    let reach = |addr: SocketAddr| match addr.ip().is_unspecified() {
-        true => format!("127.0.0.1:{}", addr.port()),
-        false => addr.to_string(),
+    let reach = |addr: SocketAddr| {
+        let any = addr.ip().is_unspecified();
+        if any { format!("127.0.0.1:{}", addr.port()) } else { addr.to_string() }
     };
     info!("try: curl -i 'http://{}/health?verbose'", reach(health));
     info!("and: curl -s http://{}/faults, or: tocsin faults", reach(admin));

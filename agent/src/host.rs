@@ -85,6 +85,7 @@ fn root_of(mount_table: &Path) -> PathBuf {
 
 /// Raises the soft limit of open files to the hard one, and tells it. Every disk and every connection is an
 /// open file, and most systems start a process with 1,024 of them.
+#[must_use]
 pub fn raise_open_files() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
@@ -95,7 +96,7 @@ pub fn raise_open_files() -> usize {
 }
 
 /// Whether this process is in a container's own PID namespace: then `/proc/1` is not the host's first process.
-/// The first namespace has a fixed inode (`PROC_PID_INIT_INO` in include/linux/proc_ns.h).
+/// The first namespace has a fixed inode (`PROC_PID_INIT_INO` in `include/linux/proc_ns.h`).
 #[must_use]
 pub fn is_pid_namespaced(proc: &Path) -> bool {
     const FIRST: &str = "pid:[4026531836]";

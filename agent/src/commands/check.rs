@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     health::{Board, Question},
     host::Paths,
-    kernel::Kernel,
+    kernel::task::Kernel,
     model::FaultView,
 };
 
@@ -54,7 +54,7 @@ pub async fn run(args: &CheckArgs) -> ExitCode {
         Ok((answer, source)) => {
             match args.output {
                 Output::Json => {
-                    print(&format!("{}\n", serde_json::to_string(&answer).unwrap_or_default()))
+                    print(&format!("{}\n", serde_json::to_string(&answer).unwrap_or_default()));
                 }
                 Output::Table => print(&text(&answer, source)),
             }

@@ -140,7 +140,7 @@ impl Loader {
                 match state {
                     // At start the summary says how many; later it is news.
                     HookState::Attached if before.is_none() => {
-                        debug!(hook = hook.name(), "hook attached")
+                        debug!(hook = hook.name(), "hook attached");
                     }
                     HookState::Attached => info!(hook = hook.name(), "hook attached"),
                     HookState::Missing => info!(hook = hook.name(), detail, "hook missing"),

@@ -118,7 +118,7 @@ pub async fn serve<L, H, F>(
 {
     let mut connections = JoinSet::new();
     // In the order in which they came.
-    let mut handles: VecDeque<AbortHandle> = VecDeque::new();
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = tokio::select! {
             biased;
@@ -135,16 +135,16 @@ pub async fn serve<L, H, F>(
                 }
             },
         };
-        handles.retain(|handle| !handle.is_finished());
+        open.retain(|handle| !handle.is_finished());
         // An answer takes microseconds, so the oldest connection is an idle one: whoever holds connections open
         // (or sends its header byte by byte) does not keep a load balancer out.
-        if handles.len() >= limit
-            && let Some(oldest) = handles.pop_front()
+        if open.len() >= limit
+            && let Some(oldest) = open.pop_front()
         {
             debug!(listener = name, "too many connections: ending the oldest");
             oldest.abort();
         }
-        handles.push_back(connections.spawn(connection(stream, handler.clone(), stop.clone())));
+        open.push_back(connections.spawn(connection(stream, handler.clone(), stop.clone())));
     }
     drop(listener);
     let drain = async { while connections.join_next().await.is_some() {} };

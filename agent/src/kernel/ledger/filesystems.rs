@@ -2,46 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, Entry, Key, Ledger, Mono, Now, Probed, nanos};
+use super::{Entry, Key, Ledger, Mono, Now, probes::Schedule};
 use crate::{
     errno,
     kernel::{
         looker::Look,
         mounts::{Filesystem, Mark},
-        probe::{Probe, Root},
         reader::Event,
         sysfs::BtrfsErrors,
     },
     model::{Dev, FaultKind},
 };
 
-/// After an event the state can change for this long (ext4 announces an error before it acts on it), so a
-/// probe that succeeded earlier proves nothing.
-const SETTLES: Mono = 50_000_000;
-
-/// A second probe follows the event's first one after this time.
-const SECOND_PROBE: Mono = 100_000_000;
-
 /// The filesystem of block devices' own caches is made at boot, among the first: 0:3 to 0:6 have been seen.
 /// Anything that a user mounts (an NFS or FUSE inode can look like a device number) comes later.
 const INTERNAL_MINORS: u32 = 16;
 
-/// While errors go on, a filesystem is probed at most this often, ...
-const FIRST_BACKOFF: Mono = 1_000_000_000;
-/// ... then half as often each time, down to this.
-const LAST_BACKOFF: Mono = 60_000_000_000;
-
 /// Evidence that a filesystem cannot be written. Any of it opens a fault; all of it gone closes it.
 #[derive(Clone, Debug, Default)]
-struct Lost {
+pub(super) struct Lost {
     /// The mount table says so: `emergency_ro`, `shutdown` or `ro`.
-    level: Option<&'static str>,
+    pub(super) level: Option<&'static str>,
     /// A probe was refused.
-    refused: Option<i32>,
+    pub(super) refused: Option<i32>,
     /// Looking at the root directory fails.
-    root: Option<i32>,
+    pub(super) root: Option<i32>,
     /// The kernel announced a shutdown at this time.
-    announced: Option<Mono>,
+    pub(super) announced: Option<Mono>,
 }
 
 impl Lost {
@@ -50,77 +37,32 @@ impl Lost {
     }
 
     /// Only a probe can tell when this is over.
-    fn is_hidden(&self) -> bool {
+    pub(super) fn is_hidden(&self) -> bool {
         self.refused.is_some() || self.root.is_some() || self.announced.is_some()
-    }
-}
-
-/// When to probe.
-#[derive(Clone, Debug, Default)]
-struct Schedule {
-    due: BTreeSet<Mono>,
-    running: bool,
-    /// When the last probe began, and the last one that wrote.
-    last: Option<Mono>,
-    last_write: Option<Mono>,
-    backoff: Mono,
-}
-
-impl Schedule {
-    fn ask(&mut self, now: Mono) {
-        match self.last_write {
-            Some(last) if now.saturating_sub(last) < self.backoff => {
-                self.due.insert(last + self.backoff);
-            }
-            _ => {
-                self.due.extend([now, now + SECOND_PROBE]);
-            }
-        }
-        // A storm asks without end; the earliest two answer it.
-        while self.due.len() > 2 {
-            self.due.pop_last();
-        }
-    }
-
-    /// Whether a probe is to start now; `looks` is one that does not write, and is no load on anybody.
-    fn begin(&mut self, looks: bool, now: Mono) -> bool {
-        if self.running || self.due.first().is_none_or(|due| *due > now) {
-            return false;
-        }
-        self.due.retain(|due| *due > now);
-        self.running = true;
-        self.last = Some(now);
-        if looks {
-            return true;
-        }
-        let quiet = self.last_write.is_none_or(|last| now.saturating_sub(last) > LAST_BACKOFF);
-        self.backoff = if quiet { FIRST_BACKOFF } else { (self.backoff * 2).min(LAST_BACKOFF) };
-        self.last_write = Some(now);
-        true
     }
 }
 
 /// What is known of one superblock.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Superblock {
-    mount_ids: BTreeSet<i32>,
+    pub(super) mount_ids: BTreeSet<i32>,
     /// It was read-only when it was first seen, without a sign of an error: so it shall be.
-    on_purpose: bool,
+    pub(super) on_purpose: bool,
     /// The operator cleared its fault while this mark was there.
-    accepted: Option<&'static str>,
-    lost: Lost,
+    pub(super) accepted: Option<&'static str>,
+    pub(super) lost: Lost,
     /// Errors that it remembered before, and so are not new; `None` until the next look sets it.
     ext4: Option<u64>,
-    btrfs: Option<BtrfsErrors>,
+    pub(super) btrfs: Option<BtrfsErrors>,
     /// A look older than this must not set the above.
-    baseline_after: Mono,
+    pub(super) baseline_after: Mono,
     /// Writes were lost and the kernel did not say why: a full filesystem is no fault.
-    unexplained: Option<Event>,
-    probes: Schedule,
+    pub(super) unexplained: Option<Event>,
+    pub(super) probes: Schedule,
     /// The next probe need not write.
-    only_look: bool,
+    pub(super) only_look: bool,
     /// The last write probe could not be synced.
-    sync_failed: bool,
+    pub(super) sync_failed: bool,
     /// Why the last write probe could not be made.
     pub(super) unable: Option<String>,
 }
@@ -297,7 +239,7 @@ impl Ledger {
         true
     }
 
-    fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
+    pub(super) fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
         let key = self.io_key(dev);
         let errno =
             if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
@@ -305,76 +247,9 @@ impl Ledger {
         self.open(key, Some(event), what, "tracepoint filemap_set_wb_err".to_owned(), now);
     }
 
-    /// The result of an [`Action`].
-    pub fn probed(&mut self, probed: &Probed, now: Now) {
-        let dev = probed.dev;
-        let Some(known) = self.superblocks.get_mut(&dev) else { return };
-        known.probes.running = false;
-        if probed.started < known.baseline_after {
-            // It began before the operator accepted what it found.
-            self.start_probes(now);
-            return;
-        }
-        match probed.root {
-            Root::Fine => known.lost.root = None,
-            Root::Failed(errno) => known.lost.root = Some(errno),
-            Root::Unknown => {}
-        }
-        if let Some(write) = &probed.write {
-            let unable = if let Probe::Unable(why) = write { Some(why.clone()) } else { None };
-            self.version += u64::from(known.unable != unable);
-            known.unable = unable;
-        }
-        if let Some(event) = known.unexplained
-            && !matches!(probed.write, None | Some(Probe::Late))
-        {
-            known.unexplained = None;
-            if !probed.full {
-                self.write_was_lost(dev, &event, now);
-            }
-        }
-        let Some(known) = self.superblocks.get_mut(&dev) else { return };
-        match probed.write {
-            Some(Probe::Writable) => {
-                known.lost.refused = None;
-                match known.lost.announced {
-                    Some(at) if probed.started < at + SETTLES => {
-                        known.probes.due.insert(now.mono + SECOND_PROBE);
-                    }
-                    _ => known.lost.announced = None,
-                }
-            }
-            Some(Probe::Refused(errno)) => known.lost.refused = Some(errno),
-            Some(Probe::SyncFailed(_)) if !known.sync_failed => {
-                // A journal that was aborted by this very sync refuses the next file: then it is not the
-                // device, and the next probe, at once, tells.
-                known.sync_failed = true;
-                known.probes.due.insert(now.mono);
-            }
-            Some(Probe::SyncFailed(errno)) => {
-                let what = format!("a synced write failed: {}", errno::describe(errno));
-                let key = self.io_key(dev);
-                self.open(key, None, what, "write probe".to_owned(), now);
-                if let Some(entry) = self.faults.get_mut(&key) {
-                    entry.errno = Some(errno);
-                }
-            }
-            // No space, no permission, no answer: no verdict either way.
-            Some(Probe::Full | Probe::Unable(_) | Probe::Late) | None => {}
-        }
-        if let (Some(known), Some(Probe::Writable | Probe::Refused(_))) =
-            (self.superblocks.get_mut(&dev), &probed.write)
-        {
-            known.sync_failed = false;
-        }
-        self.settle(dev, None, now);
-        self.device_answered(probed, now);
-        self.start_probes(now);
-    }
-
     /// The I/O fault that a loss seen by a filesystem belongs to. The block layer has usually said so already:
     /// one fault, not two. Never that of a leg of an array: what the filesystem sees was not made good.
-    fn io_key(&self, dev: Dev) -> Key {
+    pub(super) fn io_key(&self, dev: Dev) -> Key {
         let filesystem = self.table.filesystems.get(&dev);
         let members = || {
             let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
@@ -384,50 +259,8 @@ impl Ledger {
         (FaultKind::IoError, open.or_else(|| members().next()).unwrap_or(dev))
     }
 
-    /// A probe at the next occasion, whatever the backoff says.
-    pub(super) fn probe_now(&mut self, dev: Dev, now: Now) {
-        if let Some(known) = self.superblocks.get_mut(&dev) {
-            known.only_look = false;
-            known.probes.due.insert(now.mono);
-        }
-    }
-
-    pub(super) fn ask_for_probe(&mut self, dev: Dev, now: Now) {
-        if let Some(known) = self.superblocks.get_mut(&dev) {
-            known.only_look = false;
-            known.probes.ask(now.mono);
-        }
-        self.start_probes(now);
-    }
-
-    /// Asks for the probes whose time has come; called after every input and at every look.
-    pub fn start_probes(&mut self, now: Now) {
-        let window = nanos(self.rules.io_error_window);
-        for (dev, known) in &mut self.superblocks {
-            let Some(filesystem) = self.table.filesystems.get(dev) else { continue };
-            // Only a probe tells when a hidden loss is over, and nothing announces that.
-            let idle = known.probes.last.is_none_or(|last| now.mono.saturating_sub(last) >= window);
-            if known.lost.is_hidden() && known.lost.level.is_none() && idle {
-                known.probes.due.insert(now.mono);
-            }
-            // A write into what says that it is read-only would tell nothing.
-            let write = filesystem.is_writable_type() && !filesystem.read_only && !known.only_look;
-            if known.probes.begin(!write, now.mono) {
-                known.only_look = false;
-                self.actions.push(Action { dev: *dev, write });
-            }
-        }
-    }
-
-    /// When the next probe is due.
-    #[must_use]
-    pub fn next_probe(&self) -> Option<Mono> {
-        let idle = self.superblocks.values().filter(|known| !known.probes.running);
-        idle.filter_map(|known| known.probes.due.first().copied()).min()
-    }
-
     /// Opens or closes the fault of a filesystem by what is known of it.
-    fn settle(&mut self, dev: Dev, event: Option<&Event>, now: Now) {
+    pub(super) fn settle(&mut self, dev: Dev, event: Option<&Event>, now: Now) {
         let key = (FaultKind::FilesystemRo, dev);
         let Some(known) = self.superblocks.get(&dev) else { return };
         let lost = known.lost.clone();

@@ -5,10 +5,12 @@
 //! come back as input. So a missed event costs a moment, never the verdict, and a harmless event never
 //! becomes a fault. A fault closes when its cause is gone, never because nobody looked.
 //!
-//! `filesystems` holds what is known of each superblock, `devices` what is known of each disk.
+//! `filesystems` holds what is known of each superblock, `probes` when to ask one and what its answer means,
+//! `devices` what is known of each disk, and `report` puts faults into words.
 
 mod devices;
 mod filesystems;
+mod probes;
 mod report;
 #[cfg(test)]
 mod tests;
