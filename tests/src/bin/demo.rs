@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         inject::ext4_error(volume.device());
     });
     show(&agent, &answer, 503);
+    step("and a moment later, when the agent has tried to write:");
+    wait_until(&agent, "filesystem_ro", false);
+    show(&agent, &ask(&agent), 503);
     step("$ tocsin faults");
     let url = format!("http://{}", agent.admin_address());
     let table = run_cli(&sandbox, &["faults", "--admin-url", &url]);
@@ -43,8 +46,7 @@ fn main() -> ExitCode {
     volume.unmount();
     volume.repair();
     volume.mount("errors=remount-ro");
-    let at = Instant::now();
-    agent.wait_recovery(at, PATIENCE);
+    wait_until(&agent, "filesystem_ro", true);
     show(&agent, &ask(&agent), 200);
 
     title("One write does not reach the other disk (EIO)");
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
     step(&format!(
         "no further error for IO_ERROR_WINDOW ({IO_ERROR_WINDOW:?} here, 5 min by default):"
     ));
-    agent.wait_recovery(Instant::now(), IO_ERROR_WINDOW + PATIENCE);
+    wait_until(&agent, "io_errors", true);
     show(&agent, &ask(&agent), 200);
 
     title("The disk hangs: no error, no answer");
@@ -65,16 +67,16 @@ fn main() -> ExitCode {
     thread::scope(|scope| {
         let hang = disk.control().hang(Operation::Read, EVERYWHERE);
         let reader = scope.spawn(|| inject::read_block(&device, 32 * MIB));
-        let at = Instant::now();
         step(&format!(
             "a read that hangs for IO_STALL_AFTER ({IO_STALL_AFTER:?} here, 5 s by default):"
         ));
-        agent.wait_failure(at, "io_stall", &[&disk.device().name()]);
+        wait_until(&agent, "io_stall", false);
         show(&agent, &ask(&agent), 503);
         drop(hang);
         reader.join().expect("join the reader").expect("the read succeeds in the end");
     });
-    agent.wait_recovery(Instant::now(), PATIENCE);
+    step("and it answers again:");
+    wait_until(&agent, "io_stall", true);
     show(&agent, &ask(&agent), 200);
 
     title("Over");
@@ -109,6 +111,16 @@ fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Answer {
         }
         answer
     })
+}
+
+/// Waits for a check to pass or to fail; when it passes, all of them have to.
+fn wait_until(agent: &Agent, check: &str, passes: bool) {
+    let what = format!("{check} {}", if passes { "passes" } else { "fails" });
+    agent.wait_for(&what, PATIENCE, |agent| {
+        let health = agent.health("");
+        let all = health.status == 200;
+        (health.passed(check) == passes && all == passes).then_some(())
+    });
 }
 
 fn ask(agent: &Agent) -> Answer {

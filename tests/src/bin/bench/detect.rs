@@ -61,7 +61,7 @@ impl Drop for Stop<'_> {
 }
 
 /// When the kernel saw what the one open fault is about.
-pub(crate) fn kernel_time(agent: &Agent, check: &str) -> (String, u64) {
+fn kernel_time(agent: &Agent, check: &str) -> (String, u64) {
     let faults = agent.faults();
     let fault = faults.iter().find(|fault| fault["check"] == check);
     let found = fault.and_then(|fault| Some((fault["id"].as_str()?, fault["kernel_ns"].as_u64()?)));
@@ -92,8 +92,13 @@ fn once(
     changes: &Receiver<(u16, u64)>,
     volume: &Volume,
 ) -> Duration {
+    let errors = inject::ext4_errors(volume.device());
     inject::ext4_error(volume.device());
     let seen = expect(agent, changes, 503);
+    // ext4 counts the error a little later; cleared before that, the count would be news.
+    agent.wait_for("ext4's own count", PATIENCE, |_| {
+        (inject::ext4_errors(volume.device()) > errors).then_some(())
+    });
     let (id, kernel) = kernel_time(agent, "io_errors");
     let cleared = run_cli(sandbox, &["faults", "clear", &id]);
     assert!(cleared.status.success(), "{cleared:?}");

@@ -95,8 +95,8 @@ impl Report {
 const TOLERANCE: f64 = 10.0;
 
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(last * percent / 100).copied().unwrap_or_default()
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
 fn milliseconds(time: Duration) -> f64 {
