@@ -71,7 +71,8 @@ pub struct Kernel {
     rest_until: Instant,
     look_seconds: f64,
     blind: Option<String>,
-    /// Events for which no program ran.
+    /// All events that were counted, and events for which no program ran.
+    counted: u64,
     missed: u64,
 }
 
@@ -121,6 +122,7 @@ impl Kernel {
             rest_until: Instant::now(),
             look_seconds: 0.0,
             blind: Some("the mount table has not been read yet".to_owned()),
+            counted: 0,
             missed: 0,
         };
         if kernel.hooks.is_err() {
@@ -320,7 +322,6 @@ impl Kernel {
     fn retry_hooks(&mut self) {
         if let Ok(hooks) = &mut self.hooks {
             hooks.loader.attach_missing();
-            self.missed = hooks.loader.missed();
         }
     }
 
@@ -362,6 +363,12 @@ impl Kernel {
         if let Ok(hooks) = &self.hooks {
             match reader::counts(&hooks.counts) {
                 Ok(counts) => {
+                    // Only while events come: it takes a file for each program.
+                    let total = counts.iter().map(|count| count.count).sum();
+                    if self.counted != total {
+                        self.counted = total;
+                        self.missed = hooks.loader.missed();
+                    }
                     self.ledger.counted(&counts, now());
                     let table = self.ledger.table();
                     let named = counts.iter().map(|count| NamedCount {
