@@ -4,18 +4,19 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, Scope};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::agent::{PATIENCE, run_cli};
 use e2e::http::Connection;
+use e2e::sys::monotonic_ns;
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
 
 use crate::Scale;
 use crate::report::Report;
 
-/// The kernel side passes on ten records per device and second, and an operator's clear takes some
-/// milliseconds: with this many devices in turn, none of them comes near the limit.
-const DEVICES: usize = 20;
+/// The kernel side passes on ten records per device and second, and an injection with its clear takes
+/// some 5 ms: with this many devices in turn, none of them comes near the limit.
+const DEVICES: usize = 64;
 
 /// How a load balancer sees the agent: every change of the status, with the time of its first byte.
 pub(crate) fn watch_status<'scope>(
@@ -60,15 +61,6 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// When the kernel saw what the one open fault is about.
-fn kernel_time(agent: &Agent, check: &str) -> (String, u64) {
-    let faults = agent.faults();
-    let fault = faults.iter().find(|fault| fault["check"] == check);
-    let found = fault.and_then(|fault| Some((fault["id"].as_str()?, fault["kernel_ns"].as_u64()?)));
-    let Some((id, at)) = found else { agent.fail("no open fault with a kernel time") };
-    (id.to_owned(), at)
-}
-
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let volumes: Vec<_> = (0..DEVICES)
         .map(|number| {
@@ -77,13 +69,31 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         .collect();
     let agent = Agent::start(sandbox);
     let done = AtomicBool::new(false);
-    let mut times = thread::scope(|scope| {
+    let found = thread::scope(|scope| {
         let _stop = Stop(&done);
         let changes = watch_status(scope, agent.health_address(), "/health", &done);
         let rounds = volumes.iter().cycle().take(scale.injections);
         rounds.map(|volume| once(sandbox, &agent, &changes, volume)).collect::<Vec<_>>()
     });
+    let mut times: Vec<_> = found.iter().map(|found| found.took).collect();
     report.times("kernel event to first 503 byte", &mut times, Some([1.0, 5.0]));
+    let counted = || volumes.iter().map(|v| agent.count("ext4_error", v.device().number())).sum();
+    let injected = scale.injections as u64;
+    let end = Instant::now() + PATIENCE;
+    let mut count: u64 = counted();
+    while count != injected && Instant::now() < end {
+        count = counted();
+    }
+    report.must("of these, counted by the kernel", &count.to_string(), count == injected);
+    // Then ext4's count was read before the event was, and the time is from before the injection.
+    let without = found.iter().filter(|found| !found.by_event).count();
+    report.note("of these, found by ext4's count first", &without.to_string());
+}
+
+struct Found {
+    took: Duration,
+    /// Whether the fault has the kernel's time of the event.
+    by_event: bool,
 }
 
 fn once(
@@ -91,17 +101,24 @@ fn once(
     agent: &Agent,
     changes: &Receiver<(u16, u64)>,
     volume: &Volume,
-) -> Duration {
+) -> Found {
     let errors = inject::ext4_errors(volume.device());
+    let before = monotonic_ns();
     inject::ext4_error(volume.device());
     let seen = expect(agent, changes, 503);
     // ext4 counts the error a little later; cleared before that, the count would be news.
     agent.wait_for("ext4's own count", PATIENCE, |_| {
         (inject::ext4_errors(volume.device()) > errors).then_some(())
     });
-    let (id, kernel) = kernel_time(agent, "io_errors");
-    let cleared = run_cli(sandbox, &["faults", "clear", &id]);
+    let number = volume.device().number();
+    let faults = agent.faults();
+    let fault = faults.iter().find(|fault| fault["device"] == number);
+    let Some(fault) = fault else { agent.fail(&format!("no fault on {number}")) };
+    let kernel = fault["kernel_ns"].as_u64();
+    let id = fault["id"].as_str().expect("an id");
+    let cleared = run_cli(sandbox, &["faults", "clear", id]);
     assert!(cleared.status.success(), "{cleared:?}");
     expect(agent, changes, 200);
-    Duration::from_nanos(seen.saturating_sub(kernel))
+    let took = Duration::from_nanos(seen.saturating_sub(kernel.unwrap_or(before)));
+    Found { took, by_event: kernel.is_some() }
 }
