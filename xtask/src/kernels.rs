@@ -23,8 +23,19 @@ use crate::workspace::{announce, build_agent, command, target_dir};
 /// table shows an ext4 that was lost.
 const VERSIONS: [&str; 3] = ["5.10", "6.1", "6.12"];
 /// What `init.sh` runs, in its order.
-const SCENARIOS: [&str; 7] =
-    ["hooks", "late_modules", "healthy", "ext4_error", "restart", "block_write", "syscall_hooks"];
+const SCENARIOS: [&str; 11] = [
+    "hooks",
+    "late_modules",
+    "healthy",
+    "ext4_error",
+    "restart",
+    "block_write",
+    "journal_abort",
+    "ext4_shutdown",
+    "shutdown_restart",
+    "xfs_shutdown",
+    "syscall_hooks",
+];
 /// Several times what a guest needs with two busy cores: one that is still there hangs.
 const DEADLINE: Duration = Duration::from_mins(5);
 
@@ -49,10 +60,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         });
         table.push((version, results));
     }
-    println!("\n{:<10}{}", "kernel", SCENARIOS.map(|name| format!("{name:<15}")).concat());
+    println!("\n{:<8}{}", "kernel", SCENARIOS.join("  "));
     for (version, results) in &table {
-        let cells = SCENARIOS.map(|name| format!("{:<15}", verdict(results, name)));
-        println!("{version:<10}{}", cells.concat());
+        let cells = SCENARIOS.map(|name| format!("{:<1$}  ", verdict(results, name), name.len()));
+        println!("{version:<8}{}", cells.concat().trim_end());
     }
     let passed = |results| SCENARIOS.iter().all(|name| verdict(results, name) == "pass");
     if !table.iter().all(|(_, results)| passed(results)) {

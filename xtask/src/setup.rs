@@ -34,12 +34,14 @@ const TEST_PROGRAMS: [(&str, &str); 11] = [
 ];
 
 /// What `cargo xtask kernels` makes its guests of.
-const KERNEL_PROGRAMS: [(&str, &str); 6] = [
+const KERNEL_PROGRAMS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
     ("dpkg-deb", "dpkg"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
+    ("xfs_io", "xfsprogs"),
     ("depmod", "kmod"),
 ];
 

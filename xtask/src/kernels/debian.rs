@@ -13,6 +13,7 @@ const SOURCES: &str = "\
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bullseye-security main
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security trixie-security main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main
 ";
 
 /// Without the modules that no guest needs, a kernel takes 70 MB instead of 400.
@@ -41,7 +42,8 @@ pub(crate) fn kernel(dir: &Path, version: &str) -> Result<Kernel> {
     let packages = here.join("packages");
     fs::create_dir_all(&packages).with_context(|| packages.display().to_string())?;
     let mut download = apt(dir, "apt-get")?;
-    download.args(["-qq", "download", &package]).current_dir(&packages);
+    download.args(["-qq", "download", &package]).args(parts(dir, &package)?);
+    download.current_dir(&packages);
     announce(&download);
     output(&mut download)?;
     let root = here.join("root");
@@ -61,8 +63,19 @@ fn unpacked(dir: &Path) -> Option<Kernel> {
     let base = bases.into_iter().find(|base| base.join("lib/modules").is_dir())?;
     let modules = fs::read_dir(base.join("lib/modules")).ok()?.next()?.ok()?;
     let release = modules.file_name().into_string().ok()?;
-    let image = dir.join("root/boot").join(format!("vmlinuz-{release}"));
-    image.is_file().then(|| Kernel { release, image, base, dir: dir.to_owned() })
+    let images =
+        [dir.join("root/boot").join(format!("vmlinuz-{release}")), modules.path().join("vmlinuz")];
+    let image = images.into_iter().find(|image| image.is_file())?;
+    Some(Kernel { release, image, base, dir: dir.to_owned() })
+}
+
+/// Debian has 7.x in several packages, and an image that only names them.
+fn parts(dir: &Path, package: &str) -> Result<Vec<String>> {
+    let text = output(apt(dir, "apt-cache")?.args(["depends", package]))?;
+    let kinds = ["linux-base-", "linux-binary-", "linux-modules-"];
+    let part = |name: &&str| kinds.iter().any(|kind| name.starts_with(kind));
+    let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(names.filter(part).map(str::to_owned).collect())
 }
 
 /// The newest package of the series.

@@ -1,4 +1,4 @@
-//! What a guest starts with: the agent, busybox, `mkfs.ext4`, the modules and `init.sh`.
+//! What a guest starts with: the agent, busybox, what makes filesystems, the modules and `init.sh`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -26,7 +26,7 @@ pub(crate) fn build(kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
         fs::create_dir_all(root.join(dir))?;
     }
     copy_program(agent, &root, "bin/tocsin")?;
-    for name in ["busybox", "mkfs.ext4"] {
+    for name in ["busybox", "mkfs.ext4", "mkfs.xfs", "xfs_io"] {
         let program = find_program(name).with_context(|| format!("no {name}"))?;
         copy_program(&program, &root, &format!("bin/{name}"))?;
     }
