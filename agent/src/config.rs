@@ -29,9 +29,9 @@ pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
 pub const IO_ERROR_WINDOW: Duration = Duration::from_mins(5);
 /// 5 seconds: beyond any healthy flush, and far below the 30 seconds after which SCSI gives up a command.
 pub const IO_STALL_AFTER: Duration = Duration::from_secs(5);
-/// Half a second between looks at mountinfo and sysfs when nothing rings: what has no event (a remount by
-/// fsconfig, say) is seen well within a second, at some 50 µs each.
-pub const REREAD_INTERVAL: Duration = Duration::from_millis(500);
+/// Three quarters of a second between looks at mountinfo and sysfs when nothing rings: what has no event (a
+/// remount by fsconfig, say) is seen within a second, at some 50 µs each.
+pub const REREAD_INTERVAL: Duration = Duration::from_millis(750);
 /// 1 second between readings of the kernel's counters: as old as `/faults` and `/metrics` can be.
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// 10 seconds between attempts at hooks whose tracepoint is not there: a module that is loaded later.
@@ -179,7 +179,6 @@ impl Config {
             io_error_window: self.io_error_window,
             io_stall_after: self.io_stall_after,
             require_writable: self.require_writable.clone(),
-            no_events: false,
         }
     }
 }

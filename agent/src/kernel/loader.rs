@@ -208,6 +208,12 @@ impl Loader {
         HOOKS.iter().map(status).collect()
     }
 
+    /// Whether this hook's program runs.
+    #[must_use]
+    pub fn is_attached(&self, event: &str) -> bool {
+        matches!(self.states.get(event), Some((HookState::Attached, _)))
+    }
+
     /// Which hooks are there and could not be attached.
     #[must_use]
     pub fn failed(&self) -> Option<String> {

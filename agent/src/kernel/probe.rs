@@ -63,12 +63,23 @@ pub struct Report {
 }
 
 /// Whether even looking at a filesystem's root fails: what a shut-down xfs shows and nothing else does.
+///
+/// With `sync`, the root directory is synced as well, which writes nothing where nothing has changed: up
+/// to 6.12 an ext4 that was shut down shows nothing else before somebody writes.
 #[must_use]
-pub fn look_at_root(root: &Path, dev: Dev) -> Root {
-    match stat(root) {
+pub fn look_at_root(root: &Path, dev: Dev, sync: bool) -> Root {
+    let look = || {
+        let found = stat(root)?;
+        if sync {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            fsync(&open(root, flags, Mode::empty())?)?;
+        }
+        Ok(found)
+    };
+    match look() {
         // btrfs gives each subvolume a number of its own, which no table shows.
         Ok(found) if dev.major() == 0 || Dev::from_stat(found.st_dev) == dev => Root::Fine,
-        Err(error) if is_io_error(error.raw_os_error()) => Root::Failed(error.raw_os_error()),
+        Err(error) if is_io_error(Errno::raw_os_error(error)) => Root::Failed(error.raw_os_error()),
         Ok(_) | Err(_) => Root::Unknown,
     }
 }

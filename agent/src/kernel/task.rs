@@ -125,9 +125,7 @@ impl Kernel {
             counted: 0,
             missed: 0,
         };
-        if kernel.hooks.is_err() {
-            kernel.ledger.without_events();
-        }
+        kernel.tell_xfs_events();
         kernel.settle_at_start().await;
         info!(filesystems = watched(&kernel.ledger), "watching");
         Ok((kernel, Published { faults: faults_seen, stats: stats_seen }))
@@ -287,13 +285,22 @@ impl Kernel {
     fn act(&mut self) {
         for Action { dev, write } in self.ledger.take_actions() {
             let table = self.ledger.table();
-            let mount = table.filesystems.get(&dev).and_then(|filesystem| filesystem.probe_mount());
+            let Some(filesystem) = table.filesystems.get(&dev) else { continue };
+            let ext4 = filesystem.fs_type == "ext4";
+            let mount = filesystem.probe_mount();
+            let how = if write {
+                How::Write
+            } else if ext4 && !filesystem.read_only {
+                How::Sync
+            } else {
+                How::Look
+            };
             let started = clock::monotonic();
             let bounded = self.bounded.clone();
             // The mount's number is in the name: what is stuck on an old life of a device is not in the way.
             let place =
                 mount.map(|m| (self.paths.inside(&m.point), format!("probe {dev} {}", m.id)));
-            self.probes.spawn(async move { run_probe(&bounded, place, dev, write, started).await });
+            self.probes.spawn(async move { run_probe(&bounded, place, dev, how, started).await });
         }
     }
 
@@ -322,7 +329,14 @@ impl Kernel {
     fn retry_hooks(&mut self) {
         if let Ok(hooks) = &mut self.hooks {
             hooks.loader.attach_missing();
+            self.tell_xfs_events();
         }
+    }
+
+    /// The one loss that shows nowhere but in its event and in its root directory.
+    fn tell_xfs_events(&mut self) {
+        let attached = |hooks: &Hooks| hooks.loader.is_attached("xfs_force_shutdown");
+        self.ledger.xfs_events(self.hooks.as_ref().is_ok_and(attached));
     }
 
     fn publish(&mut self) {
@@ -404,24 +418,35 @@ fn now() -> Now {
     Now { mono: clock::monotonic(), wall: SystemTime::now() }
 }
 
+/// What a probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// Looks at the root directory.
+    Look,
+    /// Syncs it as well.
+    Sync,
+    /// Looks, and writes.
+    Write,
+}
+
 async fn run_probe(
     bounded: &Bounded,
     place: Option<(PathBuf, String)>,
     dev: Dev,
-    write: bool,
+    how: How,
     started: u64,
 ) -> Probed {
     let nothing = Probed {
         dev,
         started,
         root: Root::Unknown,
-        write: write.then_some(Probe::Late),
+        write: (how == How::Write).then_some(Probe::Late),
         full: false,
     };
     let Some((path, name)) = place else { return nothing };
     let call = move || {
-        let root = look_at_root(&path, dev);
-        let report = write.then(|| write_probe(&path, dev));
+        let root = look_at_root(&path, dev, how == How::Sync);
+        let report = (how == How::Write).then(|| write_probe(&path, dev));
         (root, report)
     };
     match bounded.run(name, config::PROBE_DEADLINE, call).await {

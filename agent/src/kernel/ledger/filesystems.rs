@@ -111,7 +111,7 @@ impl Ledger {
         // A shut-down xfs shows nowhere but in its root directory: looked at when the agent starts, and, where
         // no event would tell of it, each time.
         let at_start = is_new && filesystem.is_writable_type() && !self.started;
-        let each_time = self.rules.no_events && filesystem.fs_type == "xfs";
+        let each_time = !self.xfs_events && filesystem.fs_type == "xfs";
         if (at_start || each_time) && known.probes.due.is_empty() {
             known.only_look = true;
             known.probes.due.insert(now.mono);
@@ -194,7 +194,9 @@ impl Ledger {
             return false;
         }
         let (what, evidence) = if event.errno == 0 {
-            (format!("{source} (source line {})", event.detail), format!("tracepoint {source}"))
+            // What comes from the counters has no line.
+            let line = (event.detail != 0).then(|| format!(" (source line {})", event.detail));
+            (format!("{source}{}", line.unwrap_or_default()), format!("tracepoint {source}"))
         } else {
             let errno = errno::describe(event.errno);
             (format!("{source} failed: {errno}"), format!("tracepoint xfs_buf_ioerror {errno}"))

@@ -57,8 +57,6 @@ pub struct Rules {
     pub io_stall_after: Duration,
     /// Mount points that are faulty when read-only, whoever made them so.
     pub require_writable: Vec<PathBuf>,
-    /// No event will come from the kernel: look where otherwise an event would say that it is worth it.
-    pub no_events: bool,
 }
 
 /// What the ledger wants done. Results come back through [`Ledger::probed`].
@@ -129,6 +127,7 @@ pub struct Ledger {
     forgotten: u64,
     version: u64,
     started: bool,
+    xfs_events: bool,
 }
 
 impl Ledger {
@@ -151,6 +150,7 @@ impl Ledger {
             forgotten: 0,
             version: 0,
             started: false,
+            xfs_events: true,
         }
     }
 
@@ -166,9 +166,9 @@ impl Ledger {
         &self.table
     }
 
-    /// Whether the rest of this host's life has to do without events.
-    pub fn without_events(&mut self) {
-        self.rules.no_events = true;
+    /// Whether an xfs that shuts down will say so: without eBPF and on kernels before 5.15 it does not.
+    pub fn xfs_events(&mut self, attached: bool) {
+        self.xfs_events = attached;
     }
 
     /// Events that were given up because too many waited.

@@ -49,7 +49,6 @@ impl Host {
             io_error_window: WINDOW,
             io_stall_after: Duration::from_secs(5),
             require_writable: require_writable.iter().map(PathBuf::from).collect(),
-            no_events: false,
         };
         Self {
             ledger: Ledger::new(rules),
@@ -409,7 +408,7 @@ fn a_probe_that_cannot_be_made_is_told() {
 #[test]
 fn without_events_the_root_of_an_xfs_is_looked_at_each_time() {
     let mut host = Host::new();
-    host.ledger.without_events();
+    host.ledger.xfs_events(false);
     host.mount_type(1, "xfs", "rw", "rw").mount(2, "rw", "rw").look().answer(&Probe::Writable);
     host.after(Duration::from_millis(500)).look();
     assert_eq!(host.ledger.take_actions(), [Action { dev: dev("7:1"), write: false }]);
