@@ -263,6 +263,14 @@ impl Agent {
             .sum()
     }
 
+    /// Events that the kernel ran no program for, by its own account.
+    pub fn missed(&self) -> u64 {
+        let metrics = self.admin("/metrics").body;
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix("tocsin_events_missed_total "));
+        line.and_then(|count| count.parse().ok()).expect("tocsin_events_missed_total")
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()

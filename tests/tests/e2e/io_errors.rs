@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use e2e::agent::{IO_ERROR_WINDOW, PATIENCE, run_cli};
 use e2e::faultfs::{EVERYWHERE, Errno, Operation};
@@ -104,19 +104,38 @@ fn errors_that_go_on_keep_the_fault_open() {
     let at = Instant::now();
     inject::read_block(&file, 0).unwrap_err();
     agent.wait_failure(at, "io_errors", &["EIO"]);
-    let mut errors = 1;
     while at.elapsed() < IO_ERROR_WINDOW * 2 {
         inject::read_block(&file, 0).unwrap_err();
-        errors += 1;
         assert_eq!(agent.health("").status, 503, "after {:?}", at.elapsed());
     }
-    // Every one is counted, however few of them the agent was told of.
-    let what = format!("a count of exactly {errors}");
-    agent.wait_for(&what, PATIENCE, |agent| {
-        (agent.count("block_read", volume.device().number()) == errors).then_some(())
-    });
     volume.control().heal();
     agent.wait_recovery(Instant::now(), IO_ERROR_WINDOW + PATIENCE);
+}
+
+/// However few of them the agent is told of.
+#[test]
+fn every_error_is_counted() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let (volume, range) = with_file(&sandbox, Filesystem::Ext4WithoutJournal);
+    let agent = Agent::start(&sandbox);
+    volume.control().fail(Operation::Read, Errno::EIO, range);
+    let (file, number) = (volume.path("file"), volume.device().number());
+    let mut seen = Vec::new();
+    // A program does not run while somebody reads a map on its CPU, which the kernel counts as missed; and
+    // in some virtual machines not on top of the machine's own agent, which nobody counts. Both are rare.
+    let exact = (0..5).any(|_| {
+        let before = agent.count("block_read", number);
+        let errors = inject::read_block_times(&file, 0, 5000);
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut counted = 0;
+        while counted != errors && Instant::now() < end {
+            counted = agent.count("block_read", number) - before;
+        }
+        seen.push((errors, counted, agent.missed()));
+        counted <= errors && errors <= counted + agent.missed()
+    });
+    assert!(exact, "(injected, counted, missed so far): {seen:?}");
+    assert!(seen.iter().all(|(errors, counted, _)| errors - counted < 10), "{seen:?}");
 }
 
 #[test]

@@ -75,11 +75,14 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         // The page is at most a second old.
         let number = victim.device().number();
         let end = Instant::now() + PATIENCE;
-        let mut counted = agent.count("block_read", number);
-        while counted != failed && Instant::now() < end {
-            counted = agent.count("block_read", number);
+        // A program does not run while somebody reads a map on its CPU; the kernel counts that as missed.
+        // Nor does it, in some virtual machines, on top of the machine's own agent; nobody counts those.
+        let look = || (agent.count("block_read", number), agent.missed());
+        let mut seen = look();
+        while seen.0 + seen.1 != failed && Instant::now() < end {
+            seen = look();
         }
-        report.must("storm, errors counted", &counted.to_string(), counted == failed);
+        report.count("storm, errors counted + missed", failed, seen.0, seen.1);
         report.times("storm, /health", &mut latency.join().expect("join"), Some([1.0, 5.0]));
         report.times("storm, shutdown call to first 503 byte", &mut times, Some([1.0, 5.0]));
     });
