@@ -89,12 +89,12 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
         "health",
         serve("health", connections, health, move |r| ready(handler.handle(&r)), stopped.clone()),
     );
-    let handler = Admin::new(board, faults, stats, metrics);
-    spawn(
-        &mut listeners,
-        "admin",
-        serve("admin", connections, admin, move |r| ready(handler.handle(&r)), stopped.clone()),
-    );
+    let handler = Admin::new(board, faults, stats, metrics, commands.clone());
+    let handle = move |request| {
+        let handler = handler.clone();
+        async move { handler.handle(request).await }
+    };
+    spawn(&mut listeners, "admin", serve("admin", connections, admin, handle, stopped.clone()));
     // Actions are worth less than answers: without the socket the agent still runs.
     let socket_file = match Socket::bind(&config.control_socket) {
         Ok(Socket { listener, file }) => {

@@ -32,8 +32,13 @@ pub const IO_STALL_AFTER: Duration = Duration::from_secs(5);
 /// Three quarters of a second between looks at mountinfo and sysfs when nothing rings: what has no event (a
 /// remount by fsconfig, say) is seen within a second, at some 50 µs each.
 pub const REREAD_INTERVAL: Duration = Duration::from_millis(750);
-/// 1 second between readings of the kernel's counters: as old as `/faults` and `/metrics` can be.
+/// 1 second between readings of the kernel's counters while events come: what did not fit into the ring
+/// buffer is an event that much later. Who asks for `/faults` or `/metrics` gets a reading of that moment.
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+/// 5 seconds when none come: only to see whether the looker still looks.
+pub const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+/// A tenth of a second for that reading, which takes a millisecond: then the last one has to do.
+pub const REFRESH_DEADLINE: Duration = Duration::from_millis(100);
 /// 10 seconds between attempts at hooks whose tracepoint is not there: a module that is loaded later.
 pub const HOOK_RETRY: Duration = Duration::from_secs(10);
 /// Records per second, (kind, device): one rings the bell, ten give people an idea; the rest is counted.

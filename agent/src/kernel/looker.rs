@@ -8,7 +8,11 @@ use std::{
     fs,
     io::{self, Read, Seek},
     path::{Path, PathBuf},
-    sync::{Arc, mpsc as std_mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        mpsc as std_mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -42,6 +46,19 @@ pub struct Look {
     pub btrfs: BTreeMap<Dev, BtrfsErrors>,
     /// Progress of every whole device below a filesystem.
     pub disks: BTreeMap<Dev, Disk>,
+}
+
+impl Look {
+    /// Whether it shows anything that `told` did not. What a healthy disk completes is no news; what stays in
+    /// flight may become some.
+    fn is_news_after(&self, told: &Self) -> bool {
+        let moving = |disk: &Disk| !matches!(disk, Disk::Present { in_flight: 0, .. });
+        !Arc::ptr_eq(&self.table, &told.table)
+            || self.ext4 != told.ext4
+            || self.btrfs != told.btrfs
+            || self.disks.len() != told.disks.len()
+            || self.disks.values().chain(told.disks.values()).any(moving)
+    }
 }
 
 /// A look with what it cost.
@@ -245,33 +262,76 @@ impl Looker {
     }
 }
 
+/// What the kernel task and the looker's thread share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Tell of every look, not only of those that show something new.
+    all: AtomicBool,
+    /// When the last look ended, in `CLOCK_MONOTONIC` nanoseconds.
+    last: AtomicU64,
+}
+
 /// Asks a looker on its own thread for one more look; a request while one is waiting adds nothing.
 #[derive(Clone, Debug)]
-pub struct AskForLook(std_mpsc::SyncSender<()>);
+pub struct AskForLook {
+    ask: std_mpsc::SyncSender<()>,
+    shared: Arc<Shared>,
+}
 
 impl AskForLook {
     /// Wakes the thread; false when the thread is gone.
     #[must_use]
     pub fn ask(&self) -> bool {
-        !matches!(self.0.try_send(()), Err(std_mpsc::TrySendError::Disconnected(())))
+        !matches!(self.ask.try_send(()), Err(std_mpsc::TrySendError::Disconnected(())))
+    }
+
+    /// Whether to be told of every look, because time alone can change the verdict now (a stall that grows
+    /// old, a window that ends).
+    pub fn tell_all(&self, all: bool) {
+        self.shared.all.store(all, Relaxed);
+    }
+
+    /// How long ago the last look ended.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_nanos(clock::monotonic().saturating_sub(self.shared.last.load(Relaxed)))
     }
 }
 
-/// Puts the looker on a thread. Every request is answered by one [`Looked`].
-pub fn spawn(mut looker: Looker) -> io::Result<(AskForLook, mpsc::Receiver<Looked>)> {
+/// Puts the looker on a thread. It looks when it is asked, and every `period` by itself; then it tells only
+/// what is new, so that on an idle host one thread wakes for a moment and nobody else does.
+pub fn spawn(
+    mut looker: Looker,
+    period: Duration,
+) -> io::Result<(AskForLook, mpsc::Receiver<Looked>)> {
     // One request can wait while one look is made; one answer can wait while the next look is made.
     let (ask, asked) = std_mpsc::sync_channel(1);
     let (answer, answers) = mpsc::channel(1);
-    thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(
-        move || {
-            while asked.recv().is_ok() {
-                let start = Instant::now();
-                let look = looker.look();
-                if answer.blocking_send(Looked { look, cost: start.elapsed() }).is_err() {
-                    return;
+    let shared = Arc::new(Shared { last: AtomicU64::new(clock::monotonic()), ..Shared::default() });
+    let asker = AskForLook { ask, shared: shared.clone() };
+    let body = move || {
+        let mut told: Option<Look> = None;
+        loop {
+            let by_itself = match asked.recv_timeout(period) {
+                Ok(()) => false,
+                Err(std_mpsc::RecvTimeoutError::Timeout) => true,
+                Err(std_mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            let start = Instant::now();
+            let look = looker.look();
+            shared.last.store(clock::monotonic(), Relaxed);
+            if by_itself && !shared.all.load(Relaxed) {
+                match (&look, &told) {
+                    (Ok(look), Some(told)) if !look.is_news_after(told) => continue,
+                    _ => {}
                 }
             }
-        },
-    )?;
-    Ok((AskForLook(ask), answers))
+            told = look.as_ref().ok().cloned();
+            if answer.blocking_send(Looked { look, cost: start.elapsed() }).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(body)?;
+    Ok((asker, answers))
 }

@@ -23,7 +23,8 @@ use tokio::sync::{oneshot, watch};
 use self::{loader::HookStatus, reader::NamedCount};
 use crate::model::FaultView;
 
-/// The kernel's counters and how the hooks stand; published once a second, and when they change.
+/// The kernel's counters and how the hooks stand; published when somebody asks, every second while events
+/// come, and now and then.
 #[derive(Clone, Debug, Default)]
 pub struct KernelStats {
     /// Exact counts.
@@ -47,6 +48,8 @@ pub struct KernelStats {
 pub enum Command {
     /// Clear a fault; answers whether there was one.
     Clear(String, oneshot::Sender<bool>),
+    /// Read the kernel's counters now; answers when they are published.
+    Refresh(oneshot::Sender<()>),
 }
 
 /// What the kernel side tells.

@@ -13,7 +13,7 @@ use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
@@ -62,11 +62,13 @@ pub struct Kernel {
     faults: watch::Sender<Arc<FaultView>>,
     stats: watch::Sender<Arc<KernelStats>>,
     published: u64,
-    reread: Duration,
     /// Looks still owed to the last event: its time, and the next of [`LOOKS_AFTER_EVENT`].
     burst: Option<(Instant, usize)>,
     /// A look is being made.
     looking: Option<Instant>,
+    /// When the counters are read next, and when an event came last.
+    tick_at: Instant,
+    last_event: Option<Instant>,
     /// Not before this, so that looks of a huge table leave time for others.
     rest_until: Instant,
     look_seconds: f64,
@@ -99,7 +101,7 @@ impl Kernel {
             }
         }
         let looker = Looker::new(paths, marks)?;
-        let (ask, looks) = looker::spawn(looker)?;
+        let (ask, looks) = looker::spawn(looker, config.reread_interval)?;
         let (faults, faults_seen) = watch::channel(Arc::default());
         let (stats, stats_seen) = watch::channel(Arc::default());
         let mut kernel = Self {
@@ -116,9 +118,10 @@ impl Kernel {
             faults,
             stats,
             published: u64::MAX,
-            reread: config.reread_interval,
             burst: None,
             looking: None,
+            tick_at: Instant::now(),
+            last_event: None,
             rest_until: Instant::now(),
             look_seconds: 0.0,
             blind: Some("the mount table has not been read yet".to_owned()),
@@ -159,10 +162,7 @@ impl Kernel {
 
     /// Runs until the commands' senders are gone or something it needs has died.
     pub async fn run(mut self) -> anyhow::Error {
-        let mut reread = interval(self.reread);
-        reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // One timer for all that is done now and then: every wake-up of an idle host costs something.
-        let (mut counters_at, mut hooks_at) = (Instant::now(), Instant::now() + config::HOOK_RETRY);
+        let mut hooks_at = Instant::now() + config::HOOK_RETRY;
         let mut events = Vec::with_capacity(BATCH);
         loop {
             let next = self.next_wake();
@@ -185,21 +185,21 @@ impl Kernel {
                     None => return anyhow::anyhow!("nobody can send commands any more"),
                 },
                 () = sleep_until(next) => {}
-                tick = reread.tick() => {
-                    self.look_now();
-                    if tick >= counters_at {
-                        counters_at = tick + config::COUNTERS_INTERVAL.saturating_sub(self.reread / 2);
-                        self.publish_stats();
-                        self.is_looker_stuck();
-                    }
-                    if tick >= hooks_at {
-                        hooks_at = tick + config::HOOK_RETRY;
+                () = sleep_until(self.tick_at) => {
+                    self.publish_stats();
+                    self.is_looker_stuck();
+                    let now = Instant::now();
+                    let pause = if self.is_eventful(now) { config::COUNTERS_INTERVAL } else { config::IDLE_INTERVAL };
+                    self.tick_at = now + pause;
+                    if now >= hooks_at {
+                        hooks_at = now + config::HOOK_RETRY;
                         self.retry_hooks();
                     }
                 }
             }
             self.wake();
             self.publish();
+            self.ask.tell_all(self.ledger.needs_time());
         }
     }
 
@@ -240,7 +240,16 @@ impl Kernel {
         }
     }
 
+    /// Whether counters may have moved in a way that the ledger has to know: what was not sent (too many, or no
+    /// room) comes in the same second as what was.
+    fn is_eventful(&self, now: Instant) -> bool {
+        self.last_event.is_some_and(|at| now.duration_since(at) < 3 * config::COUNTERS_INTERVAL)
+    }
+
     fn events(&mut self, events: &mut Vec<Event>) {
+        let arrived = Instant::now();
+        self.last_event = Some(arrived);
+        self.tick_at = self.tick_at.min(arrived + config::COUNTERS_INTERVAL);
         let now = now();
         for event in events.drain(..) {
             debug!(kind = kind_name(event.kind), dev = %event.dev, errno = event.errno,
@@ -273,11 +282,11 @@ impl Kernel {
 
     /// A look that does not come back means that nothing can be said.
     fn is_looker_stuck(&mut self) {
-        if self.looking.is_some_and(|since| since.elapsed() > config::LOOK_DEADLINE) {
-            self.blind = Some(format!(
-                "reading the mount table has taken more than {:?}",
-                config::LOOK_DEADLINE
-            ));
+        if self.ask.age() > config::LOOK_DEADLINE {
+            let deadline = config::LOOK_DEADLINE;
+            self.blind = Some(format!("reading the mount table has taken more than {deadline:?}"));
+        } else if self.blind.is_some() {
+            self.look_now();
         }
     }
 
@@ -322,6 +331,10 @@ impl Kernel {
                 info!(id, cleared, "clear asked for");
                 self.publish();
                 let _nobody_waits = answer.send(cleared);
+            }
+            Command::Refresh(done) => {
+                self.publish_stats();
+                let _nobody_waits = done.send(());
             }
         }
     }

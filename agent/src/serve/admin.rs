@@ -9,12 +9,16 @@ use std::sync::Arc;
 
 use hyper::{Method, Request, StatusCode, header};
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
 use crate::{
+    config,
     health::Board,
-    kernel::{KernelStats, loader::HookStatus, reader::NamedCount},
+    kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
     model::{Fault, FaultView},
 };
 
@@ -40,6 +44,7 @@ pub struct Admin {
     faults: watch::Receiver<Arc<FaultView>>,
     stats: watch::Receiver<Arc<KernelStats>>,
     metrics: Arc<Metrics>,
+    commands: mpsc::Sender<Command>,
 }
 
 impl Admin {
@@ -50,12 +55,13 @@ impl Admin {
         faults: watch::Receiver<Arc<FaultView>>,
         stats: watch::Receiver<Arc<KernelStats>>,
         metrics: Arc<Metrics>,
+        commands: mpsc::Sender<Command>,
     ) -> Self {
-        Self { board, faults, stats, metrics }
+        Self { board, faults, stats, metrics, commands }
     }
 
     /// Answers one request; its body is not read.
-    pub fn handle<B>(&self, request: &Request<B>) -> Reply {
+    pub async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
         if !matches!(path, "/" | "/faults" | "/metrics" | "/readyz") {
             return error(StatusCode::NOT_FOUND, "not found");
@@ -63,11 +69,22 @@ impl Admin {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return not_allowed("GET, HEAD");
         }
+        if matches!(path, "/faults" | "/metrics") {
+            self.refresh().await;
+        }
         match path {
             "/faults" => self.faults(),
-            "/metrics" => self.metrics(request),
+            "/metrics" => self.metrics(&request),
             "/readyz" => reply(StatusCode::OK, TEXT, "ok"),
             _ => reply(StatusCode::OK, TEXT, INDEX),
+        }
+    }
+
+    /// Has the kernel's counters read. Where the kernel task is busy, what was read last has to do.
+    async fn refresh(&self) {
+        let (done, refreshed) = oneshot::channel();
+        if self.commands.try_send(Command::Refresh(done)).is_ok() {
+            let _late_or_gone = timeout(config::REFRESH_DEADLINE, refreshed).await;
         }
     }
 

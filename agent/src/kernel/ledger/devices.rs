@@ -106,6 +106,11 @@ impl Ledger {
         self.open(key, None, what, "sysfs stat: in flight, none completed".to_owned(), now);
     }
 
+    /// Whether I/O was in flight at the last look.
+    pub(super) fn is_io_standing(&self) -> bool {
+        self.progress.values().any(|progress| progress.in_flight > 0)
+    }
+
     /// Disks that had I/O in flight at the first look and have not completed any since.
     #[must_use]
     pub fn unmoved_since_start(&self) -> bool {

@@ -14,6 +14,9 @@ use crate::{
     model::{Dev, FaultKind},
 };
 
+/// ext4 writes its count of errors from a worker, some milliseconds after the tracepoint.
+const COUNTED_WITHIN: Mono = 100_000_000;
+
 /// The filesystem of block devices' own caches is made at boot, among the first: 0:3 to 0:6 have been seen.
 /// Anything that a user mounts (an NFS or FUSE inode can look like a device number) comes later.
 const INTERNAL_MINORS: u32 = 16;
@@ -54,6 +57,8 @@ pub(super) struct Superblock {
     /// Errors that it remembered before, and so are not new; `None` until the next look sets it.
     ext4: Option<u64>,
     pub(super) btrfs: Option<BtrfsErrors>,
+    /// When the operator last accepted it as it was: what began before says nothing.
+    pub(super) accepted_at: Mono,
     /// A look older than this must not set the above.
     pub(super) baseline_after: Mono,
     /// Writes were lost and the kernel did not say why: a full filesystem is no fault.
@@ -243,6 +248,13 @@ impl Ledger {
 
     pub(super) fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
         let key = self.io_key(dev);
+        if event.errno == 0
+            && let Some(entry) = self.faults.get_mut(&key)
+        {
+            // What is known of it says more than this event does.
+            (entry.last, entry.last_mono) = (now.wall, now.mono);
+            return;
+        }
         let errno =
             if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
         let what = format!("written data was lost: {errno}");
@@ -296,16 +308,22 @@ impl Ledger {
         {
             return;
         }
+        let announced =
+            self.faults.get(&(FaultKind::FilesystemError, dev)).and_then(|e| e.kernel_ns);
         self.open(key, event, what, evidence, now);
-        if let (Some(errno), Some(entry)) = (errno, self.faults.get_mut(&key)) {
-            entry.errno = Some(errno);
+        if let Some(entry) = self.faults.get_mut(&key) {
+            entry.errno = errno.or(entry.errno);
+            // It is the same story: the kernel told of it when it told of the error.
+            entry.kernel_ns = entry.kernel_ns.or(announced);
         }
     }
 
     /// The operator accepts a filesystem as it is.
     pub(super) fn accept_superblock(&mut self, dev: Dev, kind: FaultKind, now: Now) {
         let Some(known) = self.superblocks.get_mut(&dev) else { return };
-        known.baseline_after = now.mono;
+        known.accepted_at = now.mono;
+        // ext4 counts its error some time after it announced it.
+        known.baseline_after = now.mono + COUNTED_WITHIN;
         known.ext4 = None;
         known.btrfs = None;
         known.probes.due.clear();

@@ -154,6 +154,16 @@ impl Ledger {
         }
     }
 
+    /// Whether time alone can change what is said, so that every look counts.
+    #[must_use]
+    pub fn needs_time(&self) -> bool {
+        let looks_at_xfs = || self.table.filesystems.values().any(|f| f.fs_type == "xfs");
+        !self.faults.is_empty()
+            || !self.waiting.is_empty()
+            || self.is_io_standing()
+            || (!self.xfs_events && looks_at_xfs())
+    }
+
     /// Changes with every change that can be seen from outside.
     #[must_use]
     pub fn version(&self) -> u64 {

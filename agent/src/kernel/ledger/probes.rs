@@ -72,7 +72,7 @@ impl Ledger {
         let dev = probed.dev;
         let Some(known) = self.superblocks.get_mut(&dev) else { return };
         known.probes.running = false;
-        if probed.started < known.baseline_after {
+        if probed.started < known.accepted_at {
             // It began before the operator accepted what it found.
             self.start_probes(now);
             return;
