@@ -1,9 +1,11 @@
 //! The other commands, signals, and what the agent costs a healthy disk.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Output;
 
-use e2e::agent::run_cli;
+use e2e::agent::{PATIENCE, run_cli};
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
 use rustix::process::Signal;
 
@@ -103,6 +105,41 @@ fn sigterm_and_sigint_end_it_in_order() {
     agent.wait_exit();
     let agent = Agent::start(&sandbox);
     assert_eq!(agent.terminate().code(), Some(0));
+}
+
+/// An agent that was told to stop while a client was in the middle of its request.
+fn stopping_with_half_a_request(sandbox: &Sandbox) -> (Agent, TcpStream) {
+    let agent = Agent::start(sandbox);
+    let mut client = TcpStream::connect(agent.health_address()).unwrap();
+    client.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").unwrap();
+    // Answered by the same loop, so the half request has been accepted before the signal.
+    assert_eq!(agent.health("").status, 200);
+    agent.signal(Signal::TERM);
+    agent.wait_for("the log says that it stops", PATIENCE, |agent| {
+        agent.log().iter().any(|line| line.contains("stopping")).then_some(())
+    });
+    (agent, client)
+}
+
+#[test]
+fn a_request_that_has_begun_is_answered_before_the_end() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let (mut agent, mut client) = stopping_with_half_a_request(&sandbox);
+    client.write_all(b"\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(r#""status":"ready""#), "{answer}");
+    assert_eq!(agent.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let (mut agent, _client) = stopping_with_half_a_request(&sandbox);
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.wait_exit().code(), Some(1));
+    assert!(agent.log().iter().any(|line| line.contains("second signal")), "{:?}", agent.log());
 }
 
 /// The runs of all programs that the agent holds, from the kernel's own statistics.

@@ -185,6 +185,29 @@ fn remount_ro_and_rw_through_fsconfig() {
     agent.wait_recovery(at, PATIENCE);
 }
 
+/// Where an operator pays for it, the remount itself rings: no look has to come by.
+#[test]
+fn syscall_hooks_ring_for_an_fsconfig_remount() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let agent = Agent::start_with(&sandbox, |agent| {
+        agent.env("MOUNT_HOOKS", "syscalls").env("REREAD_INTERVAL", "1s");
+    });
+    let page = agent.faults_page();
+    let hooks = page["hooks"].as_array().unwrap();
+    let of_mounts =
+        hooks.iter().filter(|hook| hook["name"].as_str().unwrap().starts_with("syscalls:"));
+    assert!(of_mounts.clone().count() >= 5);
+    assert!(of_mounts.clone().all(|hook| hook["state"] == "attached"), "{hooks:?}");
+    let at = inject::reconfigure(volume.point(), "ro");
+    expect_lost(&agent, &volume, at);
+    let rung = agent.count("mount_change", "0:0");
+    assert!(rung > 0, "nothing rang");
+    let at = inject::reconfigure(volume.point(), "rw");
+    agent.wait_recovery(at, PATIENCE);
+    assert!(agent.count("mount_change", "0:0") > rung);
+}
+
 /// An operator who reads the reason and unmounts at once may meet the agent's probe there. It is over
 /// before the command can be typed again.
 #[test]
