@@ -308,7 +308,7 @@ pub fn spawn(
     let (ask, asked) = std_mpsc::sync_channel(1);
     let (answer, answers) = mpsc::channel(1);
     let shared = Arc::new(Shared { last: AtomicU64::new(clock::monotonic()), ..Shared::default() });
-    let asker = AskForLook { ask, shared: shared.clone() };
+    let handle = AskForLook { ask, shared: shared.clone() };
     let body = move || {
         let mut told: Option<Look> = None;
         loop {
@@ -333,5 +333,5 @@ pub fn spawn(
         }
     };
     thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(body)?;
-    Ok((asker, answers))
+    Ok((handle, answers))
 }
