@@ -23,7 +23,7 @@ use crate::workspace::{announce, build_agent, command, target_dir};
 /// table shows an ext4 that was lost.
 const VERSIONS: [&str; 3] = ["5.10", "6.1", "6.12"];
 /// What `init.sh` runs, in its order.
-const SCENARIOS: [&str; 11] = [
+const SCENARIOS: [&str; 12] = [
     "hooks",
     "late_modules",
     "healthy",
@@ -34,6 +34,7 @@ const SCENARIOS: [&str; 11] = [
     "ext4_shutdown",
     "shutdown_restart",
     "xfs_shutdown",
+    "counts",
     "syscall_hooks",
 ];
 /// Several times what a guest needs with two busy cores: one that is still there hangs.

@@ -235,6 +235,28 @@ xfs_shutdown() {
     [ $passed = 0 ] && need 'no 200 after umount' within 2 answers 200
 }
 
+# sum KIND: what the kernel counted of it on all devices; missed: what it ran no program for.
+sum() { counters "$1" | grep -o 'count:[0-9]*' | awk -F: '{ n += $2 } END { print n + 0 }'; }
+missed() { get 25002 /metrics | sed -n 's/^tocsin_events_missed_total \([0-9]*\).*/\1/p'; }
+
+# Each failed request of a known number is counted, or said to be missed.
+counts() {
+    need 'no disk' disk counts 64M || return
+    before=$(($(sum block_read) + $(missed)))
+    truncate -s 0 /tmp/counts.d/disk
+    seq 0 4095 | awk '{ print "pread -q", $1 * 4096, 4096 }' >/tmp/reads
+    xfs_io -d -r "$disk" </tmp/reads >/tmp/reads.log 2>&1
+    failed=$(grep -c 'Input/output error' /tmp/reads.log)
+    losetup -d "$disk"
+    if [ "$failed" = 0 ]; then
+        seen='this kernel reads zeroes beyond the end of the file'
+        return
+    fi
+    after=$(($(sum block_read) + $(missed)))
+    seen="$failed failed, $((after - before)) counted, of these $(missed) missed"
+    need 'the counts differ' test $((after - before)) = "$failed"
+}
+
 syscall_hooks() {
     stop
     need 'the agent does not answer' start syscalls || return
@@ -254,6 +276,7 @@ scenario journal_abort
 scenario ext4_shutdown
 scenario shutdown_restart
 scenario xfs_shutdown
+scenario counts
 scenario syscall_hooks
 
 # For whoever has to find out why.
