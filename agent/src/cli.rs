@@ -99,6 +99,9 @@ pub struct CheckArgs {
     /// which knows what happened before, and else a single look
     #[arg(long, env = "HEALTH_URL", value_name = "URL")]
     pub health_url: Option<String>,
+    /// Address of this host's agent
+    #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    pub listen_addr: IpAddr,
     /// Port of this host's agent
     #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
     pub listen_port: u16,
@@ -165,6 +168,16 @@ pub enum LogFormat {
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
+}
+
+/// What is wrong with a command line, and perhaps what was meant, in one line.
+#[must_use]
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let line: Vec<_> =
+        lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
+    line.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// Names that the systems we replace use for the same thing: (theirs, ours).

@@ -11,7 +11,7 @@ use std::{
 use clap::{Parser, error::ErrorKind};
 use tocsin::{
     app,
-    cli::{Cli, Command, aliases, environment},
+    cli::{Cli, Command, aliases, environment, one_line},
     commands::{check, faults},
     config::Config,
     logging,
@@ -87,12 +87,7 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _closed_pipe = error.print();
         return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
     }
-    let text = error.to_string();
-    // Up to the usage: what is wrong, and perhaps what was meant.
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let line: Vec<_> =
-        lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    fail(line.join(" ").trim_start_matches("error: "), ExitCode::from(USAGE))
+    fail(&one_line(error), ExitCode::from(USAGE))
 }
 
 fn fail(message: &str, code: ExitCode) -> ExitCode {

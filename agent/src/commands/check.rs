@@ -5,11 +5,12 @@
 
 use std::{
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use super::{client, print, printable, table};
 use crate::{
     checks,
-    cli::{AgentArgs, CheckArgs, Cli, Command, Output},
+    cli::{AgentArgs, CheckArgs, Cli, Command, Output, one_line},
     config::Config,
     health::{Board, Question},
     host::Paths,
@@ -92,7 +93,9 @@ async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, Source)> {
         bail!("unknown check {name:?}; there are: {}", known.join(", "));
     }
     if !args.local {
-        let default = format!("http://127.0.0.1:{}", args.listen_port);
+        let any = args.listen_addr.is_unspecified();
+        let host = if any { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.listen_addr };
+        let default = format!("http://{}", SocketAddr::new(host, args.listen_port));
         let url = args.health_url.as_ref().unwrap_or(&default);
         let query = match args.names.as_slice() {
             [] => String::new(),
@@ -132,7 +135,8 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
 
 /// The agent's flags for a single look without eBPF, with what its environment says.
 fn agent_args(args: &CheckArgs) -> anyhow::Result<AgentArgs> {
-    let cli = Cli::try_parse_from(["tocsin", "agent", "--no-ebpf"])?;
+    let cli = Cli::try_parse_from(["tocsin", "agent", "--no-ebpf"])
+        .map_err(|error| anyhow!(one_line(&error)))?;
     let Command::Agent(agent) = cli.command else { bail!("not the agent's flags") };
     Ok(AgentArgs { mount_table: args.mount_table.clone(), ..*agent })
 }

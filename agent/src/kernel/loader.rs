@@ -132,7 +132,10 @@ impl Loader {
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {
             let before = self.states.get(hook.event).map(|(state, _)| state.clone());
-            if before == Some(HookState::Attached) {
+            let stands_in = |other: &Hook| {
+                other.wanted == Wanted::Instead(hook.event) && self.is_attached(other.event)
+            };
+            if before == Some(HookState::Attached) || HOOKS.iter().any(stands_in) {
                 continue;
             }
             let (state, detail) = self.try_hook(hook);

@@ -18,6 +18,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use super::{
     fanotify::ErrorMarks,
@@ -114,7 +115,7 @@ impl Looker {
         let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
         if stale || self.next != self.text {
             let table = MountTable::parse(&self.next);
-            self.resolve(table)?;
+            self.resolve(table);
             std::mem::swap(&mut self.next, &mut self.text);
             if let Some(errors) = &self.errors {
                 errors.watch(&self.table, &self.paths);
@@ -156,13 +157,24 @@ impl Looker {
         Ok(look)
     }
 
-    /// Finds what each filesystem rests on. On an error the table of before stays.
-    fn resolve(&mut self, mut table: MountTable) -> io::Result<()> {
+    /// Finds what each filesystem rests on. Where that fails, what was known of it before stays.
+    fn resolve(&mut self, mut table: MountTable) {
         let mut btrfs = BTreeMap::new();
         for filesystem in table.filesystems.values_mut() {
-            self.find_members(filesystem, &mut btrfs)?;
+            // One odd device must not make the agent blind for all the others.
+            if let Err(error) = self.find_members(filesystem, &mut btrfs) {
+                debug!(%error, dev = %filesystem.dev, "the devices of a filesystem cannot be found");
+                let before = self.table.filesystems.get(&filesystem.dev);
+                filesystem.members =
+                    before.map(|before| before.members.clone()).unwrap_or_default();
+                table.unresolved += 1;
+            }
         }
-        for swap in self.swaps()? {
+        let swaps = self.swaps().unwrap_or_else(|error| {
+            debug!(%error, "the swap space cannot be found");
+            self.known_swaps().cloned().collect()
+        });
+        for swap in swaps {
             table.filesystems.entry(swap.dev).or_insert(swap);
         }
         for (dev, filesystem) in &mut table.filesystems {
@@ -175,7 +187,6 @@ impl Looker {
         }
         self.btrfs = btrfs;
         self.resolved = Some(Instant::now());
-        Ok(())
     }
 
     /// A device that went away under a filesystem stays one of its devices, so that the loss has a name; one
@@ -183,7 +194,9 @@ impl Looker {
     fn keep_vanished(&self, filesystem: &mut Filesystem, before: &Filesystem) {
         for member in &before.members {
             let is_known = filesystem.members.iter().any(|known| known.dev == member.dev);
-            if !is_known && self.sysfs.is_gone(member.dev) {
+            // A stacked device that is in use cannot vanish: it was taken out in order (an LVM snapshot, say).
+            let stacked = member.name.starts_with("dm-") || member.name.starts_with("md");
+            if !is_known && !stacked && !member.redundant && self.sysfs.is_gone(member.dev) {
                 filesystem.members.push(member.clone());
             }
         }
@@ -233,6 +246,10 @@ impl Looker {
     }
 
     /// Swap partitions (`/proc/swaps`; a swap file is on a filesystem of its own).
+    fn known_swaps(&self) -> impl Iterator<Item = &Filesystem> {
+        self.table.filesystems.values().filter(|filesystem| filesystem.fs_type == "swap")
+    }
+
     fn swaps(&self) -> io::Result<Vec<Filesystem>> {
         let text = match fs::read_to_string(self.paths.proc.join("swaps")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -244,6 +261,13 @@ impl Looker {
             let (Some(path), Some("partition")) = (words.next().map(unescape), words.next()) else {
                 continue;
             };
+            // A swap disk that was pulled is still in use.
+            if let Some(path) = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
+                swaps.extend(
+                    self.known_swaps().find(|swap| swap.source == Path::new(path)).cloned(),
+                );
+                continue;
+            }
             let Some(dev) = self.sysfs.device_of(&self.paths.inside(&path), &path)? else {
                 continue;
             };
@@ -334,4 +358,109 @@ pub fn spawn(
     };
     thread::Builder::new().name("tocsin-looker".into()).stack_size(256 * 1024).spawn(body)?;
     Ok((handle, answers))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A procfs and a sysfs of the test's own, with an ext4 on a logical volume.
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn new() -> Self {
+            let host = Self(tempfile::tempdir().unwrap());
+            fs::create_dir_all(host.at("proc")).unwrap();
+            fs::create_dir_all(host.at("sys/dev/block")).unwrap();
+            let line = "30 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw\n";
+            fs::write(host.at("mountinfo"), line).unwrap();
+            host
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+
+        fn add(&self, dev: &str, name: &str, slaves: &[&str]) {
+            let own = self.at("sys/devices").join(name);
+            fs::create_dir_all(own.join("slaves")).unwrap();
+            fs::write(own.join("dev"), format!("{dev}\n")).unwrap();
+            fs::write(own.join("stat"), "5 0 40 3 7 0 56 2 0 9 9 1 0 8 0 2 1\n").unwrap();
+            symlink(&own, self.at("sys/dev/block").join(dev)).unwrap();
+            for slave in slaves {
+                self.link(name, slave);
+            }
+        }
+
+        fn link(&self, name: &str, slave: &str) {
+            let slaves = self.at("sys/devices").join(name).join("slaves");
+            symlink(self.at("sys/devices").join(slave), slaves.join(slave)).unwrap();
+        }
+
+        fn remove(&self, dev: &str, name: &str) {
+            fs::remove_file(self.at("sys/dev/block").join(dev)).unwrap();
+            fs::remove_dir_all(self.at("sys/devices").join(name)).unwrap();
+        }
+
+        fn looker(&self) -> Looker {
+            let (proc, sys) = (self.at("proc"), self.at("sys"));
+            let root = self.0.path().to_owned();
+            let paths = Paths { root, proc, sys, mount_table: self.at("mountinfo") };
+            Looker::new(&paths, None).unwrap()
+        }
+    }
+
+    /// A look that follows every device down again.
+    fn look(looker: &mut Looker) -> Look {
+        looker.resolved = None;
+        // A real sysfs answers ENODEV for an open file of a removed device.
+        looker.kept = KeptFiles::default();
+        looker.look().unwrap()
+    }
+
+    fn gone(look: &Look) -> Vec<Dev> {
+        let gone = look.disks.iter().filter(|(_, disk)| **disk == Disk::Gone);
+        gone.map(|(dev, _)| *dev).collect()
+    }
+
+    #[test]
+    fn a_layer_that_lvm_takes_out_has_not_vanished() {
+        let host = Host::new();
+        host.add("8:0", "sda", &[]);
+        host.add("253:1", "dm-1", &["sda"]);
+        host.add("253:0", "dm-0", &["dm-1"]);
+        let mut looker = host.looker();
+        look(&mut looker);
+        // The last snapshot is removed: the volume lies on the disk again.
+        fs::remove_file(host.at("sys/devices/dm-0/slaves/dm-1")).unwrap();
+        host.link("dm-0", "sda");
+        host.remove("253:1", "dm-1");
+        assert_eq!(gone(&look(&mut looker)), []);
+    }
+
+    #[test]
+    fn a_disk_that_is_pulled_has_vanished_for_as_long_as_it_is_in_use() {
+        let host = Host::new();
+        host.add("8:0", "sda", &[]);
+        host.add("253:0", "dm-0", &["sda"]);
+        let mut looker = host.looker();
+        look(&mut looker);
+        host.remove("8:0", "sda");
+        for _ in 0..3 {
+            assert_eq!(gone(&look(&mut looker)), [Dev::new(8, 0)]);
+        }
+        // Also for an agent that is started later, where the filesystem is on the disk itself.
+        fs::write(host.at("mountinfo"), "30 1 8:0 / / rw - ext4 /dev/sda rw\n").unwrap();
+        assert_eq!(gone(&look(&mut host.looker())), [Dev::new(8, 0)]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_beside_the_table_does_not_blind() {
+        let host = Host::new();
+        host.add("253:0", "dm-0", &[]);
+        fs::create_dir(host.at("proc/swaps")).unwrap();
+        assert_eq!(look(&mut host.looker()).table.filesystems.len(), 1);
+    }
 }

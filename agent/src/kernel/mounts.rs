@@ -157,6 +157,8 @@ pub struct MountTable {
     pub diskless: BTreeSet<Dev>,
     /// Lines that could not be read.
     pub bad_lines: usize,
+    /// Filesystems whose devices could not be found.
+    pub unresolved: usize,
 }
 
 /// A filesystem that rests on a device.

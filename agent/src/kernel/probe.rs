@@ -49,8 +49,10 @@ pub enum Root {
     Fine,
     /// An error that the filesystem or its device is responsible for.
     Failed(i32),
-    /// No answer in time, no permission, or another filesystem is mounted over it.
-    Unknown,
+    /// It cannot be looked at: no permission, or another filesystem is mounted over it.
+    Unreachable,
+    /// No answer in time.
+    Late,
 }
 
 /// A probe with what else it saw.
@@ -80,7 +82,7 @@ pub fn look_at_root(root: &Path, dev: Dev, sync: bool) -> Root {
         // btrfs gives each subvolume a number of its own, which no table shows.
         Ok(found) if dev.major() == 0 || Dev::from_stat(found.st_dev) == dev => Root::Fine,
         Err(error) if is_io_error(Errno::raw_os_error(error)) => Root::Failed(error.raw_os_error()),
-        Ok(_) | Err(_) => Root::Unknown,
+        Ok(_) | Err(_) => Root::Unreachable,
     }
 }
 

@@ -196,7 +196,10 @@ impl Sysfs {
                 continue;
             }
             let mut devices = Vec::new();
-            for device in fs::read_dir(own.join("devices"))? {
+            let Some(entries) = present(fs::read_dir(own.join("devices")))? else {
+                return Ok(None);
+            };
+            for device in entries {
                 devices.extend(read_dev(&device?.path().join("dev"))?);
             }
             return Ok(Some((own, devices)));

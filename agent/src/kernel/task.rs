@@ -69,6 +69,8 @@ pub struct Kernel {
     /// When the counters are read next, and when an event came last.
     tick_at: Instant,
     last_event: Option<Instant>,
+    /// When the counters were read last because somebody asked.
+    refreshed: Option<Instant>,
     /// Not before this, so that looks of a huge table leave time for others.
     rest_until: Instant,
     look_seconds: f64,
@@ -122,6 +124,7 @@ impl Kernel {
             looking: None,
             tick_at: Instant::now(),
             last_event: None,
+            refreshed: None,
             rest_until: Instant::now(),
             look_seconds: 0.0,
             blind: Some("the mount table has not been read yet".to_owned()),
@@ -333,7 +336,11 @@ impl Kernel {
                 let _nobody_waits = answer.send(cleared);
             }
             Command::Refresh(done) => {
-                self.publish_stats();
+                // Many who ask at once get one reading.
+                if self.refreshed.is_none_or(|at| at.elapsed() >= config::REFRESH_PAUSE) {
+                    self.publish_stats();
+                    self.refreshed = Some(Instant::now());
+                }
                 let _nobody_waits = done.send(());
             }
         }
@@ -452,7 +459,7 @@ async fn run_probe(
     let nothing = Probed {
         dev,
         started,
-        root: Root::Unknown,
+        root: Root::Late,
         write: (how == How::Write).then_some(Probe::Late),
         full: false,
     };

@@ -196,7 +196,7 @@ impl Ledger {
             Some(Probe::SyncFailed(_) | Probe::Late) => false,
             // Where no test write is possible, a quiet window and a look have to do.
             Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
-                probed.root == Root::Fine
+                matches!(probed.root, Root::Fine | Root::Unreachable)
             }
         };
         let mut closed: Vec<Key> = Vec::new();

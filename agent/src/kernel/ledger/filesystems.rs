@@ -57,15 +57,15 @@ pub(super) struct Superblock {
     /// Errors that it remembered before, and so are not new; `None` until the next look sets it.
     ext4: Option<u64>,
     pub(super) btrfs: Option<BtrfsErrors>,
-    /// When the operator last accepted it as it was: what began before says nothing.
+    /// The operator accepted that it is lost: until it is written again, another life, or a new event.
+    pub(super) loss_accepted: bool,
+    /// When it was first seen in this life, or accepted as it was: what began before says nothing.
     pub(super) accepted_at: Mono,
     /// A look older than this must not set the above.
     pub(super) baseline_after: Mono,
     /// Writes were lost and the kernel did not say why: a full filesystem is no fault.
     pub(super) unexplained: Option<Event>,
     pub(super) probes: Schedule,
-    /// The next probe need not write.
-    pub(super) only_look: bool,
     /// The last write probe could not be synced.
     pub(super) sync_failed: bool,
     /// Why the last write probe could not be made.
@@ -103,6 +103,14 @@ impl Ledger {
             let broken = filesystem.is_ro_under_rw();
             known.on_purpose = filesystem.read_only && !required && !broken;
             known.accepted = None;
+            known.loss_accepted = false;
+            known.accepted_at = now.mono;
+        }
+        if is_other && filesystem.read_only && known.lost.is_hidden() {
+            // No test write will tell about this life; its root directory does.
+            let level = known.lost.level;
+            known.lost = Lost { level, ..Lost::default() };
+            known.probes.due.insert(now.mono);
         }
         if is_other {
             // Umounted and mounted again between two looks: what was known is about another life of it.
@@ -118,7 +126,7 @@ impl Ledger {
         let at_start = is_new && filesystem.is_writable_type() && !self.started;
         let each_time = !self.xfs_events && filesystem.fs_type == "xfs";
         if (at_start || each_time) && known.probes.due.is_empty() {
-            known.only_look = true;
+            known.probes.only_look = true;
             known.probes.due.insert(now.mono);
         }
         // What began read-only may go back to it (/usr does, on hosts that open it for updates only): then its
@@ -152,10 +160,11 @@ impl Ledger {
         if look.at < known.baseline_after {
             return;
         }
+        known.baseline_after = 0;
         if let Some(errors) = look.ext4.get(&dev) {
             match known.ext4.replace(errors.count) {
                 None if is_new && errors.count > 0 => {
-                    known.only_look = false;
+                    known.probes.only_look = false;
                     known.probes.ask(now.mono);
                 }
                 Some(before) if errors.count > before => {
@@ -327,6 +336,10 @@ impl Ledger {
         known.ext4 = None;
         known.btrfs = None;
         known.probes.due.clear();
+        known.loss_accepted |= kind == FaultKind::FilesystemRo;
+        // Its answer to a quiet device's question may be among what is forgotten: it is asked again.
+        self.asked.retain(|_, (_, users)| !users.contains(&dev));
+        let Some(known) = self.superblocks.get_mut(&dev) else { return };
         if kind == FaultKind::FilesystemRo {
             known.accepted = known.lost.level;
             known.lost = Lost::default();

@@ -162,6 +162,8 @@ impl Ledger {
             || !self.waiting.is_empty()
             || self.is_io_standing()
             || (!self.xfs_events && looks_at_xfs())
+            // After a clear the next look is the new baseline.
+            || self.superblocks.values().any(|known| known.baseline_after != 0)
     }
 
     /// Changes with every change that can be seen from outside.

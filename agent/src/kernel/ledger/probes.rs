@@ -26,6 +26,8 @@ const LAST_BACKOFF: Mono = 60_000_000_000;
 pub(super) struct Schedule {
     pub(super) due: BTreeSet<Mono>,
     pub(super) running: bool,
+    /// The next probe need not write.
+    pub(super) only_look: bool,
     /// When the last probe began, and the last one that wrote.
     pub(super) last: Option<Mono>,
     last_write: Option<Mono>,
@@ -70,6 +72,7 @@ impl Ledger {
     /// The result of an [`Action`].
     pub fn probed(&mut self, probed: &Probed, now: Now) {
         let dev = probed.dev;
+        let read_only = self.table.filesystems.get(&dev).is_some_and(|f| f.read_only);
         let Some(known) = self.superblocks.get_mut(&dev) else { return };
         known.probes.running = false;
         if probed.started < known.accepted_at {
@@ -79,8 +82,8 @@ impl Ledger {
         }
         match probed.root {
             Root::Fine => known.lost.root = None,
-            Root::Failed(errno) => known.lost.root = Some(errno),
-            Root::Unknown => {}
+            Root::Failed(errno) if !known.loss_accepted => known.lost.root = Some(errno),
+            Root::Failed(_) | Root::Unreachable | Root::Late => {}
         }
         if let Some(write) = &probed.write {
             let unable = if let Probe::Unable(why) = write { Some(why.clone()) } else { None };
@@ -98,6 +101,7 @@ impl Ledger {
         let Some(known) = self.superblocks.get_mut(&dev) else { return };
         match probed.write {
             Some(Probe::Writable) => {
+                known.loss_accepted = false;
                 known.lost.refused = None;
                 match known.lost.announced {
                     Some(at) if probed.started < at + SETTLES => {
@@ -106,6 +110,7 @@ impl Ledger {
                     _ => known.lost.announced = None,
                 }
             }
+            Some(Probe::Refused(_)) if known.loss_accepted => {}
             Some(Probe::Refused(errno)) => known.lost.refused = Some(errno),
             Some(Probe::SyncFailed(_)) if !known.sync_failed => {
                 // A journal that was aborted by this very sync refuses the next file: then it is not the
@@ -119,6 +124,13 @@ impl Ledger {
                 self.open(key, None, what, "write probe".to_owned(), now);
                 if let Some(entry) = self.faults.get_mut(&key) {
                     entry.errno = Some(errno);
+                }
+            }
+            // Nobody can write it, so its root directory is all that can be asked.
+            None if read_only && probed.root == Root::Fine => {
+                known.lost.refused = None;
+                if known.lost.announced.is_some_and(|at| probed.started >= at + SETTLES) {
+                    known.lost.announced = None;
                 }
             }
             // No space, no permission, no answer: no verdict either way.
@@ -137,14 +149,16 @@ impl Ledger {
     /// A probe at the next occasion, whatever the backoff says.
     pub(super) fn probe_now(&mut self, dev: Dev, now: Now) {
         if let Some(known) = self.superblocks.get_mut(&dev) {
-            known.only_look = false;
+            known.probes.only_look = false;
             known.probes.due.insert(now.mono);
         }
     }
 
     pub(super) fn ask_for_probe(&mut self, dev: Dev, now: Now) {
         if let Some(known) = self.superblocks.get_mut(&dev) {
-            known.only_look = false;
+            known.probes.only_look = false;
+            // Something new happened to it.
+            known.loss_accepted = false;
             known.probes.ask(now.mono);
         }
         self.start_probes(now);
@@ -156,14 +170,18 @@ impl Ledger {
         for (dev, known) in &mut self.superblocks {
             let Some(filesystem) = self.table.filesystems.get(dev) else { continue };
             // Only a probe tells when a hidden loss is over, and nothing announces that.
-            let idle = known.probes.last.is_none_or(|last| now.mono.saturating_sub(last) >= window);
+            let writable = filesystem.is_writable_type() && !filesystem.read_only;
+            let last = if writable { known.probes.last_write } else { known.probes.last };
+            let idle = last.is_none_or(|last| now.mono.saturating_sub(last) >= window);
             if known.lost.is_hidden() && known.lost.level.is_none() && idle {
+                known.probes.only_look = false;
                 known.probes.due.insert(now.mono);
             }
             // A write into what says that it is read-only would tell nothing.
-            let write = filesystem.is_writable_type() && !filesystem.read_only && !known.only_look;
+            let write =
+                filesystem.is_writable_type() && !filesystem.read_only && !known.probes.only_look;
             if known.probes.begin(!write, now.mono) {
-                known.only_look = false;
+                known.probes.only_look = false;
                 self.actions.push(Action { dev: *dev, write });
             }
         }

@@ -65,11 +65,12 @@ impl Ledger {
     }
 
     fn unwatched(&self) -> Option<String> {
-        let MountTable { filesystems, bad_lines, .. } = &*self.table;
-        match (filesystems.len(), *bad_lines) {
-            (0, 0) => Some("the mount table has no filesystem on a disk".to_owned()),
-            (_, 0) => None,
-            (_, bad) => Some(format!("{bad} lines of the mount table cannot be read")),
+        let MountTable { filesystems, bad_lines, unresolved, .. } = &*self.table;
+        match (filesystems.len(), *bad_lines, *unresolved) {
+            (0, 0, _) => Some("the mount table has no filesystem on a disk".to_owned()),
+            (_, 0, 0) => None,
+            (_, 0, some) => Some(format!("the devices of {some} filesystems cannot be found")),
+            (_, bad, _) => Some(format!("{bad} lines of the mount table cannot be read")),
         }
     }
 

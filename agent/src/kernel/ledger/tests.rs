@@ -32,7 +32,7 @@ fn dev(text: &str) -> Dev {
 
 /// Looking at the root directory works, unless nothing works.
 fn root(probe: &Probe) -> Root {
-    if *probe == Probe::Late { Root::Unknown } else { Root::Fine }
+    if *probe == Probe::Late { Root::Late } else { Root::Fine }
 }
 
 fn member(device: &str, name: &str, redundant: bool) -> Member {
@@ -531,7 +531,7 @@ fn a_probe_without_an_answer_closes_nothing() {
         |started, root| Probed { dev: dev("7:1"), started, root, write: None, full: false };
     host.ledger.take_actions();
     host.ledger.probed(&probed(host.now.mono, Root::Failed(EIO)), host.now);
-    host.ledger.probed(&probed(host.now.mono, Root::Unknown), host.now);
+    host.ledger.probed(&probed(host.now.mono, Root::Late), host.now);
     host.expect("no answer", &["filesystem_ro-7:1"]);
     host.ledger.probed(&probed(host.now.mono, Root::Fine), host.now);
     host.expect("an answer", &[]);
@@ -784,4 +784,199 @@ fn the_reason_names_device_mount_and_cause_in_one_line() {
     assert_eq!(fault.errno.as_deref(), Some("ENOSPC"));
     assert_eq!(fault.kernel_ns, Some(host.now.mono));
     assert_eq!(fault.mount_points, ["/mnt/a\nb"]);
+}
+
+#[test]
+fn a_new_ext4_error_after_a_clear_is_new() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw");
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 0, first: String::new(), remounted: false });
+    host.look().settle(&Probe::Writable);
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "a:1".into(), remounted: false });
+    host.look().settle(&Probe::Writable).look().expect("one", &["filesystem_error-7:1"]);
+    assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+    assert!(host.ledger.needs_time(), "the next look is the new baseline");
+    host.after(Duration::from_secs(1)).look();
+    assert!(!host.ledger.needs_time());
+    host.after(Duration::from_hours(1));
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "a:1".into(), remounted: false });
+    host.look()
+        .settle(&Probe::Refused(EROFS))
+        .expect("new error", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
+}
+
+#[test]
+fn new_btrfs_corruption_after_a_clear_is_new() {
+    let mut host = Host::new();
+    host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+    host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
+    host.look().settle(&Probe::Writable);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 1 });
+    host.look().settle(&Probe::Writable).look().expect("one", &["filesystem_error-0:40"]);
+    assert!(host.ledger.clear("filesystem_error-0:40", host.now));
+    assert!(host.ledger.needs_time());
+    host.after(Duration::from_secs(1)).look();
+    host.after(Duration::from_hours(1));
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 5 });
+    host.look().settle(&Probe::Writable).expect("new corruption", &["filesystem_error-0:40"]);
+}
+
+#[test]
+fn a_clear_during_a_probe_leaves_nobody_waiting() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::BlockWrite, "7:1", EIO)
+        .event(Kind::Ext4Error, "7:1", 0)
+        .settle(&Probe::Writable);
+    host.after(WINDOW).look();
+    let actions = host.ledger.take_actions();
+    assert_eq!(actions.len(), 1);
+    let started = host.now.mono;
+    host.after(Duration::from_millis(5));
+    assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+    host.ledger.probed(
+        &Probed {
+            dev: dev("7:1"),
+            started,
+            root: Root::Fine,
+            write: Some(Probe::Writable),
+            full: false,
+        },
+        host.now,
+    );
+    for _ in 0..50 {
+        host.after(WINDOW).look().settle(&Probe::Writable);
+    }
+    host.expect("closed within 50 windows", &[]);
+}
+
+#[test]
+fn an_accepted_loss_is_not_found_again_by_the_device_question() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::BlockWrite, "7:1", EIO).event(Kind::Ext4Error, "7:1", 0);
+    host.remount(1, "rw", "rw,emergency_ro").look().settle(&Probe::Refused(EROFS));
+    assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+    assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+    host.look().settle(&Probe::Refused(EROFS)).expect("accepted", &["io_error-7:1"]);
+    host.after(WINDOW).look().settle(&Probe::Refused(EROFS)).look();
+    host.expect("still accepted", &[]);
+}
+
+#[test]
+fn a_new_life_that_is_read_only_on_purpose_is_well() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
+    host.umount(1).lines.push("777 1 7:1 / /mnt/1 ro - ext4 /dev/loop1 ro".into());
+    for _ in 0..20 {
+        host.look().settle(&Probe::Writable).after(WINDOW);
+    }
+    host.expect("read-only on purpose, another life", &[]);
+}
+
+#[test]
+fn a_refusal_is_doubted_in_time_with_and_without_events() {
+    for events in [true, false] {
+        let mut host = Host::new();
+        host.ledger.xfs_events(events);
+        host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+        host.event(Kind::XfsBuffer, "7:1", 117).settle(&Probe::Refused(117));
+        assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+        host.expect("ro", &["filesystem_ro-7:1"]);
+        for _ in 0..2000 {
+            host.after(Duration::from_millis(750)).look();
+            host.answer(&Probe::Writable);
+        }
+        host.expect(&format!("events={events}"), &[]);
+    }
+}
+
+#[test]
+fn a_shutdown_of_a_former_life_is_over() {
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "ro", "ro").look().answer(&Probe::Writable);
+    host.event(Kind::XfsShutdown, "7:1", 0);
+    host.umount(1).lines.push("777 1 7:1 / /mnt/1 ro - xfs /dev/loop1 ro".into());
+    for _ in 0..20 {
+        host.look().settle(&Probe::Writable).after(WINDOW);
+    }
+    host.expect("root is fine", &[]);
+}
+
+#[test]
+fn a_probe_of_a_former_life_says_nothing() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::Ext4Error, "7:1", 0);
+    let started = host.now.mono;
+    assert_eq!(host.ledger.take_actions().len(), 1);
+    host.after(Duration::from_secs(1)).umount(1).look().expect("umounted", &[]);
+    host.after(Duration::from_secs(1)).mount(1, "rw", "rw").look();
+    host.ledger.probed(
+        &Probed {
+            dev: dev("7:1"),
+            started,
+            root: Root::Fine,
+            write: Some(Probe::Refused(EROFS)),
+            full: false,
+        },
+        host.now,
+    );
+    host.expect("former life", &[]);
+}
+
+#[test]
+fn a_shut_down_xfs_can_be_accepted_without_events() {
+    let mut host = Host::new();
+    host.ledger.xfs_events(false);
+    host.mount_type(1, "xfs", "rw", "rw").look();
+    let root_eio = |host: &mut Host| {
+        for Action { dev, write } in host.ledger.take_actions() {
+            let write = write.then_some(Probe::Refused(EIO));
+            host.ledger.probed(
+                &Probed {
+                    dev,
+                    started: host.now.mono,
+                    root: Root::Failed(EIO),
+                    write,
+                    full: false,
+                },
+                host.now,
+            );
+        }
+    };
+    root_eio(&mut host);
+    host.expect("lost", &["filesystem_ro-7:1"]);
+    assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+    host.after(Duration::from_millis(750)).look();
+    root_eio(&mut host);
+    host.expect("accepted", &[]);
+}
+
+#[test]
+fn where_nothing_can_be_asked_a_quiet_window_has_to_do() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.event(Kind::BlockWrite, "7:1", EIO);
+    for _ in 0..50 {
+        host.ledger.start_probes(host.now);
+        for Action { dev, write } in host.ledger.take_actions() {
+            let write =
+                write.then_some(Probe::Unable("another filesystem is mounted over it".into()));
+            host.ledger.probed(
+                &Probed {
+                    dev,
+                    started: host.now.mono,
+                    root: Root::Unreachable,
+                    write,
+                    full: false,
+                },
+                host.now,
+            );
+        }
+        host.after(WINDOW).look();
+    }
+    host.expect("50 quiet windows", &[]);
 }
