@@ -37,8 +37,6 @@ pub const REREAD_INTERVAL: Duration = Duration::from_millis(750);
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// 5 seconds when none come: only to see whether the looker still looks.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(5);
-/// 10 milliseconds between such readings: many who ask at once get the same one.
-pub const REFRESH_PAUSE: Duration = Duration::from_millis(10);
 /// A tenth of a second for that reading, which takes a millisecond: then the last one has to do.
 pub const REFRESH_DEADLINE: Duration = Duration::from_millis(100);
 /// 10 seconds between attempts at hooks whose tracepoint is not there: a module that is loaded later.

@@ -69,8 +69,6 @@ pub struct Kernel {
     /// When the counters are read next, and when an event came last.
     tick_at: Instant,
     last_event: Option<Instant>,
-    /// When the counters were read last because somebody asked.
-    refreshed: Option<Instant>,
     /// Not before this, so that looks of a huge table leave time for others.
     rest_until: Instant,
     look_seconds: f64,
@@ -124,7 +122,6 @@ impl Kernel {
             looking: None,
             tick_at: Instant::now(),
             last_event: None,
-            refreshed: None,
             rest_until: Instant::now(),
             look_seconds: 0.0,
             blind: Some("the mount table has not been read yet".to_owned()),
@@ -328,21 +325,26 @@ impl Kernel {
     }
 
     fn command(&mut self, command: Command) {
-        match command {
-            Command::Clear(id, answer) => {
-                let cleared = self.ledger.clear(&id, now());
-                info!(id, cleared, "clear asked for");
-                self.publish();
-                let _nobody_waits = answer.send(cleared);
-            }
-            Command::Refresh(done) => {
-                // Many who ask at once get one reading.
-                if self.refreshed.is_none_or(|at| at.elapsed() >= config::REFRESH_PAUSE) {
-                    self.publish_stats();
-                    self.refreshed = Some(Instant::now());
+        // Many who ask at once get one reading, made after all of them asked.
+        let mut refreshes = Vec::new();
+        let mut next = Some(command);
+        while let Some(command) = next {
+            match command {
+                Command::Clear(id, answer) => {
+                    let cleared = self.ledger.clear(&id, now());
+                    info!(id, cleared, "clear asked for");
+                    self.publish();
+                    let _nobody_waits = answer.send(cleared);
                 }
-                let _nobody_waits = done.send(());
+                Command::Refresh(done) => refreshes.push(done),
             }
+            next = self.commands.try_recv().ok();
+        }
+        if !refreshes.is_empty() {
+            self.publish_stats();
+        }
+        for done in refreshes {
+            let _nobody_waits = done.send(());
         }
     }
 
