@@ -76,6 +76,20 @@ impl Kind {
     pub fn from_raw(raw: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u16 == raw)
     }
+
+    /// The block kind that stands for the same operation, for a bio kind; every other kind as it is.
+    #[must_use]
+    pub fn operation(self) -> Self {
+        match self {
+            Self::BioRead => Self::BlockRead,
+            Self::BioWrite => Self::BlockWrite,
+            Self::BioFlush => Self::BlockFlush,
+            Self::BioDiscard => Self::BlockDiscard,
+            Self::BioZeroes => Self::BlockZeroes,
+            Self::BioReadahead => Self::BlockReadahead,
+            other => other,
+        }
+    }
 }
 
 /// The offset from [`Kind::BlockRead`] to [`Kind::BioRead`]: a program adds it to tell the two apart.

@@ -68,6 +68,15 @@ fn block(format: &Format) -> Result<BlockLayout, LacksField> {
     })
 }
 
+/// A device, and one more word about it.
+fn announcement(format: &Format, detail: &'static str) -> Result<FilesystemLayout, LacksField> {
+    Ok(FilesystemLayout {
+        dev: offset(format, "dev", 4)?,
+        detail: offset(format, detail, 4)?,
+        ..FilesystemLayout::default()
+    })
+}
+
 fn mount_exit(format: &Format, layouts: &mut Layouts) -> Result<(), LacksField> {
     layouts.syscall_ret = offset(format, "ret", 8)?;
     Ok(())
@@ -104,12 +113,7 @@ pub static HOOKS: &[Hook] = &[
         category: "ext4",
         wanted: Wanted::Always,
         layout: |format, layouts| {
-            layouts.ext4_error = FilesystemLayout {
-                dev: offset(format, "dev", 4)?,
-                detail: offset(format, "line", 4)?,
-                ..FilesystemLayout::default()
-            };
-            Ok(())
+            announcement(format, "line").map(|layout| layouts.ext4_error = layout)
         },
         shows: "ext4 found an error in its structures",
     },
@@ -118,12 +122,7 @@ pub static HOOKS: &[Hook] = &[
         category: "ext4",
         wanted: Wanted::Always,
         layout: |format, layouts| {
-            layouts.ext4_shutdown = FilesystemLayout {
-                dev: offset(format, "dev", 4)?,
-                detail: offset(format, "flags", 4)?,
-                ..FilesystemLayout::default()
-            };
-            Ok(())
+            announcement(format, "flags").map(|layout| layouts.ext4_shutdown = layout)
         },
         shows: "ext4 was shut down by ioctl",
     },
@@ -132,12 +131,7 @@ pub static HOOKS: &[Hook] = &[
         category: "xfs",
         wanted: Wanted::Always,
         layout: |format, layouts| {
-            layouts.xfs_shutdown = FilesystemLayout {
-                dev: offset(format, "dev", 4)?,
-                detail: offset(format, "flags", 4)?,
-                ..FilesystemLayout::default()
-            };
-            Ok(())
+            announcement(format, "flags").map(|layout| layouts.xfs_shutdown = layout)
         },
         shows: "xfs shut itself down (5.15 and later)",
     },

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use aya::maps::{MapData, MapError, RingBuf};
 use serde::Serialize;
-use tocsin_ebpf::{BIO, CountKey, Kind, Record, is_benign_block_error};
+use tocsin_ebpf::{CountKey, Kind, Record, is_benign_block_error};
 
 use super::loader::{Counts, Uncounted, Wire};
-use crate::model::Dev;
+use crate::{
+    errno::{EFSBADCRC, EFSCORRUPTED},
+    model::Dev,
+};
 
 /// Something happened in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,10 +33,14 @@ impl Event {
     /// Whether this is the normal behaviour of healthy hardware and software.
     #[must_use]
     pub fn is_benign(&self) -> bool {
-        let kind = self.kind as u16;
-        let block =
-            if kind >= BIO && kind <= Kind::BioReadahead as u16 { kind - BIO } else { kind };
-        block <= Kind::BlockReadahead as u16 && is_benign_block_error(block, self.errno)
+        let operation = self.kind.operation() as u16;
+        operation <= Kind::BlockReadahead as u16 && is_benign_block_error(operation, self.errno)
+    }
+
+    /// Whether it tells of a filesystem's own structures, not of a request that failed.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        self.kind == Kind::XfsBuffer && matches!(self.errno, EFSCORRUPTED | EFSBADCRC)
     }
 }
 

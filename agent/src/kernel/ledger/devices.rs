@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use tocsin_ebpf::{BIO, Kind};
+use tocsin_ebpf::Kind;
 
 use super::{Key, Ledger, Mono, Now, Probed, nanos};
 use crate::{
@@ -232,19 +232,13 @@ impl Ledger {
 
 /// What failed, in words, and whether something that was written may be lost.
 fn operation(kind: Kind) -> (&'static str, bool) {
-    let raw = kind as u16;
-    let block = if raw > BIO && raw <= Kind::BioReadahead as u16 {
-        Kind::from_raw(raw - BIO)
-    } else {
-        Some(kind)
-    };
-    match block {
-        Some(Kind::BlockRead | Kind::BlockReadahead) => ("read", false),
-        Some(Kind::BlockWrite) => ("write", true),
-        Some(Kind::BlockFlush) => ("flush", true),
-        Some(Kind::BlockDiscard) => ("discard", false),
-        Some(Kind::BlockZeroes) => ("write-zeroes", true),
-        Some(Kind::XfsBuffer) => ("metadata I/O", true),
+    match kind.operation() {
+        Kind::BlockRead | Kind::BlockReadahead => ("read", false),
+        Kind::BlockWrite => ("write", true),
+        Kind::BlockFlush => ("flush", true),
+        Kind::BlockDiscard => ("discard", false),
+        Kind::BlockZeroes => ("write-zeroes", true),
+        Kind::XfsBuffer => ("metadata I/O", true),
         _ => ("I/O", true),
     }
 }

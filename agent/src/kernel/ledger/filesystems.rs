@@ -336,11 +336,10 @@ impl Ledger {
         known.ext4 = None;
         known.btrfs = None;
         known.probes.due.clear();
-        known.loss_accepted |= kind == FaultKind::FilesystemRo;
         // Its answer to a quiet device's question may be among what is forgotten: it is asked again.
         self.asked.retain(|_, (_, users)| !users.contains(&dev));
-        let Some(known) = self.superblocks.get_mut(&dev) else { return };
         if kind == FaultKind::FilesystemRo {
+            known.loss_accepted = true;
             known.accepted = known.lost.level;
             known.lost = Lost::default();
         }

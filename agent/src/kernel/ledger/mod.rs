@@ -31,10 +31,7 @@ use super::{
     probe::{Probe, Root},
     reader::{Count, Event},
 };
-use crate::{
-    errno,
-    model::{Dev, FaultKind},
-};
+use crate::model::{Dev, FaultKind};
 
 /// `CLOCK_MONOTONIC` nanoseconds, the clock that the kernel's events carry.
 pub type Mono = u64;
@@ -219,7 +216,7 @@ impl Ledger {
             Kind::MountChange => true,
             Kind::Ext4Error => self.filesystem_error(event.dev, event, "ext4_error", now),
             Kind::Ext4Shutdown | Kind::XfsShutdown => self.shut_down(event, now),
-            Kind::XfsBuffer if matches!(event.errno, errno::EFSCORRUPTED | errno::EFSBADCRC) => {
+            _ if event.is_corruption() => {
                 self.filesystem_error(event.dev, event, "metadata verification", now)
             }
             Kind::Writeback => self.lost_write(event, now),
@@ -294,9 +291,7 @@ impl Ledger {
             Kind::MountChange | Kind::Writeback => None,
             Kind::Ext4Error => Some((FaultKind::FilesystemError, event.dev)),
             Kind::Ext4Shutdown | Kind::XfsShutdown => Some((FaultKind::FilesystemRo, event.dev)),
-            Kind::XfsBuffer if matches!(event.errno, errno::EFSCORRUPTED | errno::EFSBADCRC) => {
-                Some((FaultKind::FilesystemError, event.dev))
-            }
+            _ if event.is_corruption() => Some((FaultKind::FilesystemError, event.dev)),
             _ => Some((FaultKind::IoError, event.dev)),
         }
     }
