@@ -16,7 +16,7 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // A number from an agent without its kernel programs would be a number about something else.
-    setup::ensure(Needs::Tests)?;
+    setup::ensure(Needs::Faults)?;
     let binary = build_agent(true)?;
     let mut bench = cargo()?;
     bench

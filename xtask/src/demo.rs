@@ -6,7 +6,7 @@ use crate::setup::{self, Needs};
 use crate::workspace::{announce, build_agent, cargo, check};
 
 pub(crate) fn run() -> Result<()> {
-    let kernel_programs = setup::try_for(Needs::Tests);
+    let kernel_programs = setup::try_for(Needs::Faults);
     let binary = build_agent(kernel_programs)?;
     let mut demo = cargo()?;
     demo.args(["run", "--quiet", "--package", "e2e", "--bin", "demo"]).env("TOCSIN_BIN", binary);

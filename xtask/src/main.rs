@@ -6,6 +6,7 @@
 mod bench;
 mod bpf;
 mod build_ebpf;
+mod cluster;
 mod demo;
 mod kernels;
 mod lint;

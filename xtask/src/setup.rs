@@ -11,6 +11,7 @@ use std::{env, fs};
 use anyhow::{Context as _, Result, bail};
 
 use crate::bpf::{self, Toolchain};
+use crate::cluster;
 use crate::workspace::{announce, cargo, check, command, find_program, output};
 
 const LINKER_VERSION: &str = "0.13.0";
@@ -47,6 +48,9 @@ const KERNEL_PROGRAMS: [(&str, &str); 8] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Also the control plane that the tests run against (needs Go; builds for about twelve minutes)
+    #[arg(long)]
+    cluster: bool,
     /// Also what `cargo xtask lint` needs (cargo-deny builds for about two minutes)
     #[arg(long)]
     lint: bool,
@@ -56,6 +60,9 @@ pub(crate) struct Options {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
     Build,
+    /// Real faults on real filesystems: the demo, the bench.
+    Faults,
+    /// The same, and a real control plane.
     Tests,
     Kernels,
     Lint,
@@ -63,7 +70,7 @@ pub(crate) enum Needs {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut setup = Setup::default();
-    setup.provide(Needs::Tests);
+    setup.provide(if options.cluster { Needs::Tests } else { Needs::Faults });
     if options.lint {
         setup.provide(Needs::Lint);
     }
@@ -102,8 +109,12 @@ impl Setup {
         let linker = self.note("bpf-linker", &provide_linker());
         match needs {
             Needs::Build => {}
+            Needs::Faults => {
+                self.note("programs for the tests", &provide_programs(&TEST_PROGRAMS));
+            }
             Needs::Tests => {
                 self.note("programs for the tests", &provide_programs(&TEST_PROGRAMS));
+                self.note("control plane for the tests", &cluster::provide());
             }
             Needs::Kernels => {
                 self.note("programs for the guests", &provide_programs(&KERNEL_PROGRAMS));

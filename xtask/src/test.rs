@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
+use crate::cluster;
 use crate::setup::{self, Needs};
 use crate::workspace::{announce, build_agent, cargo, check};
 
@@ -29,6 +30,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.cargo_test_args.is_empty() {
         // One run shows all that fails.
         test.args(["--workspace", "--no-fail-fast"]);
+    }
+    if let Some(programs) = cluster::programs() {
+        test.env(cluster::ASSETS, programs);
     }
     if require_all {
         // A test that cannot run then fails; elsewhere it prints `SKIP` and its reason.
