@@ -11,16 +11,19 @@ use anyhow::{Context, anyhow};
 use tokio::{
     net::TcpSocket,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
+    checks::Policy,
+    cluster::{self, Cluster, source::Source, stats::ApiStats},
     config::{self, Config},
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{Published, loader::HookState, task::Kernel},
+    model::{FaultView, NodeView},
     serve::{
         BACKLOG,
         admin::Admin,
@@ -48,32 +51,30 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let admin =
         bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
 
-    let (paths, other_table) = Paths::new(&config.mount_table).context("read the mount table")?;
-    if let Some(why) = other_table {
-        warn!(why, "not the host's mount table");
-    }
-    if is_pid_namespaced(&paths.proc) {
-        warn!(
-            "in a container's PID namespace: without hostPID, the container's mount table is watched"
-        );
-    }
+    let paths = host_paths(&config)?;
     let files = raise_open_files();
     let connections =
         (files.saturating_sub(config::OTHER_FILES) / 2).clamp(64, config::CONNECTIONS);
     let (commands, commanded) = mpsc::channel(COMMANDS);
+    let policy = Arc::new(config.policy.clone());
+    let api = Arc::<ApiStats>::default();
+    let (faults_to_tell, to_tell) = oneshot::channel();
+    let (mut cluster, node) = start_cluster(&config, &policy, to_tell, &api)?;
     let (kernel, published) =
         Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
+    // Nobody is answered before the answer is right, or is known not to come.
+    if let Some(cluster) = &mut cluster {
+        cluster.first_word().await;
+    }
     let Published { faults, stats } = published.clone();
-    let board = Board::new(
-        faults.clone(),
-        config.node_name.as_deref(),
-        &config.default_checks,
-        config.fail_on_volumes,
-    );
+    let _nobody_to_tell = faults_to_tell.send(faults.clone());
+    let board = Board::new(faults.clone(), node.clone(), policy);
     let answered = Arc::<Answered>::default();
     let metrics = Arc::new(Metrics::new(Sources {
         faults: faults.clone(),
         stats: stats.clone(),
+        node,
+        api,
         board: board.clone(),
         answered: answered.clone(),
         log_dropped,
@@ -83,7 +84,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let mut listeners: JoinSet<Ended> = JoinSet::new();
     let (health, health_addr) = listen(health).context("health listener")?;
     let (admin, admin_addr) = listen(admin).context("admin listener")?;
-    let handler = Health::new(board.clone(), answered);
+    let handler = Health::new(board.clone(), answered, config.nodecheck_down_status);
     spawn(
         &mut listeners,
         "health",
@@ -116,29 +117,67 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
             None
         }
     };
-    let mut kernel_task: JoinSet<Ended> = JoinSet::new();
-    kernel_task.spawn(async move { ("kernel", kernel.run().await) });
+    let mut sources: JoinSet<Ended> = JoinSet::new();
+    sources.spawn(async move { ("kernel", kernel.run().await) });
+    if let Some(cluster) = cluster {
+        sources.spawn(async move { ("cluster", cluster.run().await) });
+    }
     welcome(&config, &published, health_addr, admin_addr);
 
     let end = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         _ = interrupt.recv() => Ok("SIGINT"),
         ended = listeners.join_next() => Err(unexpected(ended)),
-        ended = kernel_task.join_next() => Err(unexpected(ended)),
+        ended = sources.join_next() => Err(unexpected(ended)),
     };
     let signal = end?;
     info!(signal, "stopping: open requests are answered first");
-    // The kernel task goes on meanwhile, so that the last answers are true.
+    // What the answers are made of goes on meanwhile, so that the last ones are true.
     stop.send_replace(true);
     let drained = async { while listeners.join_next().await.is_some() {} };
     let died = tokio::select! {
         () = drained => Ok(()),
         _ = terminate.recv() => Err(anyhow!("a second signal: not waiting any longer")),
         _ = interrupt.recv() => Err(anyhow!("a second signal: not waiting any longer")),
-        ended = kernel_task.join_next() => Err(unexpected(ended)),
+        ended = sources.join_next() => Err(unexpected(ended)),
     };
     drop((commands, socket_file));
     died
+}
+
+fn host_paths(config: &Config) -> anyhow::Result<Paths> {
+    let (paths, other_table) = Paths::new(&config.mount_table).context("read the mount table")?;
+    if let Some(why) = other_table {
+        warn!(why, "not the host's mount table");
+    }
+    if is_pid_namespaced(&paths.proc) {
+        warn!(
+            "in a container's PID namespace: without hostPID, the container's mount table is watched"
+        );
+    }
+    Ok(paths)
+}
+
+fn start_cluster(
+    config: &Config,
+    policy: &Arc<Policy>,
+    faults: oneshot::Receiver<watch::Receiver<Arc<FaultView>>>,
+    stats: &Arc<ApiStats>,
+) -> anyhow::Result<(Option<Cluster>, watch::Receiver<Arc<NodeView>>)> {
+    let Some(source) = config.cluster.clone() else { return Ok((None, cluster::none())) };
+    let Some(node_name) = policy.node_name.clone() else {
+        error!("NODE_NAME is not set: requests whose checks need it are answered with 500");
+        return Ok((None, cluster::none()));
+    };
+    let (cluster, node) = Cluster::start(cluster::Start {
+        source,
+        node_name,
+        policy: policy.clone(),
+        publish: config.publish_conditions.then_some(faults),
+        stats: stats.clone(),
+    })
+    .context("start the cluster side")?;
+    Ok((Some(cluster), node))
 }
 
 fn listen(socket: TcpSocket) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
@@ -169,17 +208,22 @@ fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::E
 /// What works, what is missing, and what to try.
 fn welcome(config: &Config, published: &Published, health: SocketAddr, admin: SocketAddr) {
     let (view, stats) = (published.faults.borrow().clone(), published.stats.borrow().clone());
-    let checks: Vec<_> = config.default_checks.iter().map(|check| check.name).collect();
+    let checks: Vec<_> = config.policy.default_checks.iter().map(|check| check.name).collect();
     let of = |state: HookState| stats.hooks.iter().filter(move |hook| hook.state == state);
     let missing: Vec<_> = of(HookState::Missing)
         .chain(of(HookState::Failed))
         .map(|hook| hook.name.as_str())
         .collect();
     info!(
-        node = config.node_name.as_deref().unwrap_or("(NODE_NAME is not set)"),
+        node = config.policy.node_name.as_deref().unwrap_or("(NODE_NAME is not set)"),
         checks = checks.join(","),
         hooks_attached = of(HookState::Attached).count(),
         hooks_missing = (!missing.is_empty()).then(|| missing.join(",")),
+        cluster = match &config.cluster {
+            Some(Source::InCluster) => "in-cluster",
+            Some(Source::Kubeconfig(_)) => "KUBECONFIG",
+            None => "none",
+        },
         open_faults = view.faults.len(),
         degraded = view.no_events,
         "checks"

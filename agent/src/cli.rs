@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::config;
+use crate::{checks::OnApiLoss, config};
 
 /// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this
 /// host should get traffic, and why.
@@ -29,10 +29,30 @@ pub enum Command {
 
 /// `tocsin agent`
 #[derive(Clone, Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own on the command line"
+)]
 pub struct AgentArgs {
     /// This node's name in the cluster (also `MY_NODE_NAME`)
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<OsString>,
+    /// How to reach the cluster [default: `as a pod does, where it is one; else no cluster`]
+    #[arg(long, env = "KUBECONFIG", value_name = "PATHS")]
+    pub kubeconfig: Option<OsString>,
+    /// What the checks of the Node say while the Kubernetes API cannot be heard
+    #[arg(long, env = "ON_API_LOSS", value_enum, default_value_t, value_name = "POLICY")]
+    pub on_api_loss: OnApiLoss,
+    /// Conditions of the Node that fail `custom_conditions`: types, or type=status
+    #[arg(long, env = "CUSTOM_CONDITIONS", default_value = config::CUSTOM_CONDITIONS, value_name = "LIST")]
+    pub custom_conditions: String,
+    /// Tell the cluster what the kernel says, as conditions of the Node and events
+    #[arg(long, env = "PUBLISH_CONDITIONS", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
+    pub publish_conditions: bool,
+    /// Status of /nodecheck when it says `Down`; 503 for load balancers that do not read bodies
+    #[arg(long, env = "NODECHECK_DOWN_STATUS", default_value_t = 200, value_name = "STATUS")]
+    pub nodecheck_down_status: u16,
     /// Address of the health listener
     #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
     pub listen_addr: IpAddr,
@@ -48,7 +68,7 @@ pub struct AgentArgs {
     /// Socket for actions such as `tocsin faults clear`, for root only
     #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
     pub control_socket: PathBuf,
-    /// Checks that /health runs when it is not told which [default: `filesystem_ro,io_errors,io_stall`]
+    /// Checks that /health runs when it is not told which [default: `filesystem_ro,io_errors,io_stall`, and `node_ready` where there is a cluster]
     #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
     pub default_checks: Option<String>,
     /// Do without eBPF: poll the mount table and sysfs instead

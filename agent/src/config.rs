@@ -1,6 +1,7 @@
 //! What the command line means. Every default is here, with its unit and its reason.
 
 use std::{
+    env,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
@@ -9,8 +10,9 @@ use std::{
 use humantime::format_duration;
 
 use crate::{
-    checks::{self, Check},
+    checks::{self, BadCondition, Check, Policy},
     cli::{AgentArgs, LogFormat},
+    cluster::{conditions::PUBLISHED, source::Source},
     kernel::ledger::Rules,
 };
 
@@ -61,6 +63,50 @@ pub const OTHER_FILES: usize = 512;
 /// 5 seconds for requests that are being answered when the agent is told to stop.
 pub const DRAIN: Duration = Duration::from_secs(5);
 
+/// Conditions that node-problem-detector sets for good when the node is of no use any more (its kernel, readonly,
+/// docker and systemd monitors and its health checker), and the cloud's `NetworkUnavailable`. Its `NTPProblem` is
+/// not among them: a node without the right time still serves.
+pub const CUSTOM_CONDITIONS: &str = "KernelDeadlock=True,ReadonlyFilesystem=True,XfsShutdown=True,\
+    CperHardwareErrorFatal=True,CorruptDockerOverlay2=True,FrequentKubeletRestart=True,FrequentDockerRestart=True,\
+    FrequentContainerdRestart=True,FrequentUnregisterNetDevice=True,KubeletUnhealthy=True,\
+    ContainerRuntimeUnhealthy=True,NetworkUnavailable=True";
+/// 400 ms between HTTP/2 PINGs on the connection of the watch: with [`API_PING_TIMEOUT`] and what is left of
+/// [`API_GRACE`] after it, a server that stops answering is called lost between 1.0 and 1.4 seconds later.
+pub const API_PING_INTERVAL: Duration = Duration::from_millis(400);
+/// Half a second for the answer to a PING, which a healthy API server gives within a round trip.
+pub const API_PING_TIMEOUT: Duration = Duration::from_millis(500);
+/// 4 seconds between questions to a server without HTTP/2: ten times [`API_PING_INTERVAL`], as each is a request.
+pub const API_ASK_INTERVAL: Duration = Duration::from_secs(4);
+/// 1 second from the loss of the API server to the verdict that goes by it: a restart of one of several servers
+/// behind one address is over by then.
+pub const API_GRACE: Duration = Duration::from_secs(1);
+/// 1 second for a connection to the API server, TLS included.
+pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// 1 second for an answer on it.
+pub const API_READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// 270 to 290 seconds per watch: kube refuses more than 294, and bookmarks make a renewal cheap. The spread keeps
+/// agents that started together from renewing together.
+pub const API_WATCH: Duration = Duration::from_secs(270);
+/// See [`API_WATCH`].
+pub const API_WATCH_SPREAD: Duration = Duration::from_secs(20);
+/// Up to a quarter of a second at random before every reconnection, so that 5,000 agents do not come back as one.
+pub const API_JITTER: Duration = Duration::from_millis(250);
+/// Three quarters of a second between attempts at most, besides [`API_JITTER`]: an API server that is back is
+/// heard within 2 seconds.
+pub const API_RETRY_MAX: Duration = Duration::from_millis(750);
+/// 5 seconds between signs of life of the thread that talks to the API server; two missed ones are a loss.
+pub const API_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// 1 second between writes to the API, conditions and events together.
+pub const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+/// 30 seconds between failing writes at most.
+pub const PUBLISH_RETRY_MAX: Duration = Duration::from_secs(30);
+/// 10 seconds between writes that change nothing but a condition's message.
+pub const PUBLISH_MESSAGE_INTERVAL: Duration = Duration::from_secs(10);
+/// 5 minutes between heartbeats of conditions that do not change: node-problem-detector's.
+pub const PUBLISH_HEARTBEAT: Duration = Duration::from_mins(5);
+/// 6 minutes during which a repeated event is counted up instead of written again: client-go's events recorder's.
+pub const EVENT_SERIES: Duration = Duration::from_mins(6);
+
 /// How changes of the mount table ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum MountHooks {
@@ -75,16 +121,20 @@ pub enum MountHooks {
 /// What the agent does.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node's name in the cluster.
-    pub node_name: Option<String>,
+    /// What the checks go by.
+    pub policy: Policy,
+    /// Where the cluster is.
+    pub cluster: Option<Source>,
+    /// Tell the cluster what the kernel says.
+    pub publish_conditions: bool,
+    /// Status of `/nodecheck` when it says `Down`.
+    pub nodecheck_down_status: u16,
     /// Health listener.
     pub listen: SocketAddr,
     /// Admin listener.
     pub admin: SocketAddr,
     /// Control socket.
     pub control_socket: PathBuf,
-    /// What `/health` runs when it is not told.
-    pub default_checks: Vec<&'static Check>,
     /// Do not load eBPF.
     pub no_ebpf: bool,
     /// Let the programs log.
@@ -101,8 +151,6 @@ pub struct Config {
     pub reread_interval: Duration,
     /// The mount table that is watched.
     pub mount_table: PathBuf,
-    /// Faults of pods' volumes fail the node's checks too.
-    pub fail_on_volumes: bool,
     /// How to write the log.
     pub log_format: LogFormat,
 }
@@ -116,6 +164,15 @@ pub enum ConfigError {
     /// No check at all.
     #[error("DEFAULT_CHECKS names no check; there are: {0}")]
     NoCheck(String),
+    /// Not a list of conditions.
+    #[error("CUSTOM_CONDITIONS: {0}")]
+    BadCondition(#[from] checks::BadConditionError),
+    /// Neither 200 nor an error.
+    #[error("NODECHECK_DOWN_STATUS: {0} is not 200 or between 400 and 599")]
+    BadStatus(u16),
+    /// What cannot be told to nobody.
+    #[error("PUBLISH_CONDITIONS needs {0}")]
+    NobodyToTell(&'static str),
     /// Zero or far too long.
     #[error("{0}: {t} is not between {least} and {most}",
         t = format_duration(*.1), least = format_duration(*.2), most = format_duration(*.3))]
@@ -127,6 +184,11 @@ impl Config {
     pub fn new(args: AgentArgs) -> Result<Self, ConfigError> {
         let AgentArgs {
             node_name,
+            kubeconfig,
+            on_api_loss,
+            custom_conditions,
+            publish_conditions,
+            nodecheck_down_status,
             listen_addr,
             listen_port,
             admin_addr,
@@ -154,13 +216,42 @@ impl Config {
             Duration::from_millis(50),
             Duration::from_secs(1),
         )?;
-        let node_name = node_name.map(|name| name.to_string_lossy().trim().to_owned());
+        let node_name = node_name
+            .map(|name| name.to_string_lossy().trim().to_owned())
+            .filter(|name| !name.is_empty());
+        let cluster = Source::find(kubeconfig.as_deref(), |name| env::var_os(name));
+        if publish_conditions && cluster.is_none() {
+            return Err(ConfigError::NobodyToTell("a cluster: in a pod, or KUBECONFIG"));
+        }
+        if publish_conditions && node_name.is_none() {
+            return Err(ConfigError::NobodyToTell("NODE_NAME"));
+        }
+        if nodecheck_down_status != 200 && !(400..600).contains(&nodecheck_down_status) {
+            return Err(ConfigError::BadStatus(nodecheck_down_status));
+        }
+        let mut custom_conditions: Vec<BadCondition> = custom_conditions
+            .split(',')
+            .filter(|part| !part.trim().is_empty())
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        if publish_conditions {
+            // The kernel's checks say the same, sooner, and without the way over the API and back.
+            custom_conditions.retain(|bad| PUBLISHED.iter().all(|own| own.kind != bad.kind));
+        }
         Ok(Self {
-            node_name: node_name.filter(|name| !name.is_empty()),
+            policy: Policy {
+                node_name,
+                default_checks: default_set(default_checks.as_deref(), cluster.is_some())?,
+                fail_on_volumes,
+                on_api_loss,
+                custom_conditions,
+            },
+            cluster,
+            publish_conditions,
+            nodecheck_down_status,
             listen: SocketAddr::new(listen_addr, listen_port),
             admin: SocketAddr::new(admin_addr, admin_port),
             control_socket,
-            default_checks: default_set(default_checks.as_deref())?,
             no_ebpf,
             bpf_log,
             mount_hooks,
@@ -172,7 +263,6 @@ impl Config {
             io_stall_after,
             reread_interval,
             mount_table,
-            fail_on_volumes,
             log_format,
         })
     }
@@ -200,11 +290,13 @@ fn within(
     Ok(())
 }
 
-/// Without a word from the operator: the kernel's checks, which need no cluster.
-fn default_set(names: Option<&str>) -> Result<Vec<&'static Check>, ConfigError> {
+/// Without a word from the operator: the kernel's checks, and the Node's readiness where there is a cluster.
+fn default_set(names: Option<&str>, in_cluster: bool) -> Result<Vec<&'static Check>, ConfigError> {
     let known = || checks::all().iter().map(|check| check.name).collect::<Vec<_>>().join(", ");
     let Some(names) = names else {
-        return Ok(checks::all().iter().filter(|check| !check.needs_node_name).collect());
+        let by_default =
+            |check: &&Check| !check.needs_node_name || (in_cluster && check.name == "node_ready");
+        return Ok(checks::all().iter().filter(by_default).collect());
     };
     let mut set: Vec<&'static Check> = Vec::new();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
@@ -223,9 +315,12 @@ mod tests {
 
     #[test]
     fn default_checks_are_names_of_checks() {
-        let names =
-            |text| default_set(text).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>());
+        let names = |text| {
+            default_set(text, false).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>())
+        };
         assert_eq!(names(None).unwrap(), ["filesystem_ro", "io_errors", "io_stall"]);
+        let in_cluster: Vec<_> = default_set(None, true).unwrap().iter().map(|c| c.name).collect();
+        assert_eq!(in_cluster, ["node_ready", "filesystem_ro", "io_errors", "io_stall"]);
         assert_eq!(names(Some("node_ready")).unwrap(), ["node_ready"]);
         assert_eq!(
             names(Some(" io_stall, io_stall ,,io_errors")).unwrap(),
@@ -233,7 +328,7 @@ mod tests {
         );
         assert_eq!(
             names(Some("bogus")).unwrap_err().to_string(),
-            "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, filesystem_ro, io_errors, io_stall"
+            "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, schedulable, custom_conditions, filesystem_ro, io_errors, io_stall"
         );
         assert!(names(Some(" , ")).is_err());
     }

@@ -6,8 +6,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    checks::{self, Check, Known, OnUnknown},
-    model::{FaultView, Outcome},
+    checks::{self, Check, Known, OnUnknown, Policy},
+    model::{FaultView, NodeView, Outcome},
 };
 
 /// More names than this in one request are refused: there are not that many checks, and an answer has a
@@ -97,48 +97,41 @@ fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
 #[derive(Clone, Debug)]
 pub struct Board {
     kernel: watch::Receiver<Arc<FaultView>>,
-    node_name: Option<Arc<str>>,
-    default_checks: Arc<[&'static Check]>,
-    fail_on_volumes: bool,
+    node: watch::Receiver<Arc<NodeView>>,
+    policy: Arc<Policy>,
 }
 
 impl Board {
-    /// A board that reads what the kernel side publishes.
+    /// A board that reads what the kernel side and the cluster side publish.
     #[must_use]
     pub fn new(
         kernel: watch::Receiver<Arc<FaultView>>,
-        node_name: Option<&str>,
-        default_checks: &[&'static Check],
-        fail_on_volumes: bool,
+        node: watch::Receiver<Arc<NodeView>>,
+        policy: Arc<Policy>,
     ) -> Self {
-        Self {
-            kernel,
-            node_name: node_name.map(Arc::from),
-            default_checks: default_checks.into(),
-            fail_on_volumes,
-        }
+        Self { kernel, node, policy }
     }
 
     /// This node's name.
     #[must_use]
     pub fn node_name(&self) -> Option<&str> {
-        self.node_name.as_deref()
+        self.policy.node_name.as_deref()
     }
 
     /// Answers now, from what is known.
     pub fn answer(&self, question: &Question) -> Result<Answer, Refused> {
         let names: Vec<&str> = if question.checks.is_empty() {
-            self.default_checks.iter().map(|check| check.name).collect()
+            self.policy.default_checks.iter().map(|check| check.name).collect()
         } else {
             question.checks.iter().map(String::as_str).collect()
         };
         let names = names.into_iter().filter(|name| question.exclude.iter().all(|out| out != name));
-        let view = self.kernel.borrow().clone();
-        let known = Known { kernel: &view, fail_on_volumes: self.fail_on_volumes };
+        let (kernel, node) = (self.kernel.borrow().clone(), self.node.borrow().clone());
+        let known = Known { kernel: &kernel, node: &node, policy: &self.policy };
         let mut answers = Vec::new();
         for name in names {
             let check = checks::find(name);
-            if self.node_name.is_none() && check.is_some_and(|check| check.needs_node_name) {
+            if self.node_name().is_none() && check.is_some_and(|check| check.needs_node_name) {
                 return Err(Refused::NoNodeName(name.to_owned()));
             }
             answers.push(match check {
@@ -154,7 +147,8 @@ impl Board {
     /// Every check, for metrics; those that need the node's name only where it is set.
     #[must_use]
     pub fn everything(&self) -> Vec<CheckAnswer> {
-        let names = checks::all().iter().filter(|c| !c.needs_node_name || self.node_name.is_some());
+        let names =
+            checks::all().iter().filter(|c| !c.needs_node_name || self.node_name().is_some());
         let checks = names.map(|check| check.name.to_owned()).collect();
         self.answer(&Question { checks, ..Question::default() })
             .map(|a| a.checks)
@@ -223,9 +217,14 @@ mod tests {
     fn board(faults: &[FaultKind], node_name: Option<&str>) -> Board {
         let faults = faults.iter().map(|kind| fault(*kind, Scope::Host)).collect();
         let view = FaultView { faults, ..FaultView::default() };
-        let (_sender, receiver) = watch::channel(Arc::new(view));
-        let default: Vec<_> = checks::all().iter().filter(|c| !c.needs_node_name).collect();
-        Board::new(receiver, node_name, &default, false)
+        let (_kernel, kernel) = watch::channel(Arc::new(view));
+        let (_node, node) = watch::channel(Arc::default());
+        let policy = Policy {
+            node_name: node_name.map(str::to_owned),
+            default_checks: checks::all().iter().filter(|c| !c.needs_node_name).collect(),
+            ..Policy::default()
+        };
+        Board::new(kernel, node, Arc::new(policy))
     }
 
     fn ask(board: &Board, query: &str) -> String {

@@ -51,6 +51,10 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(Log, LogDropped), BadFi
     if !filter.contains("aya") {
         targets = targets.with_target("aya", Level::WARN).with_target("aya_obj", Level::WARN);
     }
+    // kube warns of what the agent tells itself, once per outage.
+    if !filter.contains("kube") {
+        targets = targets.with_target("kube_client", LevelFilter::OFF);
+    }
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES).finish(io::stderr());
     let dropped = writer.error_counter();

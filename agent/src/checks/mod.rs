@@ -2,12 +2,19 @@
 //!
 //! A check is a pure function from what is known to an [`Outcome`]; `health` alone says "ready".
 
+mod cluster;
+mod custom_conditions;
 mod filesystem_ro;
 mod io_errors;
 mod io_stall;
 mod node_ready;
+mod schedulable;
 
-use crate::model::{FaultView, Outcome, Scope};
+pub use self::{
+    cluster::OnApiLoss,
+    custom_conditions::{BadCondition, BadConditionError},
+};
+use crate::model::{FaultView, NodeView, Outcome, Scope};
 
 /// What becomes of an outcome that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,15 +45,38 @@ pub struct Check {
 pub struct Known<'a> {
     /// Faults and blind spots of the kernel side.
     pub kernel: &'a FaultView,
+    /// The cluster's word about this node.
+    pub node: &'a NodeView,
+    /// The operator's.
+    pub policy: &'a Policy,
+}
+
+/// What the operator wants of the checks.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// `NODE_NAME`
+    pub node_name: Option<String>,
+    /// What `/health` runs when it is not told.
+    pub default_checks: Vec<&'static Check>,
     /// `FAIL_ON_VOLUMES`
     pub fail_on_volumes: bool,
+    /// `ON_API_LOSS`
+    pub on_api_loss: OnApiLoss,
+    /// `CUSTOM_CONDITIONS`, without those that the agent itself publishes.
+    pub custom_conditions: Vec<BadCondition>,
 }
 
 /// Every check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 4] =
-        [node_ready::CHECK, filesystem_ro::CHECK, io_errors::CHECK, io_stall::CHECK];
+    static ALL: [Check; 6] = [
+        node_ready::CHECK,
+        schedulable::CHECK,
+        custom_conditions::CHECK,
+        filesystem_ro::CHECK,
+        io_errors::CHECK,
+        io_stall::CHECK,
+    ];
     &ALL
 }
 
@@ -60,7 +90,7 @@ impl Known<'_> {
     /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
     fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
         let counts =
-            |scope| scope == Scope::Host || (scope == Scope::Volume && self.fail_on_volumes);
+            |scope| scope == Scope::Host || (scope == Scope::Volume && self.policy.fail_on_volumes);
         let mut faults =
             self.kernel.faults.iter().filter(|fault| fault.check == check && counts(fault.scope));
         if let Some(first) = faults.next() {
@@ -110,7 +140,8 @@ pub(crate) mod tests {
     }
 
     fn judge(name: &str, kernel: &FaultView, fail_on_volumes: bool) -> Outcome {
-        (find(name).unwrap().judge)(&Known { kernel, fail_on_volumes })
+        let policy = Policy { fail_on_volumes, ..Policy::default() };
+        (find(name).unwrap().judge)(&Known { kernel, node: &NodeView::default(), policy: &policy })
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{client, print, printable, table};
 use crate::{
     checks,
     cli::{AgentArgs, CheckArgs, Cli, Command, Output, one_line},
+    cluster::{self, Cluster},
     config::Config,
     health::{Board, Question},
     host::Paths,
@@ -128,7 +129,22 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
     // Polling is all that a single look does: that is no degradation worth telling.
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
     let (_sender, receiver) = watch::channel(Arc::new(view));
-    let board = Board::new(receiver, Some("-"), &config.default_checks, config.fail_on_volumes);
+    let policy = Arc::new(config.policy);
+    let node = match (config.cluster, &policy.node_name) {
+        (Some(source), Some(node_name)) => {
+            let (mut cluster, node) = Cluster::start(cluster::Start {
+                source,
+                node_name: node_name.clone(),
+                policy: policy.clone(),
+                publish: None,
+                stats: Arc::default(),
+            })?;
+            cluster.first_word().await;
+            node
+        }
+        _ => cluster::none(),
+    };
+    let board = Board::new(receiver, node, policy);
     let answer = board.answer(&Question { checks: args.names.clone(), ..Question::default() })?;
     serde_json::from_value(serde_json::to_value(&answer)?).context("own answer")
 }

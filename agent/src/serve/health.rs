@@ -4,7 +4,8 @@
 //!   name is needed and not set, 400 too many names
 //! * `GET|HEAD|OPTIONS /health/<check>` — that check alone; 404 where there is no such check
 //! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs
-//! * `GET|HEAD|OPTIONS /nodename` — `Node: "<name>"`
+//! * any method `/nodename` — `Node: "<name>"`, and `/nodecheck` — `OK`, or `Down` while `schedulable` fails: byte for
+//!   byte those of the page that this replaces
 //! * anything else — 404, or 405 with `Allow`
 
 use std::sync::{
@@ -38,13 +39,15 @@ pub struct Answered {
 pub struct Health {
     board: Board,
     answered: Arc<Answered>,
+    down: StatusCode,
 }
 
 impl Health {
-    /// A handler that answers from `board` and counts into `answered`.
+    /// A handler that answers from `board` and counts into `answered`; `/nodecheck` says `Down` with that status.
     #[must_use]
-    pub fn new(board: Board, answered: Arc<Answered>) -> Self {
-        Self { board, answered }
+    pub fn new(board: Board, answered: Arc<Answered>, nodecheck_down_status: u16) -> Self {
+        let down = StatusCode::from_u16(nodecheck_down_status).unwrap_or(StatusCode::OK);
+        Self { board, answered, down }
     }
 
     /// Answers one request; its body is not read.
@@ -62,14 +65,15 @@ impl Health {
     fn route(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
         let allowed = || matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         match path {
-            "/health" | "/livez" | "/nodename" if !allowed() => not_allowed(ALLOW),
+            "/health" | "/livez" if !allowed() => not_allowed(ALLOW),
             "/health" => self.health(Question::parse(query.unwrap_or_default())),
             "/livez" => reply(StatusCode::OK, TEXT, "ok"),
             "/nodename" => reply(
                 StatusCode::OK,
                 TEXT,
-                format!("Node: {:?}", self.board.node_name().unwrap_or_default()),
+                format!("Node: {}", quoted(self.board.node_name().unwrap_or_default())),
             ),
+            "/nodecheck" => self.nodecheck(),
             _ => match path.strip_prefix("/health/") {
                 Some(name) if checks::find(name).is_some() => {
                     if !allowed() {
@@ -88,17 +92,20 @@ impl Health {
         }
     }
 
+    fn nodecheck(&self) -> Reply {
+        let checks = vec!["schedulable".to_owned()];
+        match self.board.answer(&Question { checks, ..Question::default() }) {
+            Ok(answer) if answer.is_ready() => reply(StatusCode::OK, TEXT, "OK"),
+            Ok(_) => reply(self.down, TEXT, "Down"),
+            Err(refused) => no_verdict(&refused),
+        }
+    }
+
     fn health(&self, question: Result<Question, Refused>) -> Reply {
         let answer = question.and_then(|q| self.board.answer(&q).map(|answer| (answer, q.verbose)));
         let (answer, verbose) = match answer {
             Ok(found) => found,
-            Err(refused @ Refused::NoNodeName(_)) => {
-                let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
-                return reply(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string());
-            }
-            Err(refused @ Refused::TooMany) => {
-                return error(StatusCode::BAD_REQUEST, &refused.to_string());
-            }
+            Err(refused) => return no_verdict(&refused),
         };
         let status =
             if answer.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -112,19 +119,92 @@ impl Health {
     }
 }
 
+fn no_verdict(refused: &Refused) -> Reply {
+    match refused {
+        Refused::NoNodeName(_) => {
+            let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
+            reply(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string())
+        }
+        Refused::TooMany => error(StatusCode::BAD_REQUEST, &refused.to_string()),
+    }
+}
+
+/// As Go's `%q` writes it, which the page that this replaces used.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
 #[cfg(test)]
 mod tests {
-    use hyper::{body::Body, header};
+    use std::time::SystemTime;
+
+    use http_body_util::BodyExt;
+    use hyper::header;
     use tokio::sync::watch;
 
     use super::*;
+    use crate::{
+        checks::Policy,
+        model::{Link, Node, NodeView, Word},
+    };
+
+    fn health(node_name: Option<&str>, unschedulable: bool, down: u16) -> Health {
+        let (_sender, kernel) = watch::channel(Arc::default());
+        let node = Node { unschedulable, ..Node::default() };
+        let last = Some(Word { at: SystemTime::UNIX_EPOCH, node: Some(node) });
+        let (_sender, node) = watch::channel(Arc::new(NodeView { link: Link::Up, last }));
+        let policy = Policy {
+            node_name: node_name.map(str::to_owned),
+            default_checks: checks::all().iter().filter(|c| !c.needs_node_name).collect(),
+            ..Policy::default()
+        };
+        Health::new(Board::new(kernel, node, Arc::new(policy)), Arc::default(), down)
+    }
 
     fn ask(method: &str, uri: &str) -> Reply {
-        let (_sender, receiver) = watch::channel(Arc::default());
-        let default: Vec<_> = checks::all().iter().filter(|c| !c.needs_node_name).collect();
-        let board = Board::new(receiver, Some("n\"1"), &default, false);
         let request = Request::builder().method(method).uri(uri).body(()).unwrap();
-        Health::new(board, Arc::default()).handle(&request)
+        health(Some("n"), false, 200).handle(&request)
+    }
+
+    async fn text(reply: Reply) -> String {
+        let bytes = reply.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_old_page_byte_for_byte() {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        // (name, cordoned, status of Down, path, status, body)
+        for (name, cordoned, down, path, status, body) in [
+            (Some("n-1.example"), false, 200, "/nodename", 200, r#"Node: "n-1.example""#),
+            (Some("a\"\\\u{1}\té"), false, 200, "/nodename", 200, r#"Node: "a\"\\\x01\té""#),
+            (None, false, 200, "/nodename", 200, r#"Node: """#),
+            (Some("n"), false, 200, "/nodecheck", 200, "OK"),
+            (Some("n"), true, 200, "/nodecheck", 200, "Down"),
+            (Some("n"), true, 503, "/nodecheck", 503, "Down"),
+        ] {
+            for method in ["GET", "HEAD", "POST", "BREW"] {
+                let request = Request::builder().method(method).uri(path).body(()).unwrap();
+                let reply = health(name, cordoned, down).handle(&request);
+                assert_eq!(reply.status(), status, "{method} {path}");
+                assert_eq!(reply.headers()[header::CONTENT_TYPE], TEXT);
+                assert_eq!(text(reply).await, body, "{method} {path}");
+            }
+        }
+        let request = Request::builder().uri("/nodecheck").body(()).unwrap();
+        assert_eq!(health(None, false, 200).handle(&request).status(), 500);
     }
 
     #[test]
@@ -156,6 +236,5 @@ mod tests {
         }
         let many = (0..33).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
         assert_eq!(ask("GET", &format!("/health?check={many}")).status(), 400);
-        assert!(ask("GET", "/nodename").body().size_hint().exact().unwrap() > 10);
     }
 }

@@ -18,9 +18,10 @@ use tokio::sync::watch;
 
 use super::health::Answered;
 use crate::{
+    cluster::stats::ApiStats,
     health::Board,
     kernel::{KernelStats, loader::HookState},
-    model::{FaultKind, FaultView},
+    model::{FaultKind, FaultView, Link, NodeView},
 };
 
 /// One metric family: name without `tocsin_` and `_total`, type, labels, help.
@@ -60,6 +61,10 @@ descriptions! {
     PASSED = "check_passed" false ["check"] "1 while the check passes";
     DEGRADED = "check_degraded" false ["check"] "1 while the check passes by policy or with a blind spot";
     REQUESTS = "health_requests" true ["code"] "Answers of the health listener by class: 200, 503 or refused";
+    API_UP = "api_up" false [] "1 while the Kubernetes API is heard, 0 while it is not or no cluster is configured";
+    API_LOST = "api_lost" true [] "Times that the Kubernetes API was lost for longer than a reconnection";
+    API_REQUESTS = "api_requests" true ["code"] "Requests to the Kubernetes API by status of the answer, or none";
+    WRITES = "api_writes" true ["what", "result"] "Writes of the Node's conditions and of events";
     PROBES = "probes_running" false [] "Write probes that are running or stuck";
     LOOK = "look_duration_seconds" false [] "How long the last reading of the mount table and sysfs took";
     LOG_DROPPED = "log_lines_dropped" true [] "Log lines dropped because whoever reads standard error does not";
@@ -76,6 +81,10 @@ pub struct Sources {
     pub faults: watch::Receiver<Arc<FaultView>>,
     /// Its counters.
     pub stats: watch::Receiver<Arc<KernelStats>>,
+    /// The cluster's word about this node.
+    pub node: watch::Receiver<Arc<NodeView>>,
+    /// The cluster side's counters.
+    pub api: Arc<ApiStats>,
     /// The checks.
     pub board: Board,
     /// The health listener.
@@ -179,7 +188,19 @@ impl Collector for Sources {
         family.counter(&[("code", "503")], load(&self.answered.not_ready))?;
         family.counter(&[("code", "refused")], load(&self.answered.refused))?;
 
+        let is_up = self.node.borrow().link == Link::Up;
+        ConstGauge::new(i64::from(is_up)).encode(Family::new(e, &API_UP)?.0)?;
+        let mut family = Family::new(e, &API_REQUESTS)?;
+        for (code, count) in self.api.requests() {
+            family.counter(&[("code", &*code)], count)?;
+        }
+        let mut family = Family::new(e, &WRITES)?;
+        for (what, result, count) in self.api.writes() {
+            family.counter(&[("what", what), ("result", result)], count)?;
+        }
+
         let counters = [
+            (&API_LOST, self.api.losses()),
             (&SUPPRESSED, stats.counts.iter().map(|count| count.suppressed).sum()),
             (&DROPPED, stats.counts.iter().map(|count| count.dropped).sum()),
             (&UNCOUNTED, stats.uncounted),
@@ -201,7 +222,7 @@ impl Collector for Sources {
 mod tests {
     use super::*;
     use crate::{
-        checks::tests::fault,
+        checks::{Policy, tests::fault},
         kernel::{loader::HookStatus, reader::NamedCount},
         model::{Dev, Scope},
     };
@@ -232,10 +253,14 @@ mod tests {
         };
         let (_faults, faults) = watch::channel(Arc::new(view));
         let (_stats, stats) = watch::channel(Arc::new(stats));
-        let board = Board::new(faults.clone(), Some("n"), &[], false);
+        let (_node, node) = watch::channel(Arc::<NodeView>::default());
+        let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
+        let board = Board::new(faults.clone(), node.clone(), Arc::new(policy));
         let text = Metrics::new(Sources {
             faults,
             stats,
+            node,
+            api: Arc::default(),
             board,
             answered: Arc::default(),
             log_dropped: Arc::new(|| 3),
@@ -254,6 +279,9 @@ mod tests {
             "tocsin_check_degraded{check=\"node_ready\"} 1",
             "tocsin_health_requests_total{code=\"503\"} 0",
             "tocsin_log_lines_dropped_total 3",
+            "tocsin_api_up 0",
+            "tocsin_api_requests_total{code=\"none\"} 0",
+            "tocsin_api_writes_total{what=\"event\",result=\"failed\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

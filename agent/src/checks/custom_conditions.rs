@@ -1,0 +1,145 @@
+//! `custom_conditions`: no condition of the operator's list has its bad status.
+
+use std::str::FromStr;
+
+use super::{Check, Known, OnUnknown};
+use crate::model::{Node, Outcome};
+
+pub(super) const CHECK: Check = Check {
+    name: "custom_conditions",
+    passes_when: "no condition of the Node that is in `CUSTOM_CONDITIONS` has its bad status",
+    on_unknown: OnUnknown::Pass,
+    needs_node_name: true,
+    judge,
+};
+
+/// Of a condition's message, this many characters are told.
+const MESSAGE_SHOWN: usize = 200;
+
+/// A condition that must not have that status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadCondition {
+    /// Its type.
+    pub kind: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+}
+
+/// Neither `Type` nor `Type=Status`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a condition's type, or type=status with the status True, False or Unknown")]
+pub struct BadConditionError(String);
+
+impl FromStr for BadCondition {
+    type Err = BadConditionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, status) = text.split_once('=').unwrap_or((text, "True"));
+        let (kind, status) = (kind.trim(), status.trim());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+        if kind.is_empty()
+            || !kind.chars().all(is_name)
+            || !["True", "False", "Unknown"].contains(&status)
+        {
+            return Err(BadConditionError(text.to_owned()));
+        }
+        Ok(Self { kind: kind.to_owned(), status: status.to_owned() })
+    }
+}
+
+fn judge(known: &Known<'_>) -> Outcome {
+    known.node_outcome(|node| conditions(node, &known.policy.custom_conditions))
+}
+
+fn conditions(node: &Node, bad: &[BadCondition]) -> Outcome {
+    let mut found = bad.iter().filter_map(|bad| {
+        node.condition(&bad.kind).filter(|condition| condition.status == bad.status)
+    });
+    let Some(first) = found.next() else { return Outcome::Pass };
+    let mut reason = format!("{} is {}", first.kind, first.status);
+    let words = first.message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let message: String = words.chars().take(MESSAGE_SHOWN).collect();
+    for detail in [&first.reason, &message].into_iter().filter(|detail| !detail.is_empty()) {
+        reason = format!("{reason}: {detail}");
+    }
+    match found.count() {
+        0 => Outcome::Fail(reason),
+        more => Outcome::Fail(format!("{reason} (and {more} more)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checks::{Policy, cluster::tests::judge},
+        model::Condition,
+    };
+
+    fn list(text: &str) -> Vec<BadCondition> {
+        text.split(',').map(|part| part.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_listed_status_fails_and_nothing_else() {
+        let node = |conditions: &[(&str, &str, &str, &str)]| Node {
+            conditions: conditions
+                .iter()
+                .map(|(kind, status, reason, message)| Condition {
+                    kind: (*kind).into(),
+                    status: (*status).into(),
+                    reason: (*reason).into(),
+                    message: (*message).into(),
+                    ..Default::default()
+                })
+                .collect(),
+            ..Node::default()
+        };
+        let dead = ("KernelDeadlock", "True", "DockerHung", "task docker:7\n blocked");
+        let long = "x".repeat(1000);
+        // (list, conditions, why it fails)
+        for (bad, conditions, expected) in [
+            ("KernelDeadlock", &[][..], None),
+            ("KernelDeadlock", &[("KernelDeadlock", "False", "", "")], None),
+            ("KernelDeadlock", &[("KernelDeadlock", "Unknown", "", "")], None),
+            ("Other", &[dead], None),
+            (
+                "KernelDeadlock",
+                &[dead],
+                Some("KernelDeadlock is True: DockerHung: task docker:7 blocked".to_owned()),
+            ),
+            ("Synced=False", &[("Synced", "False", "", "")], Some("Synced is False".to_owned())),
+            (
+                "A,KernelDeadlock=True,B=Unknown",
+                &[dead, ("B", "Unknown", "", "")],
+                Some(
+                    "KernelDeadlock is True: DockerHung: task docker:7 blocked (and 1 more)"
+                        .to_owned(),
+                ),
+            ),
+            ("A", &[("A", "True", "", &long)], Some(format!("A is True: {}", "x".repeat(200)))),
+        ] {
+            let policy = Policy { custom_conditions: list(bad), ..Policy::default() };
+            let expected = expected.map_or(Outcome::Pass, Outcome::Fail);
+            assert_eq!(
+                judge("custom_conditions", Some(node(conditions)), &policy),
+                expected,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn types_and_statuses_are_checked() {
+        assert_eq!(
+            list(" A = False ,example.com/b"),
+            [
+                BadCondition { kind: "A".into(), status: "False".into() },
+                BadCondition { kind: "example.com/b".into(), status: "True".into() },
+            ]
+        );
+        for text in ["", "=True", "A=", "A=true", "A=maybe", "A B", "A=True=False"] {
+            assert!(text.parse::<BadCondition>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! How things stand with the API server: a pure state, from news and the time to a [`NodeView`].
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::{
+    config,
+    model::{self, Node, NodeView, Word},
+};
+
+/// A reading of both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// For what must not jump.
+    pub monotonic: Instant,
+    /// For people.
+    pub wall: SystemTime,
+}
+
+/// What the session tells.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// The Node as it is now, on a watch that is established; `None` where the cluster has none of that name.
+    Word(Option<Node>),
+    /// The watch ended and is being renewed.
+    Ended,
+    /// An attempt failed.
+    Trouble(Trouble),
+    /// The session's thread runs.
+    Alive,
+}
+
+/// What an attempt failed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One line.
+    pub why: String,
+    /// For how long the server had been silent when that was noticed.
+    pub silent: Duration,
+}
+
+/// A connection that is down, and not yet lost.
+#[derive(Clone, Debug)]
+struct Down {
+    since: Now,
+    why: String,
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct State {
+    view: NodeView,
+    down: Option<Down>,
+    alive: Now,
+}
+
+/// Two signs of life that did not come, and some time to be scheduled.
+const STUCK: Duration = config::API_ALIVE_INTERVAL.saturating_mul(2);
+
+impl State {
+    /// Nothing has been heard yet.
+    #[must_use]
+    pub fn new(now: Now) -> Self {
+        let view = NodeView { link: model::Link::Awaited, last: None };
+        let down = Down { since: now, why: "it has not answered yet".to_owned() };
+        Self { view, down: Some(down), alive: now }
+    }
+
+    /// What is known now.
+    #[must_use]
+    pub fn view(&self) -> &NodeView {
+        &self.view
+    }
+
+    /// When [`Self::pass`] has something to do, if nothing is heard before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let stuck = Some(self.alive.monotonic + STUCK);
+        match (&self.view.link, &self.down) {
+            (model::Link::Lost { .. } | model::Link::None, _) => None,
+            (_, Some(down)) => stuck.min(Some(down.since.monotonic + config::API_GRACE)),
+            (_, None) => stuck,
+        }
+    }
+
+    /// Takes in what was heard.
+    pub fn hear(&mut self, news: News, now: Now) {
+        self.alive = now;
+        match news {
+            News::Alive => {}
+            News::Word(node) => {
+                self.down = None;
+                self.view =
+                    NodeView { link: model::Link::Up, last: Some(Word { at: now.wall, node }) };
+            }
+            News::Ended => self.is_down(Duration::ZERO, "the watch ended".to_owned(), now),
+            News::Trouble(Trouble { why, silent }) => self.is_down(silent, why, now),
+        }
+        self.pass(now);
+    }
+
+    fn is_down(&mut self, silent: Duration, why: String, now: Now) {
+        if let model::Link::Lost { why: old, .. } = &mut self.view.link {
+            *old = why;
+            return;
+        }
+        // Before the first word there is nothing to hold on to while it is tried again.
+        if self.view.link == model::Link::Awaited {
+            let since = self.down.as_ref().map_or(now.wall, |down| down.since.wall);
+            self.view.link = model::Link::Lost { since, why };
+            return;
+        }
+        if let Some(down) = &mut self.down {
+            down.why = why;
+            return;
+        }
+        let since = Now {
+            monotonic: now.monotonic.checked_sub(silent).unwrap_or(now.monotonic),
+            wall: now.wall.checked_sub(silent).unwrap_or(now.wall),
+        };
+        self.down = Some(Down { since, why });
+    }
+
+    /// Takes in that time has passed.
+    pub fn pass(&mut self, now: Now) {
+        if matches!(self.view.link, model::Link::Lost { .. } | model::Link::None) {
+            return;
+        }
+        let after = |then: Now| now.monotonic.saturating_duration_since(then.monotonic);
+        if let Some(down) = self.down.take_if(|down| after(down.since) >= config::API_GRACE) {
+            self.view.link = model::Link::Lost { since: down.since.wall, why: down.why };
+        } else if after(self.alive) >= STUCK {
+            let why = "the thread that talks to it is stuck".to_owned();
+            self.view.link = model::Link::Lost { since: self.alive.wall, why };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Link;
+
+    struct Clock(Now);
+
+    impl Clock {
+        fn new() -> Self {
+            Self(Now { monotonic: Instant::now(), wall: SystemTime::UNIX_EPOCH })
+        }
+
+        fn at(&self, ms: u64) -> Now {
+            let later = Duration::from_millis(ms);
+            Now { monotonic: self.0.monotonic + later, wall: self.0.wall + later }
+        }
+    }
+
+    fn trouble(why: &str, silent: u64) -> News {
+        News::Trouble(Trouble { why: why.to_owned(), silent: Duration::from_millis(silent) })
+    }
+
+    /// What the link is called, and since when and why it is lost.
+    fn tell(state: &State) -> String {
+        match &state.view.link {
+            Link::None => "none".to_owned(),
+            Link::Awaited => "awaited".to_owned(),
+            Link::Up => "up".to_owned(),
+            Link::Lost { since, why } => {
+                let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+                format!("lost since {since}: {why}")
+            }
+        }
+    }
+
+    #[test]
+    fn a_loss_shows_after_the_grace_and_ends_with_a_word() {
+        let up = || News::Word(Some(Node::default()));
+        // Of each story: (ms, what is heard or that time passes, what is shown)
+        let stories: &[&[(u64, Option<News>, &str)]] = &[
+            &[(0, Some(up()), "up"), (4000, Some(News::Alive), "up")],
+            // The start.
+            &[
+                (0, None, "awaited"),
+                (999, None, "awaited"),
+                (1000, None, "lost since 0: it has not answered yet"),
+            ],
+            &[(5, Some(trouble("refused", 0)), "lost since 0: refused"), (900, Some(up()), "up")],
+            // A reconnection within the grace is nobody's business.
+            &[
+                (0, Some(up()), "up"),
+                (2000, Some(trouble("closed", 0)), "up"),
+                (2500, Some(trouble("refused", 0)), "up"),
+                (2990, Some(up()), "up"),
+                (4000, None, "up"),
+            ],
+            // The first failure counts, the last one is told.
+            &[
+                (0, Some(up()), "up"),
+                (2000, Some(trouble("closed", 0)), "up"),
+                (2500, Some(trouble("refused", 0)), "up"),
+                (2999, None, "up"),
+                (3000, None, "lost since 2000: refused"),
+                (3500, Some(trouble("forbidden", 0)), "lost since 2000: forbidden"),
+                (4000, Some(up()), "up"),
+            ],
+            // A PING without an answer tells that the server had been silent before.
+            &[
+                (0, Some(up()), "up"),
+                (2500, Some(trouble("PING", 500)), "up"),
+                (2999, None, "up"),
+                (3000, None, "lost since 2000: PING"),
+            ],
+            // A renewal is short; one that is not is a loss.
+            &[
+                (0, Some(up()), "up"),
+                (10, Some(News::Ended), "up"),
+                (20, Some(up()), "up"),
+                (2000, None, "up"),
+            ],
+            &[
+                (0, Some(up()), "up"),
+                (10, Some(News::Ended), "up"),
+                (1010, None, "lost since 10: the watch ended"),
+            ],
+            // A thread that says nothing.
+            &[
+                (0, Some(up()), "up"),
+                (9999, None, "up"),
+                (10_000, None, "lost since 0: the thread that talks to it is stuck"),
+                (11_000, Some(News::Alive), "lost since 0: the thread that talks to it is stuck"),
+                (11_001, Some(up()), "up"),
+            ],
+        ];
+        for story in stories {
+            let clock = Clock::new();
+            let mut state = State::new(clock.at(0));
+            for (ms, news, expected) in *story {
+                if let Some(deadline) = state.deadline() {
+                    // Whoever waits for the deadline misses nothing.
+                    let before = (tell(&state), deadline);
+                    if clock.at(*ms).monotonic < deadline && news.is_none() {
+                        state.pass(clock.at(*ms));
+                        assert_eq!((tell(&state), deadline), before);
+                    }
+                }
+                match news {
+                    Some(news) => state.hear(news.clone(), clock.at(*ms)),
+                    None => state.pass(clock.at(*ms)),
+                }
+                assert_eq!(tell(&state), *expected, "at {ms} of {story:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_said_last_outlives_a_loss() {
+        let clock = Clock::new();
+        let mut state = State::new(clock.at(0));
+        state.hear(News::Word(None), clock.at(1));
+        state.hear(trouble("closed", 0), clock.at(2));
+        state.pass(clock.at(5000));
+        assert_eq!(state.view().last.as_ref().unwrap().at, clock.at(1).wall);
+        assert_eq!(tell(&state), "lost since 2: closed");
+    }
+}

@@ -1,0 +1,188 @@
+//! The cluster side: what Kubernetes says about this node, and what we tell it.
+//!
+//! [`session`] keeps one watch on the own Node and sends [`News`] of it; [`Link`](link::Link) is the pure state behind
+//! the [`NodeView`]; [`publish`] writes the kernel's faults into the Node's status. Everything that talks runs on a
+//! thread of its own, so that a slow resolver, a login plugin or a TLS handshake never delays an answer; what decides
+//! runs beside the listeners.
+
+pub mod conditions;
+pub mod events;
+pub mod link;
+pub mod publish;
+pub mod session;
+pub mod source;
+pub mod stats;
+
+use std::{
+    future, io,
+    sync::Arc,
+    thread,
+    time::{Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
+use tracing::{info, warn};
+
+use self::{
+    link::{News, Now, State},
+    publish::Publisher,
+    session::Session,
+    source::Source,
+    stats::ApiStats,
+};
+use crate::{
+    checks::{OnApiLoss, Policy},
+    config,
+    model::{FaultView, Link, NodeView},
+};
+
+/// News that wait for the task beside the listeners, which has nothing else to do.
+const NEWS: usize = 16;
+
+/// The task that turns news into the [`NodeView`].
+#[derive(Debug)]
+pub struct Cluster {
+    state: State,
+    news: mpsc::Receiver<News>,
+    view: watch::Sender<Arc<NodeView>>,
+    on_api_loss: OnApiLoss,
+    stats: Arc<ApiStats>,
+}
+
+/// What the thread that talks needs.
+#[derive(Debug)]
+pub struct Start {
+    /// Where the cluster is.
+    pub source: Source,
+    /// The Node's name.
+    pub node_name: String,
+    /// What the checks go by.
+    pub policy: Arc<Policy>,
+    /// Whence comes what the cluster is to be told, if it is to be told anything.
+    pub publish: Option<oneshot::Receiver<watch::Receiver<Arc<FaultView>>>>,
+    /// Where to count.
+    pub stats: Arc<ApiStats>,
+}
+
+impl Cluster {
+    /// Starts the thread that talks.
+    pub fn start(start: Start) -> io::Result<(Self, watch::Receiver<Arc<NodeView>>)> {
+        let Start { source, node_name, policy, publish, stats } = start;
+        let state = State::new(now());
+        let (news, heard) = mpsc::channel(NEWS);
+        let (view, viewed) = watch::channel(Arc::new(state.view().clone()));
+        let (client, clients) = watch::channel(None);
+        let on_api_loss = policy.on_api_loss;
+        let session =
+            Session { source, node_name: node_name.clone(), news, client, stats: stats.clone() };
+        let (to_tell, shown) = (stats.clone(), viewed.clone());
+        let publish = async move {
+            let Some(faults) = publish else { return future::pending().await };
+            // Without its sender the agent did not get through its start.
+            if let Ok(faults) = faults.await {
+                Publisher::new(node_name, policy, faults, shown, clients, to_tell).run().await;
+            }
+        };
+        // Threads for names that are being resolved: the answer may take longer than anybody waits for it.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(4)
+            .build()?;
+        let talk = async move {
+            tokio::select! {
+                () = session.run() => {}
+                () = publish => {}
+            }
+        };
+        thread::Builder::new().name("tocsin-cluster".to_owned()).spawn(move || {
+            runtime.block_on(talk);
+            runtime.shutdown_background();
+        })?;
+        Ok((Self { state, news: heard, view, on_api_loss, stats }, viewed))
+    }
+
+    /// Waits until the API server has said something, or is lost: [`config::API_GRACE`] at most.
+    pub async fn first_word(&mut self) {
+        while self.state.view().link == Link::Awaited && self.step().await {}
+    }
+
+    /// Follows the news; ends when the thread that talks did.
+    pub async fn run(mut self) -> anyhow::Error {
+        while self.step().await {}
+        anyhow::anyhow!("the thread that talks to the Kubernetes API ended")
+    }
+
+    /// One piece of news, or the moment when the lack of news is news.
+    async fn step(&mut self) -> bool {
+        let deadline = self.state.deadline();
+        let silence = async {
+            match deadline {
+                Some(at) => sleep_until(at.into()).await,
+                None => future::pending().await,
+            }
+        };
+        tokio::select! {
+            news = self.news.recv() => match news {
+                Some(news) => self.state.hear(news, now()),
+                None => return false,
+            },
+            () = silence => self.state.pass(now()),
+        }
+        self.publish();
+        true
+    }
+
+    fn publish(&self) {
+        let (old, new) = (self.view.borrow().clone(), self.state.view());
+        if *old == *new {
+            return;
+        }
+        match (&old.link, &new.link) {
+            (Link::Lost { .. }, Link::Lost { .. }) => {}
+            (_, Link::Lost { why, .. }) => {
+                self.stats.lost();
+                // The beginning and the first ending are those of the readiness endpoint which this replaces.
+                let then = match self.on_api_loss {
+                    OnApiLoss::Open => "Assuming node is ready.",
+                    OnApiLoss::LastKnown => "Keeping to what it said last.",
+                    OnApiLoss::Closed => "The checks of the Node fail.",
+                };
+                warn!("Kubernetes API appears to be down: {why}. {then}");
+            }
+            (Link::Lost { since, .. }, Link::Up) => {
+                let seconds =
+                    SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
+                info!(seconds, "the Kubernetes API is heard again");
+            }
+            (_, Link::Up) if new.last.as_ref().is_some_and(|word| word.node.is_none()) => {
+                warn!("the cluster has no Node of this NODE_NAME");
+            }
+            _ => {}
+        }
+        self.view.send_replace(Arc::new(new.clone()));
+    }
+}
+
+fn now() -> Now {
+    Now { monotonic: Instant::now(), wall: SystemTime::now() }
+}
+
+/// Up to `most`, at random: the standard library's hasher keys are random, and nothing here is a secret.
+fn jitter(most: std::time::Duration) -> std::time::Duration {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    most.mul_f64(f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX))
+}
+
+/// The view of an agent without a cluster.
+#[must_use]
+pub fn none() -> watch::Receiver<Arc<NodeView>> {
+    watch::channel(Arc::default()).1
+}
+
+/// How long a server may be silent before its loss is a fact, at worst; for who wants to wait that long.
+pub const WORST_LOSS: std::time::Duration =
+    config::API_PING_INTERVAL.saturating_add(config::API_GRACE);

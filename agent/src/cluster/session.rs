@@ -1,0 +1,343 @@
+//! The conversation: one list and one watch on the own Node, again and again.
+//!
+//! The list and the watch are kube-client's; the loop around them is not kube-runtime's watcher, because that one does
+//! not tell when a watch is established again, and whether the API server is there is half of what this is about.
+
+use std::{error::Error, fmt::Display, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, ListParams, Object, WatchEvent, WatchParams},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tracing::{debug, info};
+
+use super::{
+    jitter,
+    link::{News, Trouble},
+    source::{Connection, Source},
+    stats::ApiStats,
+};
+use crate::{
+    config,
+    model::{Condition, Node},
+};
+
+/// Only what is read of a Node: the rest (its images, above all) is skipped while the text is parsed.
+type NodeObject = Object<Spec, Status>;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Spec {
+    unschedulable: Option<bool>,
+    taints: Option<Vec<Taint>>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Taint {
+    key: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Status {
+    conditions: Option<Vec<Condition>>,
+}
+
+fn node(object: NodeObject) -> Node {
+    Node {
+        uid: object.metadata.uid.unwrap_or_default(),
+        unschedulable: object.spec.unschedulable.unwrap_or_default(),
+        is_being_deleted: object.metadata.deletion_timestamp.is_some(),
+        taints: object.spec.taints.into_iter().flatten().map(|taint| taint.key).collect(),
+        conditions: object.status.and_then(|status| status.conditions).unwrap_or_default(),
+    }
+}
+
+/// The task.
+pub struct Session {
+    /// Where the cluster is.
+    pub source: Source,
+    /// The Node's name.
+    pub node_name: String,
+    /// Who wants to know.
+    pub news: mpsc::Sender<News>,
+    /// The client, for who writes; none while there is trouble.
+    pub client: watch::Sender<Option<kube::Client>>,
+    /// Where to count.
+    pub stats: Arc<ApiStats>,
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+/// What ends a conversation.
+enum End {
+    Trouble(Trouble),
+    Deaf,
+}
+
+impl From<Deaf> for End {
+    fn from(_: Deaf) -> Self {
+        Self::Deaf
+    }
+}
+
+impl Session {
+    /// Talks until nobody listens.
+    pub async fn run(self) {
+        let alive = async {
+            let mut ticks = interval(config::API_ALIVE_INTERVAL);
+            loop {
+                ticks.tick().await;
+                // A full queue has newer signs of life in it.
+                if let Err(mpsc::error::TrySendError::Closed(_)) = self.news.try_send(News::Alive) {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = alive => {}
+            () = self.talk() => {}
+        }
+    }
+
+    async fn talk(&self) {
+        let mut failures = 0;
+        loop {
+            let started = Instant::now();
+            let End::Trouble(trouble) = self.converse().await else { return };
+            self.client.send_replace(None);
+            debug!(why = trouble.why, "trouble with the Kubernetes API");
+            if self.tell(News::Trouble(trouble)).await.is_err() {
+                return;
+            }
+            // A conversation that lasted starts the count anew.
+            failures = if started.elapsed() > STEADY { 0 } else { failures + 1 };
+            sleep(retry_after(failures) + jitter(config::API_JITTER)).await;
+        }
+    }
+
+    async fn tell(&self, news: News) -> Result<(), Deaf> {
+        self.news.send(news).await.map_err(|_| Deaf)
+    }
+
+    /// From a new connection to its end.
+    async fn converse(&self) -> End {
+        let connection = match self.source.connect(&self.stats).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                return End::Trouble(Trouble {
+                    why: format!("no client for it can be made: {error:#}"),
+                    silent: Duration::ZERO,
+                });
+            }
+        };
+        let resource = ApiResource::erase::<v1::Node>(&());
+        let api: Api<NodeObject> = Api::all_with(connection.client.clone(), &resource);
+        let Err(end) = self.follow(&api, &connection).await;
+        end
+    }
+
+    async fn follow(
+        &self,
+        api: &Api<NodeObject>,
+        connection: &Connection,
+    ) -> Result<std::convert::Infallible, End> {
+        let fields = format!("metadata.name={}", self.node_name);
+        // The first request waits for the connection too.
+        let limit = config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT;
+        let nodes = bounded(limit, api.list(&ListParams::default().fields(&fields))).await?;
+        let mut version = nodes.metadata.resource_version.unwrap_or_default();
+        let mut last = nodes.items.into_iter().next().map(node);
+        if connection.is_without_http2() {
+            info!(
+                "the Kubernetes API speaks HTTP/1.1 only: it is asked every {} seconds whether it is there",
+                config::API_ASK_INTERVAL.as_secs()
+            );
+        }
+        let mut ask = interval(config::API_ASK_INTERVAL);
+        ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let seconds = (config::API_WATCH + jitter(config::API_WATCH_SPREAD)).as_secs();
+            let params = WatchParams::default()
+                .fields(&fields)
+                .timeout(u32::try_from(seconds).unwrap_or(u32::MAX));
+            let stream = bounded(config::API_READ_TIMEOUT, api.watch(&params, &version)).await?;
+            let mut stream = pin!(stream);
+            // Only now every change arrives by itself.
+            self.tell(News::Word(last.clone())).await?;
+            self.client.send_replace(Some(connection.client.clone()));
+            let opened = Instant::now();
+            loop {
+                let event = tokio::select! {
+                    event = stream.next() => event,
+                    _ = ask.tick(), if connection.is_without_http2() => {
+                        bounded(config::API_READ_TIMEOUT, connection.client.apiserver_version()).await?;
+                        continue;
+                    }
+                };
+                let object = match event {
+                    None => break,
+                    Some(Ok(WatchEvent::Bookmark(bookmark))) => {
+                        version = bookmark.metadata.resource_version;
+                        continue;
+                    }
+                    Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
+                        version = object.resource_version().unwrap_or_default();
+                        Some(object)
+                    }
+                    Some(Ok(WatchEvent::Deleted(object))) => {
+                        version = object.resource_version().unwrap_or_default();
+                        None
+                    }
+                    // 410, above all: what came after `version` is forgotten. A new list knows.
+                    Some(Ok(WatchEvent::Error(status))) => {
+                        return Err(trouble(&kube::Error::Api(status.boxed())));
+                    }
+                    Some(Err(error)) => return Err(trouble(&error)),
+                };
+                let word = object.map(node);
+                // Heartbeats change what nobody here reads.
+                if word != last {
+                    last.clone_from(&word);
+                    self.tell(News::Word(word)).await?;
+                }
+            }
+            if opened.elapsed() < SHORT {
+                let why = "it ends every watch at once".to_owned();
+                return Err(End::Trouble(Trouble { why, silent: Duration::ZERO }));
+            }
+            self.tell(News::Ended).await?;
+        }
+    }
+}
+
+/// A conversation of this length was a good one.
+const STEADY: Duration = Duration::from_secs(5);
+/// No server ends a watch of minutes after this little time, but one that is in trouble.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// The first reconnection is at once, and the next ones come ever later.
+fn retry_after(failures: u32) -> Duration {
+    let step = config::API_RETRY_MAX / 3;
+    (step * failures).min(config::API_RETRY_MAX)
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, End> {
+    match timeout(limit, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(trouble(&error)),
+        Err(_) => Err(End::Trouble(Trouble {
+            why: format!("no answer within {} s", limit.as_secs()),
+            silent: Duration::ZERO,
+        })),
+    }
+}
+
+fn trouble(error: &kube::Error) -> End {
+    if let kube::Error::Api(status) = error {
+        let code = status.code;
+        let message = one_line(&status.message);
+        return End::Trouble(Trouble {
+            why: format!("it answers {code} {}: {message}", status.reason),
+            silent: Duration::ZERO,
+        });
+    }
+    let first: &(dyn Error + 'static) = error;
+    let chain: Vec<_> = std::iter::successors(Some(first), |&error| error.source()).collect();
+    let is_silent = |error: &&(dyn Error + 'static)| {
+        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+    };
+    if chain.iter().any(is_silent) {
+        let ms = config::API_PING_TIMEOUT.as_millis();
+        return End::Trouble(Trouble {
+            why: format!("no answer to a PING within {ms} ms"),
+            silent: config::API_PING_TIMEOUT,
+        });
+    }
+    End::Trouble(Trouble { why: told(&chain), silent: Duration::ZERO })
+}
+
+/// The chain of causes, without what the next one says again.
+fn told(chain: &[&(dyn Error + 'static)]) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for error in chain {
+        let text = one_line(error);
+        match parts.last_mut() {
+            Some(last) if last.contains(&text) => {}
+            Some(last) if text.contains(last.as_str()) => *last = text,
+            _ => parts.push(text),
+        }
+    }
+    parts.join(": ")
+}
+
+fn one_line(text: &(impl Display + ?Sized)) -> String {
+    let text = text.to_string();
+    let words: Vec<_> = text.split_whitespace().collect();
+    words.join(" ").chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_read_from_what_the_api_writes() {
+        let text = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n","uid":"u","resourceVersion":"7",
+            "deletionTimestamp":"2026-01-01T00:00:00Z"},"spec":{"podCIDR":"10.0.0.0/24","unschedulable":true,
+            "taints":[{"key":"a","effect":"NoSchedule","timeAdded":"2026-01-01T00:00:00Z"}]},"status":{"images":[{"names":["x"]}],
+            "conditions":[{"type":"Ready","status":"False","lastHeartbeatTime":null,
+            "lastTransitionTime":"2026-01-01T00:00:00Z","reason":"R","message":"M"}]}}"#;
+        let found = node(serde_json::from_str(text).unwrap());
+        let ready = Condition {
+            kind: "Ready".into(),
+            status: "False".into(),
+            reason: "R".into(),
+            message: "M".into(),
+            last_transition_time: "2026-01-01T00:00:00Z".into(),
+            last_heartbeat_time: String::new(),
+        };
+        assert_eq!(
+            found,
+            Node {
+                uid: "u".into(),
+                unschedulable: true,
+                is_being_deleted: true,
+                taints: vec!["a".into()],
+                conditions: vec![ready],
+            }
+        );
+        let empty = r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"n"},"spec":{}}"#;
+        assert_eq!(node(serde_json::from_str(empty).unwrap()), Node::default());
+    }
+
+    #[test]
+    fn attempts_come_later_and_never_too_late() {
+        let ms: Vec<_> = (0..6).map(|failures| retry_after(failures).as_millis()).collect();
+        assert_eq!(ms, [0, 250, 500, 750, 750, 750]);
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = std::io::Error::other("refused");
+        let outer = std::io::Error::other(inner);
+        assert_eq!(told(&[&outer]), "refused");
+        let (a, b, c) = (
+            std::io::Error::other("client error"),
+            std::io::Error::other("tcp: refused"),
+            std::io::Error::other("refused"),
+        );
+        assert_eq!(told(&[&a, &b, &c]), "client error: tcp: refused");
+    }
+}
