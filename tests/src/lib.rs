@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod cluster;
 pub mod faultfs;
 pub mod health;
 pub mod http;
@@ -24,6 +25,7 @@ pub mod tool;
 pub mod volume;
 
 pub use agent::Agent;
+pub use cluster::ControlPlane;
 pub use faultfs::FaultFs;
 pub use loopdev::LoopDevice;
 pub use mount::Mount;

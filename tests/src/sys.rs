@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
@@ -121,6 +122,24 @@ pub fn unshare_mounts() -> io::Result<()> {
     Ok(())
 }
 
+/// Moves the calling thread to the mount namespace that this file of /proc stands for.
+pub fn join_mounts(namespace: &Path) -> io::Result<()> {
+    use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+    let namespace = File::open(namespace)?;
+    // SAFETY: FS gives this thread a working directory of its own, which the kernel asks for before
+    // it lets a thread move; nothing here relies on sharing it.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    Ok(())
+}
+
+/// Calls a function when the process ends in order; not when it is killed or aborts.
+pub fn at_exit(function: extern "C" fn()) {
+    // SAFETY: atexit only keeps the pointer, to a function that is there as long as the process is.
+    let refused = unsafe { libc::atexit(function) };
+    assert_eq!(refused, 0, "atexit");
+}
+
 /// Makes the kernel kill the command's process when the thread that starts it is gone, so that not
 /// even a killed test run leaves an agent behind.
 pub fn die_with_parent(command: &mut std::process::Command) {
@@ -132,6 +151,14 @@ pub fn die_with_parent(command: &mut std::process::Command) {
             Ok(rustix::process::set_parent_process_death_signal(signal)?)
         });
     }
+}
+
+/// A process's resident memory in KiB.
+pub fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read its status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let field = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    field.expect("VmRSS")
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.

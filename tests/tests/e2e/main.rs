@@ -8,6 +8,7 @@ mod bad_input;
 mod command_line;
 mod filesystem_ro;
 mod fixtures;
+mod fixtures_cluster;
 mod health;
 mod io_errors;
 mod io_stall;

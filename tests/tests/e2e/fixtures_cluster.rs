@@ -1,0 +1,277 @@
+//! The control plane and what stands in front of it do what they say. No agent here: when one of
+//! these fails, the fixture or the programs are at fault.
+
+use std::time::{Duration, Instant};
+
+use e2e::ControlPlane;
+use e2e::cluster::Front;
+use e2e::sandbox::say;
+use hyper::Request;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Api, ListParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use serde_json::json;
+
+/// Far more than an answer takes, and as long as one that never comes is waited for.
+const SOON: Duration = Duration::from_millis(500);
+
+/// A client as the agent makes one.
+fn client(cluster: &ControlPlane, kubeconfig: &std::path::Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    cluster.block_on(async {
+        let options = KubeConfigOptions::default();
+        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        Client::try_from(config).unwrap()
+    })
+}
+
+/// How a request for a node ends: a status, or an error that is none, or not at all.
+fn outcome(cluster: &ControlPlane, client: &Client, patience: Duration) -> String {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let answer = async { tokio::time::timeout(patience, nodes.list(&ListParams::default())).await };
+    match cluster.block_on(answer) {
+        Ok(Ok(_)) => "ok".to_owned(),
+        Ok(Err(kube::Error::Api(status))) => status.code.to_string(),
+        Ok(Err(_)) => "error".to_owned(),
+        Err(_) => "nothing".to_owned(),
+    }
+}
+
+/// What a watch of the nodes says within a second.
+fn watch(cluster: &ControlPlane, client: &Client, version: u64) -> String {
+    let path = format!("/api/v1/nodes?watch=true&timeoutSeconds=1&resourceVersion={version}");
+    let request = Request::get(path).body(Vec::new()).unwrap();
+    match cluster.block_on(client.request_text(request)) {
+        Ok(events) => events,
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_shared_control_plane_has_nodes() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let node = cluster.node("fixture-a");
+    assert_eq!(node.condition("Ready").as_deref(), Some("True"));
+    assert_eq!(node.get().spec.unwrap().taints, None);
+
+    let transition = || {
+        let conditions = node.get().status.unwrap().conditions.unwrap();
+        let ready = conditions.into_iter().find(|condition| condition.type_ == "Ready").unwrap();
+        ready.last_transition_time.unwrap()
+    };
+    let before = transition();
+    node.set_ready("True", "StillReady");
+    assert_eq!(transition(), before);
+    node.set_ready("False", "KubeletNotReady");
+    assert_eq!(node.condition("Ready").as_deref(), Some("False"));
+    node.set_condition("KernelDeadlock", "True", "Hung", "a task hangs");
+    assert_eq!(node.condition("KernelDeadlock").as_deref(), Some("True"));
+    node.remove_condition("KernelDeadlock");
+    assert_eq!(node.condition("KernelDeadlock"), None);
+    assert_eq!(node.condition("Ready").as_deref(), Some("False"));
+
+    node.cordon();
+    node.taint("example.com/broken", "NoExecute");
+    let spec = node.get().spec.unwrap();
+    assert_eq!(spec.unschedulable, Some(true));
+    assert!(spec.taints.unwrap().iter().any(|taint| taint.key == "example.com/broken"));
+    node.uncordon();
+    node.untaint("example.com/broken");
+    assert_eq!(node.get().spec.unwrap().unschedulable, None);
+
+    assert!(node.events().is_empty());
+    node.set_finalizers(&["tocsin.test/held"]);
+    node.delete();
+    assert!(node.get().metadata.deletion_timestamp.is_some());
+    drop(node);
+    let kubectl = cluster.kubectl(&["get", "node", "fixture-a"]);
+    assert!(String::from_utf8_lossy(&kubectl.stderr).contains("NotFound"), "{kubectl:?}");
+}
+
+#[test]
+fn users_are_told_apart() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let nobody = client(&cluster, &cluster.kubeconfig("nobody"));
+    assert_eq!(outcome(&cluster, &nobody, SOON), "403");
+
+    let account = cluster.service_account("fixture-users", "agent");
+    let agent = client(&cluster, &cluster.kubeconfig(&account.user));
+    assert_eq!(outcome(&cluster, &agent, SOON), "403");
+    let role = ["create", "clusterrole", "fixture-users", "--verb=list", "--resource=nodes"];
+    assert!(cluster.kubectl(&role).status.success());
+    let binding = ["create", "clusterrolebinding", "fixture-users", "--clusterrole=fixture-users"];
+    let subject = "--serviceaccount=fixture-users:agent";
+    assert!(cluster.kubectl(&[&binding[..], &[subject]].concat()).status.success());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while outcome(&cluster, &agent, SOON) != "ok" {
+        assert!(Instant::now() < deadline, "the binding has no effect");
+    }
+
+    let asked = cluster.audit_of(&account.user);
+    let (first, last) = (asked.first().unwrap(), asked.last().unwrap());
+    assert_eq!((first.verb.as_str(), first.code), ("list", Some(403)));
+    assert_eq!((last.uri.as_str(), last.code, last.over), ("/api/v1/nodes?", Some(200), true));
+    // The log is exact: an entry is there before its request is answered.
+    for count in 1..=20 {
+        assert_eq!(outcome(&cluster, &agent, SOON), "ok");
+        assert_eq!(cluster.audit_of(&account.user).len(), asked.len() + count);
+    }
+}
+
+#[test]
+fn a_privileged_daemon_set_is_accepted() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let Some(directory) = tempfile::tempdir().ok() else { return };
+    let file = directory.path().join("daemon-set.json");
+    let labels = json!({ "app": "fixture" });
+    let container = json!({
+        "name": "c", "image": "i", "securityContext": { "privileged": true },
+    });
+    let daemon_set = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "fixture", "namespace": "default" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+        },
+    });
+    std::fs::write(&file, daemon_set.to_string()).unwrap();
+    let applied = cluster.kubectl(&["apply".as_ref(), "-f".as_ref(), file.as_os_str()]);
+    assert!(applied.status.success(), "{applied:?}");
+    let deleted = cluster.kubectl(&["delete", "daemonset", "fixture"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+}
+
+#[test]
+fn many_nodes_are_made_quickly() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let count = 100;
+    let at = Instant::now();
+    let nodes = cluster.nodes(count, "fixture-many");
+    let took = at.elapsed();
+    say(&format!("MEASURED {count} nodes in {} ms", took.as_millis()));
+    assert_eq!(nodes.len(), count);
+    assert_eq!(nodes[99].name(), "fixture-many-99");
+    assert_eq!(nodes[99].condition("Ready").as_deref(), Some("True"));
+    drop(nodes);
+    let left = cluster.kubectl(&["get", "node", "fixture-many-0"]);
+    assert!(!left.status.success());
+}
+
+#[test]
+fn a_private_server_stops_dies_and_comes_back() {
+    let at = Instant::now();
+    let Some(cluster) = ControlPlane::private() else { return };
+    let started = at.elapsed();
+    let (api, etcd) = cluster.resident_kib();
+    say(&format!(
+        "MEASURED control plane ready after {} ms, {api} + {etcd} KiB",
+        started.as_millis()
+    ));
+    let node = cluster.node("fixture-b");
+    let admin = cluster.client();
+    let fresh = || client(&cluster, &cluster.kubeconfig("admin"));
+    let version = || {
+        let version = node.get().metadata.resource_version.unwrap();
+        version.parse::<u64>().unwrap()
+    };
+    assert_eq!(outcome(&cluster, &admin, SOON), "ok");
+
+    cluster.stop_api();
+    assert_eq!(outcome(&cluster, &admin, SOON), "nothing");
+    cluster.resume_api();
+    assert_eq!(outcome(&cluster, &admin, Duration::from_secs(5)), "ok");
+
+    cluster.kill_api();
+    assert_eq!(outcome(&cluster, &fresh(), SOON), "error");
+    let at = Instant::now();
+    cluster.start_api();
+    say(&format!("MEASURED API server back after {} ms", at.elapsed().as_millis()));
+    assert_eq!(outcome(&cluster, &fresh(), SOON), "ok");
+    let before = version();
+
+    // The old version is in memory no more when the server comes back after etcd forgot it.
+    node.set_ready("False", "Later");
+    cluster.compact();
+    cluster.kill_api();
+    cluster.start_api();
+    let watched = watch(&cluster, &admin, before);
+    assert!(watched.contains("410"), "{watched}");
+
+    let at = Instant::now();
+    cluster.start_api_wiped();
+    say(&format!("MEASURED another cluster after {} ms", at.elapsed().as_millis()));
+    assert!(!cluster.kubectl(&["get", "node", "fixture-b"]).status.success());
+    let anew = cluster.node("fixture-b");
+    assert!(anew.get().metadata.resource_version.is_some());
+    let _already_gone = cluster.kubectl(&["delete", "node", "fixture-b"]);
+}
+
+#[test]
+fn a_server_takes_other_flags() {
+    let change = |api_server: &mut std::process::Command| {
+        api_server.arg("--disable-http2-serving").env("GODEBUG", "http2server=0");
+    };
+    let Some(cluster) = ControlPlane::private_with(change) else { return };
+    let version = e2e::tool::run(
+        "curl",
+        &[
+            "-sS",
+            "--insecure",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_version}",
+            &cluster.url(),
+        ],
+    );
+    assert_eq!(version, "1.1");
+}
+
+#[test]
+fn a_tunnel_can_be_cut() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let tunnel = cluster.tunnel();
+    let path = tunnel.kubeconfig("admin");
+    let through = client(&cluster, &path);
+    assert_eq!((tunnel.connections(), tunnel.bytes_up(), tunnel.bytes_down()), (0, 0, 0));
+    assert_eq!(outcome(&cluster, &through, SOON), "ok");
+    assert_eq!((tunnel.connections(), tunnel.open_connections()), (1, 1));
+    assert!(tunnel.bytes_up() > 100 && tunnel.bytes_down() > 100);
+
+    tunnel.blackhole();
+    let (up, down) = (tunnel.bytes_up(), tunnel.bytes_down());
+    assert_eq!(outcome(&cluster, &through, SOON), "nothing");
+    assert_eq!(outcome(&cluster, &client(&cluster, &path), SOON), "nothing");
+    assert_eq!((tunnel.bytes_up(), tunnel.bytes_down()), (up, down));
+    tunnel.pass();
+    assert_eq!(outcome(&cluster, &through, SOON), "ok");
+
+    tunnel.refuse();
+    assert_eq!(tunnel.open_connections(), 0);
+    assert_eq!(outcome(&cluster, &client(&cluster, &path), SOON), "error");
+    tunnel.pass();
+    assert_eq!(outcome(&cluster, &through, SOON), "ok");
+}
+
+#[test]
+fn a_front_answers_or_rewrites() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let front = Front::answering(401, r#"{"kind":"Status","code":401}"#);
+    let answered = client(&cluster, &front.kubeconfig());
+    assert_eq!(outcome(&cluster, &answered, SOON), "401");
+    assert_eq!(front.requests(), ["GET /api/v1/nodes?"]);
+
+    let front = Front::rewriting(&cluster, 1);
+    let through = client(&cluster, &front.kubeconfig());
+    let node = cluster.node("fixture-front");
+    assert_eq!(outcome(&cluster, &through, SOON), "ok");
+    let version = node.get().metadata.resource_version.unwrap().parse().unwrap();
+    node.set_ready("False", "Changed");
+    let gone = watch(&cluster, &through, version);
+    assert!(gone.contains("410"), "{gone}");
+    let seen = watch(&cluster, &through, version);
+    assert!(seen.contains("fixture-front"), "{seen}");
+}
