@@ -108,7 +108,16 @@ impl Setup {
             .args(["--initial-cluster", &format!("default={peers}")]);
         let mut etcd = Server::start(etcd, self.scratch.path("etcd.log"));
         wait(&mut etcd, "etcd", || listens(self.ports.etcd).then_some(()))?;
+        self.grow_old();
         Ok(etcd)
+    }
+
+    /// Moves on from revision 1. On a server that has seen nothing else, that is not the past yet, and
+    /// a watch may begin there.
+    fn grow_old(&self) {
+        for _ in 0..3 {
+            self.ask_etcd("/v3/kv/put", r#"{"key":"dG9jc2lu"}"#);
+        }
     }
 
     fn try_api(&self, known: Option<&Client>) -> Result<(Server, Client), Refusal> {
