@@ -40,8 +40,7 @@ fn keeper() -> &'static Keeper {
             let runtime = runtime();
             ready.send(runtime.handle().clone()).expect("who started this waits");
             for Order { mut command, answer } in inbox {
-                // Nobody waits any more if the test that asked has failed; the child then dies here.
-                let _unheard = answer.send(command.spawn());
+                answer.send(command.spawn()).expect("who ordered waits");
             }
         };
         thread::Builder::new().name("keeper".to_owned()).spawn(work).expect("start a thread");

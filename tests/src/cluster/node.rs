@@ -235,11 +235,7 @@ async fn create(client: Client, name: String, batch: Option<&str>) -> kube::Resu
     });
     let node: Node = serde_json::from_value(node).map_err(kube::Error::SerdeError)?;
     let api: Api<Node> = Api::all(client);
-    api.create(&PostParams::default(), &node).await?;
-    // The server taints each new node as not ready, and a controller would take that back.
-    let free = Patch::Merge(json!({ "spec": { "taints": null } }));
-    api.patch(&name, &PatchParams::default(), &free).await?;
-    Ok(())
+    api.create(&PostParams::default(), &node).await.map(drop)
 }
 
 fn condition(kind: &str, status: &str, reason: &str, message: &str, now: &str) -> Value {

@@ -153,8 +153,11 @@ impl Setup {
             .arg("--service-cluster-ip-range=10.96.0.0/16")
             // A loopback address cannot be an endpoint of the service `kubernetes`.
             .arg("--endpoint-reconciler-type=none")
-            // Nobody here makes the service accounts and their tokens that it asks for in each pod.
-            .arg("--disable-admission-plugins=ServiceAccount")
+            // Both count on controllers, which are not here: one to make a service account in each
+            // namespace, the other to take back the taint that each new node gets.
+            .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
+            // Thousands of nodes at the end of a test.
+            .arg("--delete-collection-workers=8")
             .arg("--allow-privileged=true")
             .arg(file("audit-policy-file", audit_policy))
             .arg(file("audit-log-path", &self.audit_log()))
