@@ -7,6 +7,7 @@
 
 pub mod conditions;
 pub mod events;
+pub mod heard;
 pub mod link;
 pub mod publish;
 pub mod session;

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use k8s_openapi::api::{core::v1, events};
+use k8s_openapi::api::events;
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
 use tokio::{
@@ -24,6 +24,7 @@ use super::{
     conditions::{Book, Due, wanted},
     events::{Event, Journal},
     jitter,
+    session::nodes,
     stats::ApiStats,
 };
 use crate::{
@@ -215,9 +216,7 @@ impl Publisher {
         });
         // Forced: a condition that another manager (an earlier version's, or node-problem-detector's) owned is ours now.
         let params = PatchParams::apply(MANAGER).force();
-        Api::<v1::Node>::all(client.clone())
-            .patch_status(&self.node_name, &params, &Patch::Apply(&patch))
-            .await?;
+        nodes(client.clone()).patch_status(&self.node_name, &params, &Patch::Apply(&patch)).await?;
         Ok(self.node_name.clone())
     }
 
@@ -227,7 +226,8 @@ impl Publisher {
         node: &Node,
         event: &Event,
     ) -> kube::Result<String> {
-        let events = Api::<events::v1::Event>::namespaced(client.clone(), NAMESPACE);
+        let resource = ApiResource::erase::<events::v1::Event>(&());
+        let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &resource);
         let time = SystemTime::now();
         let now = humantime::format_rfc3339_micros(time).to_string();
         if let Some((name, count)) = &event.series {

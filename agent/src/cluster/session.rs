@@ -8,7 +8,7 @@ use std::{error::Error, fmt::Display, pin::pin, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{ApiResource, ListParams, Object, WatchEvent, WatchParams},
 };
 use serde::{Deserialize, Serialize};
@@ -30,23 +30,28 @@ use crate::{
 };
 
 /// Only what is read of a Node: the rest (its images, above all) is skipped while the text is parsed.
-type NodeObject = Object<Spec, Status>;
+pub(super) type NodeObject = Object<Spec, Status>;
+
+/// All the Nodes.
+pub(super) fn nodes(client: Client) -> Api<NodeObject> {
+    Api::all_with(client, &ApiResource::erase::<v1::Node>(&()))
+}
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Spec {
+pub(super) struct Spec {
     unschedulable: Option<bool>,
     taints: Option<Vec<Taint>>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Taint {
+pub(super) struct Taint {
     key: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-struct Status {
+pub(super) struct Status {
     conditions: Option<Vec<Condition>>,
 }
 
@@ -69,7 +74,7 @@ pub struct Session {
     /// Who wants to know.
     pub news: mpsc::Sender<News>,
     /// The client, for who writes; none while there is trouble.
-    pub client: watch::Sender<Option<kube::Client>>,
+    pub client: watch::Sender<Option<Client>>,
     /// Where to count.
     pub stats: Arc<ApiStats>,
 }
@@ -81,6 +86,12 @@ struct Deaf;
 enum End {
     Trouble(Trouble),
     Deaf,
+}
+
+impl End {
+    fn new(why: String) -> Self {
+        Self::Trouble(Trouble { why, silent: Duration::ZERO })
+    }
 }
 
 impl From<Deaf> for End {
@@ -132,17 +143,20 @@ impl Session {
     async fn converse(&self) -> End {
         let connection = match self.source.connect(&self.stats).await {
             Ok(connection) => connection,
-            Err(error) => {
-                return End::Trouble(Trouble {
-                    why: format!("no client for it can be made: {error:#}"),
-                    silent: Duration::ZERO,
-                });
-            }
+            Err(error) => return End::new(format!("no client for it can be made: {error:#}")),
         };
-        let resource = ApiResource::erase::<v1::Node>(&());
-        let api: Api<NodeObject> = Api::all_with(connection.client.clone(), &resource);
-        let Err(end) = self.follow(&api, &connection).await;
-        end
+        let Err(end) = self.follow(&nodes(connection.client.clone()), &connection).await;
+        let silent = connection.heard.silent_for();
+        match end {
+            // A PING is what a server does not answer when it is not in the middle of a request.
+            End::Trouble(_) if is_followed(&self.client) && silent >= config::API_PING_TIMEOUT => {
+                let ms = config::API_PING_TIMEOUT.as_millis();
+                let why = format!("no answer to a PING within {ms} ms");
+                // It was there until then, as far as anybody knows.
+                End::Trouble(Trouble { why, silent: config::API_PING_TIMEOUT })
+            }
+            end => end,
+        }
     }
 
     async fn follow(
@@ -153,9 +167,11 @@ impl Session {
         let fields = format!("metadata.name={}", self.node_name);
         // The first request waits for the connection too.
         let limit = config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT;
-        let nodes = bounded(limit, api.list(&ListParams::default().fields(&fields))).await?;
-        let mut version = nodes.metadata.resource_version.unwrap_or_default();
-        let mut last = nodes.items.into_iter().next().map(node);
+        let found = bounded(limit, api.list(&ListParams::default().fields(&fields))).await?;
+        let Some(mut version) = found.metadata.resource_version else {
+            return Err(End::new("what it answers is no list of Nodes".to_owned()));
+        };
+        let mut last = found.items.into_iter().next().map(node);
         if connection.is_without_http2() {
             info!(
                 "the Kubernetes API speaks HTTP/1.1 only: it is asked every {} seconds whether it is there",
@@ -211,12 +227,16 @@ impl Session {
                 }
             }
             if opened.elapsed() < SHORT {
-                let why = "it ends every watch at once".to_owned();
-                return Err(End::Trouble(Trouble { why, silent: Duration::ZERO }));
+                return Err(End::new("it ends every watch at once".to_owned()));
             }
             self.tell(News::Ended).await?;
         }
     }
+}
+
+/// Whether there is a watch, and not only an attempt at one.
+fn is_followed(client: &watch::Sender<Option<Client>>) -> bool {
+    client.borrow().is_some()
 }
 
 /// A conversation of this length was a good one.
@@ -237,35 +257,18 @@ async fn bounded<T>(
     match timeout(limit, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(trouble(&error)),
-        Err(_) => Err(End::Trouble(Trouble {
-            why: format!("no answer within {} s", limit.as_secs()),
-            silent: Duration::ZERO,
-        })),
+        Err(_) => Err(End::new(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 
 fn trouble(error: &kube::Error) -> End {
     if let kube::Error::Api(status) = error {
-        let code = status.code;
-        let message = one_line(&status.message);
-        return End::Trouble(Trouble {
-            why: format!("it answers {code} {}: {message}", status.reason),
-            silent: Duration::ZERO,
-        });
+        let (code, message) = (status.code, one_line(&status.message));
+        return End::new(format!("it answers {code} {}: {message}", status.reason));
     }
     let first: &(dyn Error + 'static) = error;
     let chain: Vec<_> = std::iter::successors(Some(first), |&error| error.source()).collect();
-    let is_silent = |error: &&(dyn Error + 'static)| {
-        error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
-    };
-    if chain.iter().any(is_silent) {
-        let ms = config::API_PING_TIMEOUT.as_millis();
-        return End::Trouble(Trouble {
-            why: format!("no answer to a PING within {ms} ms"),
-            silent: config::API_PING_TIMEOUT,
-        });
-    }
-    End::Trouble(Trouble { why: told(&chain), silent: Duration::ZERO })
+    End::new(told(&chain))
 }
 
 /// The chain of causes, without what the next one says again.

@@ -12,7 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use hyper::Version;
+use hyper::{
+    Version,
+    header::{self, HeaderValue},
+};
 use hyper_timeout::TimeoutConnector;
 use hyper_util::{
     client::legacy::{
@@ -28,7 +31,10 @@ use kube::{
 };
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
-use super::stats::ApiStats;
+use super::{
+    heard::{Heard, Listening},
+    stats::ApiStats,
+};
 use crate::config;
 
 /// Where the cluster is.
@@ -86,7 +92,9 @@ impl Source {
 
     /// A new client on a new connection.
     pub async fn connect(&self, stats: &Arc<ApiStats>) -> anyhow::Result<Connection> {
-        let config = self.read().await?;
+        let mut config = self.read().await?;
+        let agent = concat!("tocsin/", env!("CARGO_PKG_VERSION"));
+        config.headers.push((header::USER_AGENT, HeaderValue::from_static(agent)));
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -111,6 +119,8 @@ impl Source {
 pub struct Connection {
     /// The client.
     pub client: Client,
+    /// When anything was read from it.
+    pub heard: Heard,
     without_http2: Arc<AtomicBool>,
 }
 
@@ -127,7 +137,7 @@ fn client<C>(config: &Config, tcp: C, stats: &Arc<ApiStats>) -> anyhow::Result<C
 where
     C: Service<hyper::Uri> + Clone + Send + Sync + 'static,
     C::Response: legacy::connect::Connection + hyper::rt::Read + hyper::rt::Write + Send + Unpin,
-    C::Future: Send,
+    C::Future: Send + 'static,
     C::Error: Into<BoxError>,
 {
     let mut tls = hyper_rustls::HttpsConnectorBuilder::new()
@@ -137,6 +147,8 @@ where
         let name = name.clone().try_into().context("tls-server-name")?;
         tls = tls.with_server_name_resolver(hyper_rustls::FixedServerNameResolver::new(name));
     }
+    let heard = Heard::new();
+    let tcp = Listening::new(tcp, heard.clone());
     let mut connector =
         TimeoutConnector::new(tls.enable_http1().enable_http2().wrap_connector(tcp));
     // TLS included, unlike the TCP connector's own.
@@ -166,7 +178,8 @@ where
             failed.request(None);
             error
         });
-    Ok(Connection { client: Client::new(stack, config.default_namespace.clone()), without_http2 })
+    let client = Client::new(stack, config.default_namespace.clone());
+    Ok(Connection { client, heard, without_http2 })
 }
 
 #[cfg(test)]
