@@ -87,11 +87,13 @@ pub fn wanted(known: &Known<'_>) -> [Wanted; 3] {
     })
 }
 
-/// What was wanted last, since when, and what was written.
+/// What was wanted last, since when, and when it was written.
 #[derive(Debug)]
 pub struct Book {
     statuses: Vec<(&'static str, SystemTime)>,
-    written: Option<(Vec<Wanted>, Instant)>,
+    written: Option<Instant>,
+    /// What was written last, while the watch has not shown it yet.
+    in_flight: Option<Vec<Wanted>>,
 }
 
 /// What to do about the Node's conditions.
@@ -110,7 +112,7 @@ impl Book {
     /// Nothing was wanted before.
     #[must_use]
     pub fn new() -> Self {
-        Self { statuses: Vec::new(), written: None }
+        Self { statuses: Vec::new(), written: None, in_flight: None }
     }
 
     /// Whether the Node's conditions have to be written now.
@@ -128,19 +130,19 @@ impl Book {
             let age = beat.and_then(|beat| wall.duration_since(beat).ok());
             stale |= beat.is_none() || age.is_some_and(|age| age >= config::PUBLISH_HEARTBEAT);
         }
-        let since_write = self.written.as_ref().map(|(_, at)| now.saturating_duration_since(*at));
-        let is_same = self.written.as_ref().is_some_and(|(written, _)| written == wanted);
+        if !(urgent || text) {
+            self.in_flight = None;
+        }
+        let passed = self.written.map(|at| now.saturating_duration_since(at));
         // What must have passed since the last write for this reason to write.
-        let wait = if urgent {
-            if is_same { IN_FLIGHT } else { Duration::ZERO }
-        } else if text {
-            config::PUBLISH_MESSAGE_INTERVAL
-        } else if stale {
-            IN_FLIGHT
-        } else {
-            config::PUBLISH_HEARTBEAT
+        let wait = match (urgent, text, stale) {
+            (true, ..) if self.in_flight.as_deref() == Some(wanted) => IN_FLIGHT,
+            (true, ..) => Duration::ZERO,
+            (false, false, true) => IN_FLIGHT,
+            (false, true, _) => config::PUBLISH_MESSAGE_INTERVAL,
+            (false, false, false) => config::PUBLISH_HEARTBEAT,
         };
-        let remaining = since_write.map_or(Duration::ZERO, |passed| wait.saturating_sub(passed));
+        let remaining = passed.map_or(Duration::ZERO, |passed| wait.saturating_sub(passed));
         if !(urgent || text || stale) {
             return Due::At(now + remaining.max(config::PUBLISH_INTERVAL));
         }
@@ -158,7 +160,7 @@ impl Book {
 
     /// They were written.
     pub fn wrote(&mut self, wanted: &[Wanted], now: Instant) {
-        self.written = Some((wanted.to_vec(), now));
+        (self.written, self.in_flight) = (Some(now), Some(wanted.to_vec()));
     }
 
     /// Since when each status has been wanted.

@@ -1,7 +1,8 @@
 //! Tells the cluster what the kernel says: three conditions of the Node, and events about it.
 //!
 //! The conditions are a level: whatever the Node says is compared with what it should say, so a restart, a missed
-//! write or somebody else's write heals. At most one write a second, with backoff while writes fail.
+//! write or somebody else's write heals. At most one write of them a second, and one of each kind of event, with backoff
+//! while writes fail.
 
 use std::{
     sync::Arc,
@@ -48,16 +49,52 @@ pub struct Publisher {
     stats: Arc<ApiStats>,
     book: Book,
     journal: Journal,
-    /// When the next write may be.
+    /// Writes of conditions, and of events: neither waits for the other.
+    conditions: Lane,
+    events: Lane,
+}
+
+/// When the next write may be.
+#[derive(Debug)]
+struct Lane {
+    what: &'static str,
     earliest: Instant,
     /// Writes that failed in a row.
     failures: u32,
 }
 
-/// What is to be written.
-enum Write {
-    Conditions(Vec<Condition>),
-    Event(Event),
+impl Lane {
+    fn new(what: &'static str) -> Self {
+        Self { what, earliest: Instant::now(), failures: 0 }
+    }
+
+    /// A write ended.
+    fn wrote(&mut self, result: Result<(), &Failed>) {
+        let what = self.what;
+        match result {
+            Ok(()) => {
+                if self.failures > 0 {
+                    info!("{what} can be written again");
+                }
+                self.failures = 0;
+            }
+            Err(Failed { why, .. }) => {
+                if self.failures == 0 {
+                    warn!("{what} cannot be written, and will be tried again: {why}");
+                }
+                self.failures = self.failures.saturating_add(1);
+            }
+        }
+        self.earliest = Instant::now() + self.pause();
+    }
+
+    fn pause(&self) -> Duration {
+        if self.failures == 0 {
+            return config::PUBLISH_INTERVAL;
+        }
+        let backoff = config::PUBLISH_INTERVAL * 2_u32.pow((self.failures - 1).min(5));
+        backoff.min(config::PUBLISH_RETRY_MAX) + jitter(config::API_JITTER)
+    }
 }
 
 impl Publisher {
@@ -71,8 +108,6 @@ impl Publisher {
         clients: watch::Receiver<Option<Client>>,
         stats: Arc<ApiStats>,
     ) -> Self {
-        let (book, journal) = (Book::new(), Journal::default());
-        let earliest = Instant::now();
         Self {
             node_name,
             policy,
@@ -80,10 +115,10 @@ impl Publisher {
             node,
             clients,
             stats,
-            book,
-            journal,
-            earliest,
-            failures: 0,
+            book: Book::new(),
+            journal: Journal::default(),
+            conditions: Lane::new("the Node's conditions"),
+            events: Lane::new("events"),
         }
     }
 
@@ -100,9 +135,8 @@ impl Publisher {
         }
     }
 
-    /// Writes one thing if one is due; tells when to look again.
+    /// Writes what is due; tells when to look again.
     async fn turn(&mut self) -> Instant {
-        let now = Instant::now();
         let faults = self.faults.borrow_and_update().clone();
         let view = self.node.borrow_and_update().clone();
         let client = self.clients.borrow_and_update().clone();
@@ -114,92 +148,49 @@ impl Publisher {
         };
         let (Some(client), Some(node)) = (client, node) else {
             // Woken by whoever brings it.
-            return now + config::PUBLISH_HEARTBEAT;
+            return Instant::now() + config::PUBLISH_HEARTBEAT;
         };
-        if now < self.earliest {
-            return self.earliest;
-        }
         let known = Known { kernel: &faults, node: &view, policy: &self.policy };
         let wanted = wanted(&known);
-        let (write, then) = match self.book.due(&wanted, node, now, SystemTime::now()) {
-            Due::Write(conditions) => (Write::Conditions(conditions), now),
-            Due::At(then) => match self.journal.next(now) {
-                Some(event) => (Write::Event(event), now),
-                None => return then,
-            },
-        };
-        debug_assert!(then <= now, "a write is due now");
-        let result = self.write(&client, node, &write).await;
-        let now = Instant::now();
-        match (&write, &result) {
-            (Write::Conditions(_), Ok(_)) => self.book.wrote(&wanted, now),
-            (Write::Event(event), Ok(name)) => self.journal.wrote(event, name.clone(), now),
-            // Events live for an hour: then it is a new one.
-            (
-                Write::Event(Event { series: Some((name, _)), .. }),
-                Err(Failed { is_gone: true, .. }),
-            ) => {
-                self.journal.forget(name);
-            }
-            _ => {}
-        }
-        self.count(&write, result.map(drop));
-        self.earliest = now + self.pause();
-        self.earliest
-    }
-
-    fn pause(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(5);
-        let backoff = config::PUBLISH_INTERVAL * 2_u32.pow(doublings);
-        match self.failures {
-            0 => config::PUBLISH_INTERVAL,
-            _ => backoff.min(config::PUBLISH_RETRY_MAX) + jitter(config::API_JITTER),
-        }
-    }
-
-    fn count(&mut self, write: &Write, result: Result<(), Failed>) {
-        let is_ok = result.is_ok();
-        let what = match write {
-            Write::Conditions(_) => {
-                self.stats.wrote_conditions(is_ok);
-                "the Node's conditions"
-            }
-            Write::Event(_) => {
-                self.stats.wrote_event(is_ok);
-                "an event"
-            }
-        };
-        match result {
-            Ok(()) => {
-                if self.failures > 0 {
-                    info!("{what} could be written again");
+        let due = self.book.due(&wanted, node, Instant::now(), SystemTime::now());
+        let again = match due {
+            Due::At(at) => at,
+            Due::Write(_) if Instant::now() < self.conditions.earliest => self.conditions.earliest,
+            Due::Write(conditions) => {
+                let result = bounded(self.write_conditions(&client, &conditions)).await;
+                if result.is_ok() {
+                    self.book.wrote(&wanted, Instant::now());
                 }
-                self.failures = 0;
+                self.stats.wrote_conditions(result.is_ok());
+                self.conditions.wrote(result.as_ref().map(drop));
+                self.conditions.earliest
             }
-            Err(Failed { why, .. }) => {
-                if self.failures == 0 {
-                    warn!("{what} could not be written, and will be tried again: {why}");
-                }
-                self.failures = self.failures.saturating_add(1);
-            }
+        };
+        if self.journal.next(Instant::now()).is_none() {
+            return again;
+        }
+        if Instant::now() >= self.events.earliest {
+            self.write_events(&client, node).await;
+        }
+        if self.journal.next(Instant::now()).is_none() {
+            again
+        } else {
+            again.min(self.events.earliest)
         }
     }
 
-    /// The name of what was written.
-    async fn write(&self, client: &Client, node: &Node, write: &Write) -> Result<String, Failed> {
-        let request = async {
-            match write {
-                Write::Conditions(conditions) => self.write_conditions(client, conditions).await,
-                Write::Event(event) => self.write_event(client, node, event).await,
+    /// Everything that waits, which is one event for each kind of fault and direction at most.
+    async fn write_events(&mut self, client: &Client, node: &Node) {
+        while let Some(event) = self.journal.next(Instant::now()) {
+            let result = bounded(self.write_event(client, node, &event)).await;
+            self.stats.wrote_event(result.is_ok());
+            self.events.wrote(result.as_ref().map(drop));
+            match (result, &event.series) {
+                (Ok(name), _) => self.journal.wrote(&event, name, Instant::now()),
+                // Events live for an hour: then it is a new one.
+                (Err(Failed { is_gone: true, .. }), Some((name, _))) => self.journal.forget(name),
+                (Err(_), _) => return,
             }
-        };
-        match timeout(config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT, request).await {
-            Ok(Ok(name)) => Ok(name),
-            Ok(Err(error)) => {
-                let is_gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
-                Err(Failed { why: error.to_string(), is_gone })
-            }
-            Err(_) => Err(Failed { why: "no answer in time".to_owned(), is_gone: false }),
         }
     }
 
@@ -207,7 +198,7 @@ impl Publisher {
         &self,
         client: &Client,
         conditions: &[Condition],
-    ) -> kube::Result<String> {
+    ) -> kube::Result<()> {
         let patch = json!({
             "apiVersion": "v1",
             "kind": "Node",
@@ -216,10 +207,11 @@ impl Publisher {
         });
         // Forced: a condition that another manager (an earlier version's, or node-problem-detector's) owned is ours now.
         let params = PatchParams::apply(MANAGER).force();
-        nodes(client.clone()).patch_status(&self.node_name, &params, &Patch::Apply(&patch)).await?;
-        Ok(self.node_name.clone())
+        let (nodes, patch) = (nodes(client.clone()), Patch::Apply(&patch));
+        nodes.patch_status(&self.node_name, &params, &patch).await.map(drop)
     }
 
+    /// The name of the event.
     async fn write_event(
         &self,
         client: &Client,
@@ -259,6 +251,17 @@ impl Publisher {
         let event = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
         events.create(&PostParams::default(), &event).await?;
         Ok(name)
+    }
+}
+
+async fn bounded<T>(write: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
+    match timeout(config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT, write).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => {
+            let is_gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
+            Err(Failed { why: error.to_string(), is_gone })
+        }
+        Err(_) => Err(Failed { why: "no answer in time".to_owned(), is_gone: false }),
     }
 }
 

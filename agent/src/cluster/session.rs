@@ -167,7 +167,8 @@ impl Session {
         let fields = format!("metadata.name={}", self.node_name);
         // The first request waits for the connection too.
         let limit = config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT;
-        let found = bounded(limit, api.list(&ListParams::default().fields(&fields))).await?;
+        let found =
+            bounded(connection, limit, api.list(&ListParams::default().fields(&fields))).await?;
         let Some(mut version) = found.metadata.resource_version else {
             return Err(End::new("what it answers is no list of Nodes".to_owned()));
         };
@@ -185,7 +186,8 @@ impl Session {
             let params = WatchParams::default()
                 .fields(&fields)
                 .timeout(u32::try_from(seconds).unwrap_or(u32::MAX));
-            let stream = bounded(config::API_READ_TIMEOUT, api.watch(&params, &version)).await?;
+            let stream =
+                bounded(connection, config::API_READ_TIMEOUT, api.watch(&params, &version)).await?;
             let mut stream = pin!(stream);
             // Only now every change arrives by itself.
             self.tell(News::Word(last.clone())).await?;
@@ -195,7 +197,7 @@ impl Session {
                 let event = tokio::select! {
                     event = stream.next() => event,
                     _ = ask.tick(), if connection.is_without_http2() => {
-                        bounded(config::API_READ_TIMEOUT, connection.client.apiserver_version()).await?;
+                        bounded(connection, config::API_READ_TIMEOUT, connection.client.apiserver_version()).await?;
                         continue;
                     }
                 };
@@ -215,9 +217,9 @@ impl Session {
                     }
                     // 410, above all: what came after `version` is forgotten. A new list knows.
                     Some(Ok(WatchEvent::Error(status))) => {
-                        return Err(trouble(&kube::Error::Api(status.boxed())));
+                        return Err(trouble(connection, &kube::Error::Api(status.boxed())));
                     }
-                    Some(Err(error)) => return Err(trouble(&error)),
+                    Some(Err(error)) => return Err(trouble(connection, &error)),
                 };
                 let word = object.map(node);
                 // Heartbeats change what nobody here reads.
@@ -251,22 +253,28 @@ fn retry_after(failures: u32) -> Duration {
 }
 
 async fn bounded<T>(
+    connection: &Connection,
     limit: Duration,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, End> {
     match timeout(limit, request).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(trouble(&error)),
+        Ok(Err(error)) => Err(trouble(connection, &error)),
         Err(_) => Err(End::new(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 
-fn trouble(error: &kube::Error) -> End {
+fn trouble(connection: &Connection, error: &kube::Error) -> End {
     if let kube::Error::Api(status) = error {
-        let (code, message) = (status.code, one_line(&status.message));
-        return End::new(format!("it answers {code} {}: {message}", status.reason));
+        // A body that is no Status of Kubernetes has no code in it. An error on a watch has no other one.
+        let code = if status.code == 0 { connection.status() } else { status.code };
+        let said = [&status.reason, &status.message].map(one_line);
+        let said = said.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}"));
+        return End::new(format!("it answers {code}{}", said.collect::<String>()));
     }
+    // kube's own error says no more than the next one, where there is one.
     let first: &(dyn Error + 'static) = error;
+    let first = first.source().unwrap_or(first);
     let chain: Vec<_> = std::iter::successors(Some(first), |&error| error.source()).collect();
     End::new(told(&chain))
 }
@@ -282,7 +290,9 @@ fn told(chain: &[&(dyn Error + 'static)]) -> String {
             _ => parts.push(text),
         }
     }
-    parts.join(": ")
+    // In the words of what was waited for.
+    let limit = config::API_CONNECT_TIMEOUT.as_secs();
+    parts.join(": ").replace("deadline has elapsed", &format!("no connection within {limit} s"))
 }
 
 fn one_line(text: &(impl Display + ?Sized)) -> String {

@@ -6,7 +6,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -121,14 +121,27 @@ pub struct Connection {
     pub client: Client,
     /// When anything was read from it.
     pub heard: Heard,
-    without_http2: Arc<AtomicBool>,
+    answered: Arc<Answered>,
+}
+
+/// What is noted of every answer.
+#[derive(Debug, Default)]
+struct Answered {
+    without_http2: AtomicBool,
+    status: AtomicU16,
 }
 
 impl Connection {
+    /// The status of the last answer.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.answered.status.load(Relaxed)
+    }
+
     /// Whether the server answered in HTTP/1, which has no PING.
     #[must_use]
     pub fn is_without_http2(&self) -> bool {
-        self.without_http2.load(Relaxed)
+        self.answered.without_http2.load(Relaxed)
     }
 }
 
@@ -161,8 +174,8 @@ where
         .http2_keep_alive_while_idle(true)
         .build::<_, Body>(connector);
 
-    let without_http2 = Arc::new(AtomicBool::new(false));
-    let (seen, answered, failed) = (without_http2.clone(), stats.clone(), stats.clone());
+    let answered = Arc::<Answered>::default();
+    let (noted, counted, failed) = (answered.clone(), stats.clone(), stats.clone());
     let stack = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().context("credentials")?)
@@ -170,8 +183,10 @@ where
         .map_err(BoxError::from)
         .service(http)
         .map_response(move |response: hyper::Response<_>| {
-            answered.request(Some(response.status().as_u16()));
-            seen.store(response.version() < Version::HTTP_2, Relaxed);
+            let code = response.status().as_u16();
+            counted.request(Some(code));
+            noted.status.store(code, Relaxed);
+            noted.without_http2.store(response.version() < Version::HTTP_2, Relaxed);
             response
         })
         .map_err(move |error| {
@@ -179,7 +194,7 @@ where
             error
         });
     let client = Client::new(stack, config.default_namespace.clone());
-    Ok(Connection { client, heard, without_http2 })
+    Ok(Connection { client, heard, answered })
 }
 
 #[cfg(test)]
