@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 
+use crate::cluster;
 use crate::setup::{self, Needs};
 use crate::workspace::{announce, build_agent, cargo, check};
 
@@ -16,13 +17,16 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     // A number from an agent without its kernel programs would be a number about something else.
-    setup::ensure(Needs::Faults)?;
+    setup::ensure(Needs::Tests)?;
     let binary = build_agent(true)?;
     let mut bench = cargo()?;
     bench
         .args(["run", "--quiet", "--release", "--package", "e2e", "--bin", "bench", "--"])
         .args(&options.which)
         .env("TOCSIN_BIN", binary);
+    if let Some(programs) = cluster::programs() {
+        bench.env(cluster::ASSETS, programs);
+    }
     announce(&bench);
     check(&mut bench)
 }

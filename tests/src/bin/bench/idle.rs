@@ -78,7 +78,7 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
 }
 
 /// The nanoseconds on a CPU of every thread; `/proc/<pid>/stat` counts in ticks of 10 ms.
-fn cpu_time(agent: &Agent) -> Duration {
+pub(crate) fn cpu_time(agent: &Agent) -> Duration {
     let threads = format!("/proc/{}/task", agent.pid());
     let nanoseconds = |task: fs::DirEntry| -> Option<u64> {
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;

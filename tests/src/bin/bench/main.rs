@@ -1,9 +1,10 @@
 //! Measures the budgets of the design on this machine, with real faults.
 //!
-//! `bench [detect] [storm] [idle] [start] [size] [--quick]`; all of them without arguments. Numbers of a
+//! `bench [detect] [storm] [idle] [start] [size] [flips] [nodes] [requests] [--quick]`; all of them without arguments. Numbers of a
 //! busy machine are what they are, so only a budget missed tenfold is an error.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it measures, or panics")]
 
+mod cluster;
 mod detect;
 mod idle;
 mod report;
@@ -23,6 +24,8 @@ struct Scale {
     storm_injections: usize,
     idle_seconds: u64,
     starts: usize,
+    flips: usize,
+    probe_seconds: u64,
 }
 
 const FULL: Scale = Scale {
@@ -31,6 +34,8 @@ const FULL: Scale = Scale {
     storm_injections: 100,
     idle_seconds: 60,
     starts: 20,
+    flips: 100,
+    probe_seconds: 600,
 };
 
 const QUICK: Scale = Scale {
@@ -39,16 +44,21 @@ const QUICK: Scale = Scale {
     storm_injections: 20,
     idle_seconds: 5,
     starts: 5,
+    flips: 20,
+    probe_seconds: 10,
 };
 
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 5] = [
+const MEASUREMENTS: [(&str, Measurement); 8] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
     ("storm", storm::run),
     ("idle", idle::run),
+    ("flips", cluster::flips),
+    ("nodes", cluster::many_nodes),
+    ("requests", cluster::requests),
 ];
 
 fn main() -> ExitCode {
