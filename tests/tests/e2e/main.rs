@@ -5,7 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
 mod bad_input;
+mod cluster;
+mod cluster_loss;
 mod command_line;
+mod deploy;
 mod filesystem_ro;
 mod fixtures;
 mod fixtures_cluster;
@@ -13,6 +16,8 @@ mod health;
 mod io_errors;
 mod io_stall;
 mod many_mounts;
+mod publish;
+mod rbac;
 mod restart;
 mod silent;
 mod without_ebpf;

@@ -1,0 +1,274 @@
+//! The manifests: the API server takes them as they are, the agent understands what they set, and what
+//! they grant is enough.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use e2e::agent::{PATIENCE, run_cli};
+use e2e::cluster::TestNode;
+use e2e::{Agent, ControlPlane, Sandbox};
+use rustix::mount::MountFlags;
+use serde_json::Value;
+
+/// What `kubectl apply -k` is told.
+pub(crate) const BASE: &str = "deploy/base";
+pub(crate) const PUBLISHING: &str = "deploy/overlays/publish-conditions";
+
+/// As the API server calls it.
+const ACCOUNT: &str = "system:serviceaccount:tocsin:tocsin";
+
+/// What the overlay publishes.
+const CONDITIONS: [&str; 3] = ["ReadonlyFilesystem", "DiskIOError", "DiskStalled"];
+
+/// Where a pod finds it.
+const SERVICE_ACCOUNT: &str = "kubernetes.io/serviceaccount";
+
+/// What is applied has the manifests' names: one test at a time.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static DEPLOYED: Mutex<()> = Mutex::new(());
+    DEPLOYED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+}
+
+/// Runs kubectl on one of the directories; it has to succeed, and without a warning.
+fn kubectl(cluster: &ControlPlane, arguments: &[&str], name: &str) -> Output {
+    let directory = directory(name);
+    let on: [&Path; 2] = ["-k".as_ref(), &directory];
+    let arguments: Vec<_> = arguments.iter().map(Path::new).chain(on).collect();
+    let output = cluster.kubectl(&arguments);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {complaints}");
+    assert_eq!(complaints, "", "{arguments:?}");
+    output
+}
+
+/// The objects of a directory, as they are before anybody applies them.
+pub(crate) fn objects(cluster: &ControlPlane, name: &str) -> Vec<Value> {
+    let output = kubectl(cluster, &["create", "--dry-run=client", "--output=json"], name);
+    let documents = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    let documents = documents.map(|document| document.unwrap());
+    // Several are a List, in some versions of kubectl.
+    let objects = documents.flat_map(|document| match document["items"].as_array() {
+        Some(items) => items.clone(),
+        None => vec![document],
+    });
+    objects.collect()
+}
+
+fn apply(cluster: &ControlPlane, name: &str) {
+    kubectl(cluster, &["apply", "--server-side"], name);
+}
+
+/// Kind, name and version of what the API server has of a directory's objects, all of which it must have.
+fn applied(cluster: &ControlPlane, name: &str) -> BTreeSet<[String; 4]> {
+    let output = kubectl(cluster, &["get", "--output=json"], name);
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let objects = list["items"].as_array().unwrap().iter();
+    let versioned = objects.map(|object| {
+        let meta = &object["metadata"];
+        let of = |key: &str| text(&meta[key]);
+        [text(&object["kind"]), of("namespace"), of("name"), of("resourceVersion")]
+    });
+    versioned.collect()
+}
+
+fn daemon_set(objects: &[Value]) -> &Value {
+    objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap()
+}
+
+/// Its only container.
+fn container(objects: &[Value]) -> &Value {
+    let containers = &daemon_set(objects)["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers.as_array().map(Vec::len), Some(1));
+    &containers[0]
+}
+
+#[test]
+fn they_are_applied_without_a_warning_and_change_nothing_again() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let _alone = one_at_a_time();
+    for (name, count) in [(BASE, 5), (PUBLISHING, 9)] {
+        apply(&cluster, name);
+        let first = applied(&cluster, name);
+        assert_eq!(first.len(), count, "{name}: {first:#?}");
+        apply(&cluster, name);
+        assert_eq!(applied(&cluster, name), first, "{name}");
+    }
+    // The way back, as far as kubectl goes it: what the component added to the DaemonSet is gone.
+    apply(&cluster, BASE);
+    let daemon_set = cluster.kubectl(&["get", "-n", "tocsin", "daemonset", "tocsin", "-o", "json"]);
+    let daemon_set: Value = serde_json::from_slice(&daemon_set.stdout).unwrap();
+    let deployed = [daemon_set];
+    let names = |objects: &[Value]| {
+        let variables = container(objects)["env"].as_array().unwrap().iter();
+        variables.map(|variable| variable["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&deployed), names(&objects(&cluster, BASE)));
+}
+
+/// Waits until `node_ready` fails for that reason, or passes and knows it.
+pub(crate) fn follows(agent: &Agent, failure: Option<&str>) {
+    agent.wait_for(&format!("node_ready: {failure:?}"), PATIENCE, |agent| {
+        let health = agent.health("?check=node_ready");
+        let check = health.check("node_ready")?;
+        (check.reason.as_deref() == failure && check.degraded.is_none()).then_some(())
+    });
+}
+
+/// The agent's own words: `agent --help`, flag by flag.
+fn flags(sandbox: &Sandbox) -> Vec<String> {
+    let help = run_cli(sandbox, &["agent", "--help"]);
+    let help = String::from_utf8(help.stdout).unwrap();
+    help.split("\n      --").map(str::to_owned).collect()
+}
+
+#[test]
+fn the_daemon_set_says_what_the_agent_understands() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let Some(sandbox) = Sandbox::new() else { return };
+    let objects = objects(&cluster, PUBLISHING);
+    let container = container(&objects);
+    let flags = flags(&sandbox);
+    let environment = container["env"].as_array().unwrap();
+    assert_eq!(environment.len(), 3, "{environment:?}");
+    for variable in environment {
+        let known = format!("[env: {}=", variable["name"].as_str().unwrap());
+        assert!(flags.iter().any(|flag| flag.contains(&known)), "{known}");
+    }
+    let port_of = |flag: &str| {
+        let flag = flags.iter().find(|text| text.starts_with(flag)).unwrap();
+        let default = flag.split("[default: ").nth(1).and_then(|rest| rest.split(']').next());
+        default.and_then(|port| port.parse::<u64>().ok()).unwrap()
+    };
+    let ports = container["ports"].as_array().unwrap();
+    for port in ports {
+        let expected = match port["name"].as_str() {
+            Some("health") => port_of("listen-port"),
+            Some("admin") => port_of("admin-port"),
+            other => panic!("port {other:?}"),
+        };
+        assert_eq!(
+            (&port["containerPort"], &port["hostPort"]),
+            (&expected.into(), &expected.into())
+        );
+    }
+    assert_eq!(ports.len(), 2);
+
+    // The kubelet gets the answers that it asks for.
+    let agent = Agent::start(&sandbox);
+    for probe in ["livenessProbe", "readinessProbe"] {
+        let get = &container[probe]["httpGet"];
+        let path = get["path"].as_str().unwrap();
+        let answer = if get["port"] == "health" { agent.get(path) } else { agent.admin(path) };
+        assert_eq!(answer.status, 200, "{probe}: {get}");
+    }
+}
+
+/// What the kubelet gives the container: its variables, and the service account's files.
+fn in_pod<'a>(
+    cluster: &'a ControlPlane,
+    container: &'a Value,
+    node: &'a TestNode,
+) -> impl FnOnce(&mut Command) + use<'a> {
+    let token = cluster.kubectl(&["create", "token", "tocsin", "--namespace=tocsin"]);
+    assert!(token.status.success(), "{token:?}");
+    // In the mount namespace of this test alone.
+    let run = fs::canonicalize("/var/run").unwrap();
+    let flags = MountFlags::empty();
+    rustix::mount::mount("tmpfs", &run, "tmpfs", flags, c"mode=0755").unwrap();
+    let files = run.join("secrets").join(SERVICE_ACCOUNT);
+    fs::create_dir_all(&files).unwrap();
+    let write = |name: &str, text: &[u8]| fs::write(files.join(name), text).unwrap();
+    write("token", token.stdout.trim_ascii());
+    write("ca.crt", cluster.ca_pem().as_bytes());
+    write("namespace", b"tocsin");
+    move |command| {
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            let value = variable["value"].as_str().unwrap_or_else(|| {
+                assert_eq!(variable["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
+                node.name()
+            });
+            command.env(name, value);
+        }
+        let url = cluster.url();
+        let (host, port) = url.trim_start_matches("https://").rsplit_once(':').unwrap();
+        command.env("KUBERNETES_SERVICE_HOST", host).env("KUBERNETES_SERVICE_PORT", port);
+    }
+}
+
+/// The verbs of what the service account has asked for since there were `before` requests of it.
+fn verbs(cluster: &ControlPlane, before: usize) -> BTreeSet<String> {
+    let asked = cluster.audit_of(ACCOUNT).split_off(before);
+    for entry in &asked {
+        assert!(entry.code.is_none_or(|code| code < 300), "{entry:?}");
+    }
+    asked.into_iter().map(|entry| entry.verb).collect()
+}
+
+#[test]
+fn an_agent_in_a_pod_of_the_base_follows_its_node() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let Some(sandbox) = Sandbox::new() else { return };
+    let _alone = one_at_a_time();
+    apply(&cluster, BASE);
+    let objects = objects(&cluster, BASE);
+    let node = cluster.node("deploy-base");
+    let before = cluster.audit_of(ACCOUNT).len();
+    let agent = Agent::start_with(&sandbox, in_pod(&cluster, container(&objects), &node));
+    // Among the checks that a load balancer gets without asking for them.
+    assert!(agent.health("").check("node_ready").is_some());
+    follows(&agent, None);
+    node.set_ready("False", "KubeletNotReady");
+    follows(&agent, Some("KubeletNotReady"));
+    assert_eq!(agent.health("").status, 503);
+    node.set_ready("True", "KubeletReady");
+    follows(&agent, None);
+    assert_eq!(verbs(&cluster, before), BTreeSet::from(["list", "watch"].map(str::to_owned)));
+    assert_eq!(node.condition("ReadonlyFilesystem"), None, "nobody asked for it");
+}
+
+#[test]
+fn an_agent_in_a_pod_of_the_overlay_publishes() {
+    let Some(cluster) = ControlPlane::shared() else { return };
+    let Some(sandbox) = Sandbox::new() else { return };
+    let _alone = one_at_a_time();
+    apply(&cluster, PUBLISHING);
+    let objects = objects(&cluster, PUBLISHING);
+    let node = cluster.node("deploy-publishing");
+    let before = cluster.audit_of(ACCOUNT).len();
+    let agent = Agent::start_with(&sandbox, in_pod(&cluster, container(&objects), &node));
+    follows(&agent, None);
+    for kind in CONDITIONS {
+        agent.wait_for(&format!("condition {kind}"), PATIENCE, |_| {
+            (node.condition(kind).as_deref() == Some("False")).then_some(())
+        });
+    }
+    let expected = BTreeSet::from(["list", "watch", "patch"].map(str::to_owned));
+    assert_eq!(verbs(&cluster, before), expected);
+
+    // Switched off, by what README.md says.
+    drop(agent);
+    let patch = removal();
+    let name = format!("node/{}", node.name());
+    let removed = cluster.kubectl(&["patch", &name, "--subresource=status", "-p", &patch]);
+    assert!(removed.status.success(), "{removed:?}");
+    for kind in CONDITIONS {
+        assert_eq!(node.condition(kind), None);
+    }
+    assert_eq!(node.condition("Ready").as_deref(), Some("True"), "the kubelet's is untouched");
+}
+
+/// The patch that README.md has for who does not want the conditions any more.
+fn removal() -> String {
+    let readme = fs::read_to_string(directory("README.md")).unwrap();
+    let patch = readme.split("--subresource=status -p '").nth(1).unwrap();
+    patch.split('\'').next().unwrap().to_owned()
+}
