@@ -48,6 +48,12 @@ fn kubectl(cluster: &ControlPlane, arguments: &[&str], name: &str) -> Output {
     output
 }
 
+/// Runs any other command, which has to succeed.
+fn run(cluster: &ControlPlane, arguments: &[&str]) {
+    let output = cluster.kubectl(arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+}
+
 /// The objects of a directory, as they are before anybody applies them.
 pub(crate) fn objects(cluster: &ControlPlane, name: &str) -> Vec<Value> {
     let output = kubectl(cluster, &["create", "--dry-run=client", "--output=json"], name);
@@ -256,19 +262,19 @@ fn an_agent_in_a_pod_of_the_overlay_publishes() {
 
     // Switched off, by what README.md says.
     drop(agent);
-    let patch = removal();
     let name = format!("node/{}", node.name());
-    let removed = cluster.kubectl(&["patch", &name, "--subresource=status", "-p", &patch]);
-    assert!(removed.status.success(), "{removed:?}");
+    let readme = fs::read_to_string(directory("README.md")).unwrap();
+    let commands = readme.split("  kubectl patch \"$node\" ").nth(1).unwrap();
+    let (patch, rest) = commands.split_once('\n').unwrap();
+    let patch = patch.replace('\'', "");
+    run(&cluster, &["patch", &name].into_iter().chain(patch.split(' ')).collect::<Vec<_>>());
+    let commands = rest.split("```").next().unwrap().lines();
+    let deletions = commands.filter_map(|line| line.strip_prefix("kubectl "));
+    let deleted = deletions.map(|line| run(&cluster, &line.split(' ').collect::<Vec<_>>()));
+    assert_eq!(deleted.count(), 2);
+    assert_eq!(applied(&cluster, BASE).len(), 5, "nothing of the base is gone");
     for kind in CONDITIONS {
         assert_eq!(node.condition(kind), None);
     }
     assert_eq!(node.condition("Ready").as_deref(), Some("True"), "the kubelet's is untouched");
-}
-
-/// The patch that README.md has for who does not want the conditions any more.
-fn removal() -> String {
-    let readme = fs::read_to_string(directory("README.md")).unwrap();
-    let patch = readme.split("--subresource=status -p '").nth(1).unwrap();
-    patch.split('\'').next().unwrap().to_owned()
 }
