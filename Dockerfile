@@ -13,9 +13,10 @@ RUN LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 \
       --no-default-features --features llvm-22 --locked
 WORKDIR /src
 COPY . .
-# With the target named, the flag reaches the agent alone: a procedural macro cannot be static.
+# With the target named, the flags reach the agent alone: a procedural macro cannot be static. Packed relocations
+# are a tenth less to ship; this Debian's glibc (2.36) is the first that can start with them.
 RUN triple="$(rustc -vV | sed -n 's/^host: //p')" \
- && RUSTFLAGS="-C target-feature=+crt-static" \
+ && RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
       cargo build --locked --release --package tocsin --bin tocsin --target "$triple" \
  && mv "target/$triple/release/tocsin" /tocsin
 

@@ -37,7 +37,7 @@ pub struct AgentArgs {
     /// This node's name in the cluster (also `MY_NODE_NAME`)
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: Option<OsString>,
-    /// How to reach the cluster [default: `as a pod does, where it is one; else no cluster`]
+    /// Kubeconfig files of the cluster [default: in a pod, its service account; else no cluster]
     #[arg(long, env = "KUBECONFIG", value_name = "PATHS")]
     pub kubeconfig: Option<OsString>,
     /// What the checks of the Node say while the Kubernetes API cannot be heard

@@ -9,7 +9,7 @@ use tocsin::{cli, docs, serve::metrics::DESCRIPTIONS};
 const FIX: &str = "UPDATE_DOCS=1 cargo test -p tocsin --test docs";
 
 /// Names in README.md that are not the agent's: others read them, or they are no environment names.
-const OTHERS: [&str; 1] = ["UPDATE_DOCS"];
+const OTHERS: [&str; 3] = ["HTTPS_PROXY", "KUBEBUILDER_ASSETS", "UPDATE_DOCS"];
 const KERNEL_PREFIXES: [&str; 3] = ["CAP_", "FAN_", "O_"];
 
 fn readme_path() -> std::path::PathBuf {

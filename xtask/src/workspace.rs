@@ -87,16 +87,34 @@ pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
     // A target must be named although it is the host: without, the flag would reach the
     // procedural macros too, and those cannot be static.
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
+    let mut values = "-C target-feature=+crt-static".to_owned();
+    if glibc() >= Some(PACKED_RELOCATIONS) {
+        // A tenth of the binary would be the addresses that a program has to mend in itself.
+        values.push_str(" -C link-arg=-Wl,-z,pack-relative-relocs");
+    }
     let mut build = cargo()?;
     build
         .args(["build", "--release", "--package", "tocsin", "--bin", "tocsin", "--target", &triple])
-        .env(flags, "-C target-feature=+crt-static");
+        .env(flags, values);
     if !kernel_programs {
         build.env("AYA_BUILD_SKIP", "1");
     }
     announce(&build);
     check(&mut build)?;
     Ok(target_dir()?.join(triple).join("release/tocsin"))
+}
+
+/// The first glibc whose static start-up code reads packed relocations; an older one would crash.
+const PACKED_RELOCATIONS: (u32, u32) = (2, 36);
+
+/// The version of the glibc that is linked; none where there is another libc.
+fn glibc() -> Option<(u32, u32)> {
+    glibc_version(&output(command("getconf").ok()?.arg("GNU_LIBC_VERSION")).ok()?)
+}
+
+fn glibc_version(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.trim().strip_prefix("glibc ")?.split_once('.')?;
+    Some((major.parse().ok()?, minor.split('.').next()?.parse().ok()?))
 }
 
 fn host_triple() -> Result<String> {
@@ -114,4 +132,20 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(others)
         .map(|dir| dir.join(name))
         .find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_glibc_are_numbers() {
+        assert_eq!(glibc_version("glibc 2.36\n"), Some((2, 36)));
+        assert_eq!(glibc_version("glibc 2.4.1"), Some((2, 4)));
+        assert_eq!(glibc_version("undefined"), None);
+        assert!(Some((2, 35)) < Some(PACKED_RELOCATIONS) && None < Some(PACKED_RELOCATIONS));
+        assert!(
+            Some((2, 36)) >= Some(PACKED_RELOCATIONS) && Some((3, 0)) >= Some(PACKED_RELOCATIONS)
+        );
+    }
 }

@@ -134,6 +134,15 @@ impl Journal {
         self.written.push_back(Written { reason, note, name, count, at: now });
     }
 
+    /// It could not be written: the others come first.
+    pub fn postpone(&mut self, event: &Event) {
+        let key = (event.opened, event.kind);
+        if let Some(place) = self.order.iter().position(|other| *other == key) {
+            self.order.remove(place);
+            self.order.push_back(key);
+        }
+    }
+
     /// The event that it would have counted up is not there any more.
     pub fn forget(&mut self, name: &str) {
         self.written.retain(|written| written.name != name);
@@ -224,10 +233,16 @@ mod tests {
         journal.see(&many);
         let note = journal.next(now).unwrap().note;
         assert!(note.len() <= 1024 && note.ends_with("…; and 996 more"), "{note}");
-        // Another kind is another event, after this one.
-        journal.see(&[fault(FaultKind::IoStall, Scope::Volume)]);
-        journal.wrote(&journal.next(now).unwrap(), "a".into(), now);
-        assert!(!journal.next(now).unwrap().note.is_empty());
+        // Another kind is another event, after this one, or before it where this one cannot be written.
+        let stall = fault(FaultKind::IoStall, Scope::Volume);
+        journal.see(&[&many[..], &[stall]].concat());
+        let first = journal.next(now).unwrap();
+        assert_eq!((first.kind, first.opened), (FaultKind::IoError, true));
+        journal.postpone(&first);
+        let second = journal.next(now).unwrap();
+        assert_eq!(second.note, "loop3 (7:3) ext4 on /mnt/x: io_stall [a pod's volume]");
+        journal.wrote(&second, "a".into(), now);
+        assert_eq!(journal.next(now), Some(first));
     }
 
     #[test]

@@ -187,9 +187,13 @@ impl Publisher {
             self.events.wrote(result.as_ref().map(drop));
             match (result, &event.series) {
                 (Ok(name), _) => self.journal.wrote(&event, name, Instant::now()),
-                // Events live for an hour: then it is a new one.
-                (Err(Failed { is_gone: true, .. }), Some((name, _))) => self.journal.forget(name),
-                (Err(_), _) => return,
+                // An event lives for an hour, and may not be ours to change: then it is a new one.
+                (Err(Failed { is_refused: true, .. }), Some((name, _))) => {
+                    self.journal.forget(name);
+                    return;
+                }
+                // Others first, then.
+                (Err(_), _) => return self.journal.postpone(&event),
             }
         }
     }
@@ -258,16 +262,16 @@ async fn bounded<T>(write: impl Future<Output = kube::Result<T>>) -> Result<T, F
     match timeout(config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT, write).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => {
-            let is_gone = matches!(&error, kube::Error::Api(status) if status.code == 404);
-            Err(Failed { why: error.to_string(), is_gone })
+            let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
+            Err(Failed { why: error.to_string(), is_refused: matches!(code, 403 | 404) })
         }
-        Err(_) => Err(Failed { why: "no answer in time".to_owned(), is_gone: false }),
+        Err(_) => Err(Failed { why: "no answer in time".to_owned(), is_refused: false }),
     }
 }
 
 /// A write that did not work.
 struct Failed {
     why: String,
-    /// What it was to change is not there.
-    is_gone: bool,
+    /// What it was to change is not there, or may not be changed.
+    is_refused: bool,
 }

@@ -149,7 +149,11 @@ impl Session {
         let silent = connection.heard.silent_for();
         match end {
             // A PING is what a server does not answer when it is not in the middle of a request.
-            End::Trouble(_) if is_followed(&self.client) && silent >= config::API_PING_TIMEOUT => {
+            End::Trouble(_)
+                if is_followed(&self.client)
+                    && !connection.is_without_http2()
+                    && silent >= config::API_PING_TIMEOUT =>
+            {
                 let ms = config::API_PING_TIMEOUT.as_millis();
                 let why = format!("no answer to a PING within {ms} ms");
                 // It was there until then, as far as anybody knows.
@@ -222,7 +226,7 @@ impl Session {
                     Some(Err(error)) => return Err(trouble(connection, &error)),
                 };
                 let word = object.map(node);
-                // Heartbeats change what nobody here reads.
+                // Most of what changes in a Node is read by nobody here.
                 if word != last {
                     last.clone_from(&word);
                     self.tell(News::Word(word)).await?;
@@ -240,6 +244,9 @@ impl Session {
 fn is_followed(client: &watch::Sender<Option<Client>>) -> bool {
     client.borrow().is_some()
 }
+
+/// What to do about a 403.
+const RIGHTS: &str = " (list and watch of nodes are needed: deploy/base/rbac.yaml)";
 
 /// A conversation of this length was a good one.
 const STEADY: Duration = Duration::from_secs(5);
@@ -270,7 +277,12 @@ fn trouble(connection: &Connection, error: &kube::Error) -> End {
         let code = if status.code == 0 { connection.status() } else { status.code };
         let said = [&status.reason, &status.message].map(one_line);
         let said = said.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}"));
-        return End::new(format!("it answers {code}{}", said.collect::<String>()));
+        let hint = if code == 403 { RIGHTS } else { "" };
+        return End::new(format!("it answers {code}{}{hint}", said.collect::<String>()));
+    }
+    if let kube::Error::SerdeError(error) = error {
+        let code = connection.status();
+        return End::new(format!("it answers {code} with what is no JSON of Kubernetes: {error}"));
     }
     // kube's own error says no more than the next one, where there is one.
     let first: &(dyn Error + 'static) = error;

@@ -18,8 +18,10 @@ const GRACE: Duration = Duration::from_secs(1);
 const LOST: Duration = Duration::from_millis(1500 + 250);
 /// What is back is heard after; and as much for this machine.
 const BACK: Duration = Duration::from_millis(2000 + 250);
-/// An answer takes this long at most, whatever the API server does: ten times what is promised of it.
-const ANSWER: Duration = Duration::from_millis(50);
+/// Half of the answers take this long at most, whatever the API server does.
+const ANSWER: Duration = Duration::from_millis(5);
+/// No answer takes as long as anything that the agent waits for in the API server; ten of them run here at once.
+const WAITED: Duration = Duration::from_millis(500);
 
 /// How `node_ready` stands, and how long the answer took.
 fn look(agent: &Agent) -> (u16, String, Duration) {
@@ -39,15 +41,19 @@ fn changes(
     [least, most]: [Duration; 2],
     is_there: impl Fn(u16, &str) -> bool,
 ) -> String {
-    let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+    let (began, mut answers) = (Instant::now(), Vec::new());
     loop {
         let (status, words, took) = look(agent);
-        slowest = slowest.max(took);
+        answers.push(took);
         let passed = began.elapsed();
         if is_there(status, &words) {
-            say(&format!("MEASURED {what} after {passed:?}, slowest answer {slowest:?}: {words}"));
+            answers.sort_unstable();
+            let (median, slowest) = (answers[answers.len() / 2], answers[answers.len() - 1]);
+            say(&format!(
+                "MEASURED {what} after {passed:?}, answers {median:?} to {slowest:?}: {words}"
+            ));
             assert!(passed >= least, "{what}: too soon, after {passed:?}: {words}");
-            assert!(slowest < ANSWER, "an answer took {slowest:?}");
+            assert!(median < ANSWER && slowest < WAITED, "an answer took {slowest:?}");
             return words;
         }
         if passed > most {

@@ -171,8 +171,13 @@ fn is_blind_without(name: &str, missing: Right) {
     node.set_ready("False", "KubeletNotReady");
     let agent = start(&sandbox, &cluster, &account, &node);
     let (_, _, verb) = missing;
-    let words =
-        ["403", "is forbidden", &account.user, &format!("cannot {verb} resource \"nodes\"")];
+    let words = [
+        "403",
+        "is forbidden",
+        &account.user,
+        &format!("cannot {verb} resource \"nodes\""),
+        "deploy/base/rbac.yaml",
+    ];
     agent.wait_for(&format!("degraded with {words:?}"), PATIENCE, |agent| {
         let health = agent.health("?check=node_ready");
         assert_eq!(health.status, 200);
