@@ -1,11 +1,6 @@
 //! Wiring only: sockets, channels, named tasks. A task that ends unexpectedly ends the process.
 
-use std::{
-    future::{Future, ready},
-    io,
-    net::SocketAddr,
-    sync::Arc,
-};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use tokio::{
@@ -68,7 +63,8 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     }
     let Published { faults, stats } = published.clone();
     let _nobody_to_tell = faults_to_tell.send(faults.clone());
-    let board = Board::new(faults.clone(), node.clone(), policy);
+    let (runner, probes) = config.probes.start(&policy).context("start the probes")?;
+    let board = Board::new(faults.clone(), node.clone(), probes, policy);
     let answered = Arc::<Answered>::default();
     let metrics = Arc::new(Metrics::new(Sources {
         faults: faults.clone(),
@@ -85,11 +81,11 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (health, health_addr) = listen(health).context("health listener")?;
     let (admin, admin_addr) = listen(admin).context("admin listener")?;
     let handler = Health::new(board.clone(), answered, config.nodecheck_down_status);
-    spawn(
-        &mut listeners,
-        "health",
-        serve("health", connections, health, move |r| ready(handler.handle(&r)), stopped.clone()),
-    );
+    let handle = move |request| {
+        let handler = handler.clone();
+        async move { handler.handle(request).await }
+    };
+    spawn(&mut listeners, "health", serve("health", connections, health, handle, stopped.clone()));
     let handler = Admin::new(board, faults, stats, metrics, commands.clone());
     let handle = move |request| {
         let handler = handler.clone();
@@ -119,6 +115,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     };
     let mut sources: JoinSet<Ended> = JoinSet::new();
     sources.spawn(async move { ("kernel", kernel.run().await) });
+    sources.spawn(async move { ("probes", runner.run().await) });
     if let Some(cluster) = cluster {
         sources.spawn(async move { ("cluster", cluster.run().await) });
     }

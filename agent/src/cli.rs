@@ -53,6 +53,9 @@ pub struct AgentArgs {
     /// Status of /nodecheck when it says `Down`; 503 for load balancers that do not read bodies
     #[arg(long, env = "NODECHECK_DOWN_STATUS", default_value_t = 200, value_name = "STATUS")]
     pub nodecheck_down_status: u16,
+    /// What the probes ask.
+    #[command(flatten)]
+    pub probes: ProbeArgs,
     /// Address of the health listener
     #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
     pub listen_addr: IpAddr,
@@ -107,6 +110,29 @@ pub struct AgentArgs {
     /// What to log: a level, or `target=level` pairs with commas (also `LOG_LEVEL`)
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+}
+
+/// What the probes of `tocsin agent` ask.
+#[derive(Clone, Debug, Args)]
+pub struct ProbeArgs {
+    /// How often a probe is made while somebody asks for its check
+    #[arg(long, env = "PROBE_INTERVAL", value_parser = duration, default_value = "1s", value_name = "TIME")]
+    pub probe_interval: Duration,
+    /// What `okd_router_1936` asks: any local router's health URL
+    #[arg(long, env = "ROUTER_URL", default_value = config::ROUTER_URL, value_name = "URL")]
+    pub router_url: String,
+    /// What `kubelet` asks
+    #[arg(long, env = "KUBELET_URL", default_value = config::KUBELET_URL, value_name = "URL")]
+    pub kubelet_url: String,
+    /// Checks of your own: name=url with commas; each passes while its URL answers 2xx
+    #[arg(
+        long,
+        env = "HTTP_PROBES",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "PAIRS"
+    )]
+    pub http_probes: String,
 }
 
 /// `tocsin check`
@@ -240,6 +266,7 @@ mod tests {
         assert_eq!(args.io_error_window, config::IO_ERROR_WINDOW);
         assert_eq!(args.io_stall_after, config::IO_STALL_AFTER);
         assert_eq!(args.reread_interval, config::REREAD_INTERVAL);
+        assert_eq!(args.probes.probe_interval, config::PROBE_INTERVAL);
         assert!(!args.no_ebpf);
     }
 

@@ -10,7 +10,7 @@ use std::{
 use humantime::format_duration;
 
 use crate::{
-    checks::{self, BadCondition, Check, Policy},
+    checks::{self, BadCondition, Check, Kind, Policy, http, probes},
     cli::{AgentArgs, LogFormat},
     cluster::{conditions::PUBLISHED, source::Source},
     kernel::ledger::Rules,
@@ -107,6 +107,20 @@ pub const PUBLISH_HEARTBEAT: Duration = Duration::from_mins(5);
 /// 6 minutes during which a repeated event is counted up instead of written again: client-go's events recorder's.
 pub const EVENT_SERIES: Duration = Duration::from_mins(6);
 
+/// 1 second between samples of a probe that is in demand, and up to a tenth more at random.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A minute after the last request for it, a probe that is not in the default set stops: load balancers ask more
+/// often, and one that does not waits for the first sample each time.
+pub const PROBE_IDLE: Duration = Duration::from_mins(1);
+/// The router that the readiness endpoint asked which this replaces: `OpenShift`'s, on its metrics port.
+pub const ROUTER_URL: &str = "http://127.0.0.1:1936/healthz/ready";
+/// 5 seconds: what the readiness endpoint gave it.
+pub const ROUTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// kubelet's own default, `--healthz-bind-address` and `--healthz-port`.
+pub const KUBELET_URL: &str = "http://127.0.0.1:10248/healthz";
+/// 1 second for a kubelet that has only to say `ok`.
+pub const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How changes of the mount table ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum MountHooks {
@@ -127,6 +141,8 @@ pub struct Config {
     pub cluster: Option<Source>,
     /// Tell the cluster what the kernel says.
     pub publish_conditions: bool,
+    /// What the probes ask.
+    pub probes: probes::Settings,
     /// Status of `/nodecheck` when it says `Down`.
     pub nodecheck_down_status: u16,
     /// Health listener.
@@ -164,6 +180,9 @@ pub enum ConfigError {
     /// No check at all.
     #[error("DEFAULT_CHECKS names no check; there are: {0}")]
     NoCheck(String),
+    /// Not a URL, or not a list of them.
+    #[error("{0}: {1}")]
+    Http(&'static str, #[source] http::HttpProbeError),
     /// Not a list of conditions.
     #[error("CUSTOM_CONDITIONS: {0}")]
     BadCondition(#[from] checks::BadConditionError),
@@ -189,6 +208,7 @@ impl Config {
             custom_conditions,
             publish_conditions,
             nodecheck_down_status,
+            probes,
             listen_addr,
             listen_port,
             admin_addr,
@@ -216,6 +236,7 @@ impl Config {
             Duration::from_millis(50),
             Duration::from_secs(1),
         )?;
+        let probes = probes::Settings::new(probes)?;
         let node_name = node_name
             .map(|name| name.to_string_lossy().trim().to_owned())
             .filter(|name| !name.is_empty());
@@ -241,11 +262,18 @@ impl Config {
         Ok(Self {
             policy: Policy {
                 node_name,
-                default_checks: default_set(default_checks.as_deref(), cluster.is_some())?,
+                default_checks: default_set(
+                    default_checks.as_deref(),
+                    cluster.is_some(),
+                    &probes.own(),
+                )?,
                 fail_on_volumes,
                 on_api_loss,
                 custom_conditions,
+                own: probes.own(),
+                probe_interval: probes.interval(),
             },
+            probes,
             cluster,
             publish_conditions,
             nodecheck_down_status,
@@ -278,7 +306,7 @@ impl Config {
     }
 }
 
-fn within(
+pub(crate) fn within(
     name: &'static str,
     value: Duration,
     least: Duration,
@@ -291,16 +319,25 @@ fn within(
 }
 
 /// Without a word from the operator: the kernel's checks, and the Node's readiness where there is a cluster.
-fn default_set(names: Option<&str>, in_cluster: bool) -> Result<Vec<&'static Check>, ConfigError> {
-    let known = || checks::all().iter().map(|check| check.name).collect::<Vec<_>>().join(", ");
+fn default_set(
+    names: Option<&str>,
+    in_cluster: bool,
+    own: &[&'static Check],
+) -> Result<Vec<&'static Check>, ConfigError> {
+    let all = || checks::all().iter().chain(own.iter().copied());
+    let known = || all().map(|check| check.name).collect::<Vec<_>>().join(", ");
     let Some(names) = names else {
-        let by_default =
-            |check: &&Check| !check.needs_node_name || (in_cluster && check.name == "node_ready");
+        let by_default = |check: &&Check| match check.kind {
+            Kind::Signal(_) if check.needs_node_name => in_cluster && check.name == "node_ready",
+            Kind::Signal(_) => true,
+            Kind::Probe => false,
+        };
         return Ok(checks::all().iter().filter(by_default).collect());
     };
     let mut set: Vec<&'static Check> = Vec::new();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        let check = checks::find(name)
+        let check = all()
+            .find(|check| check.name == name)
             .ok_or_else(|| ConfigError::UnknownCheck(name.to_owned(), known()))?;
         if set.iter().all(|other| other.name != check.name) {
             set.push(check);
@@ -316,10 +353,11 @@ mod tests {
     #[test]
     fn default_checks_are_names_of_checks() {
         let names = |text| {
-            default_set(text, false).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>())
+            default_set(text, false, &[]).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>())
         };
         assert_eq!(names(None).unwrap(), ["filesystem_ro", "io_errors", "io_stall"]);
-        let in_cluster: Vec<_> = default_set(None, true).unwrap().iter().map(|c| c.name).collect();
+        let in_cluster: Vec<_> =
+            default_set(None, true, &[]).unwrap().iter().map(|c| c.name).collect();
         assert_eq!(in_cluster, ["node_ready", "filesystem_ro", "io_errors", "io_stall"]);
         assert_eq!(names(Some("node_ready")).unwrap(), ["node_ready"]);
         assert_eq!(
@@ -328,7 +366,8 @@ mod tests {
         );
         assert_eq!(
             names(Some("bogus")).unwrap_err().to_string(),
-            "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, schedulable, custom_conditions, filesystem_ro, io_errors, io_stall"
+            "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, schedulable, custom_conditions, \
+             filesystem_ro, io_errors, io_stall, okd_router_1936, kubelet"
         );
         assert!(names(Some(" , ")).is_err());
     }

@@ -1,12 +1,18 @@
 //! Outcomes -> verdict. The only place that says "ready".
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    checks::{self, Check, Known, OnUnknown, Policy},
+    checks::{
+        Check, Kind, Known, OnUnknown, Policy,
+        runner::{Probes, Sample},
+    },
     model::{FaultView, NodeView, Outcome},
 };
 
@@ -27,7 +33,7 @@ pub struct CheckAnswer {
     /// Why its success is worth less than it looks; not there otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub degraded: Option<String>,
-    /// 0 for every check whose state is pushed.
+    /// How long the last sample of a probe took; 0 for every check whose state is pushed.
     pub duration_ms: u64,
 }
 
@@ -38,7 +44,7 @@ pub struct Answer {
     pub status: &'static str,
     /// In the order in which they were asked for.
     pub checks: Vec<CheckAnswer>,
-    /// 0 while no check waits.
+    /// How long the answer waited for first samples.
     pub total_duration_ms: u64,
 }
 
@@ -98,18 +104,20 @@ fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
 pub struct Board {
     kernel: watch::Receiver<Arc<FaultView>>,
     node: watch::Receiver<Arc<NodeView>>,
+    probes: Probes,
     policy: Arc<Policy>,
 }
 
 impl Board {
-    /// A board that reads what the kernel side and the cluster side publish.
+    /// A board that reads what the kernel side, the cluster side and the runner of the probes publish.
     #[must_use]
     pub fn new(
         kernel: watch::Receiver<Arc<FaultView>>,
         node: watch::Receiver<Arc<NodeView>>,
+        probes: Probes,
         policy: Arc<Policy>,
     ) -> Self {
-        Self { kernel, node, policy }
+        Self { kernel, node, probes, policy }
     }
 
     /// This node's name.
@@ -118,42 +126,82 @@ impl Board {
         self.policy.node_name.as_deref()
     }
 
+    /// The check of that name.
+    #[must_use]
+    pub fn check(&self, name: &str) -> Option<&'static Check> {
+        self.policy.find(name)
+    }
+
+    fn names<'a>(&'a self, question: &'a Question) -> impl Iterator<Item = &'a str> {
+        let asked = question.checks.iter().map(String::as_str);
+        let defaults = self.policy.default_checks.iter().map(|check| check.name);
+        let defaults = defaults.take(if question.checks.is_empty() { usize::MAX } else { 0 });
+        asked.chain(defaults).filter(|name| question.exclude.iter().all(|out| out != name))
+    }
+
+    /// Answers, once every probe that is asked for has a result: at once, but for the first request for one that
+    /// does not run yet.
+    pub async fn ask(&self, question: &Question) -> Result<Answer, Refused> {
+        let began = Instant::now();
+        self.probes.demand(self.names(question)).await;
+        let mut answer = self.answer(question)?;
+        answer.total_duration_ms = milliseconds(began.elapsed());
+        Ok(answer)
+    }
+
     /// Answers now, from what is known.
     pub fn answer(&self, question: &Question) -> Result<Answer, Refused> {
-        let names: Vec<&str> = if question.checks.is_empty() {
-            self.policy.default_checks.iter().map(|check| check.name).collect()
-        } else {
-            question.checks.iter().map(String::as_str).collect()
-        };
-        let names = names.into_iter().filter(|name| question.exclude.iter().all(|out| out != name));
         let (kernel, node) = (self.kernel.borrow().clone(), self.node.borrow().clone());
-        let known = Known { kernel: &kernel, node: &node, policy: &self.policy };
+        let known = Known {
+            kernel: &kernel,
+            node: &node,
+            probes: &self.probes,
+            policy: &self.policy,
+            now: Instant::now(),
+        };
         let mut answers = Vec::new();
-        for name in names {
-            let check = checks::find(name);
+        for name in self.names(question) {
+            let check = self.check(name);
             if self.node_name().is_none() && check.is_some_and(|check| check.needs_node_name) {
                 return Err(Refused::NoNodeName(name.to_owned()));
             }
-            answers.push(match check {
-                Some(check) => verdict(check, (check.judge)(&known)),
+            let mut answer = match check {
+                Some(check) => verdict(check, known.outcome(check)),
                 None => answer_for(name, false, Some(format!("Unknown check: {name}")), None),
-            });
+            };
+            let took = self.probes.latest(name).map(|sample| sample.took);
+            answer.duration_ms = took.map_or(0, milliseconds);
+            answers.push(answer);
         }
         let ready = answers.iter().all(|answer| answer.passed);
         let status = if ready { "ready" } else { "not-ready" };
         Ok(Answer { status, checks: answers, total_duration_ms: 0 })
     }
 
-    /// Every check, for metrics; those that need the node's name only where it is set.
+    /// The latest sample of a probe, for metrics: asking for it is no demand.
+    #[must_use]
+    pub fn sample(&self, name: &str) -> Option<Sample> {
+        self.probes.latest(name)
+    }
+
+    /// Every check, for metrics: those that need the node's name only where it is set, and probes only while they run.
     #[must_use]
     pub fn everything(&self) -> Vec<CheckAnswer> {
-        let names =
-            checks::all().iter().filter(|c| !c.needs_node_name || self.node_name().is_some());
-        let checks = names.map(|check| check.name.to_owned()).collect();
-        self.answer(&Question { checks, ..Question::default() })
-            .map(|a| a.checks)
-            .unwrap_or_default()
+        let is_shown = |check: &&Check| match check.kind {
+            Kind::Signal(_) => !check.needs_node_name || self.node_name().is_some(),
+            Kind::Probe => self.probes.latest(check.name).is_some(),
+        };
+        let checks = self.policy.all().filter(is_shown).map(|c| c.name.to_owned()).collect();
+        let question = Question { checks, ..Question::default() };
+        if question.checks.is_empty() {
+            return Vec::new();
+        }
+        self.answer(&question).map(|answer| answer.checks).unwrap_or_default()
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Answer {
@@ -210,9 +258,13 @@ fn answer_for(
 mod tests {
     use super::*;
     use crate::{
-        checks::tests::fault,
+        checks::{find, tests::fault},
         model::{FaultKind, Scope},
     };
+
+    fn defaults() -> Vec<&'static Check> {
+        ["filesystem_ro", "io_errors", "io_stall"].map(|name| find(name).unwrap()).to_vec()
+    }
 
     fn board(faults: &[FaultKind], node_name: Option<&str>) -> Board {
         let faults = faults.iter().map(|kind| fault(*kind, Scope::Host)).collect();
@@ -221,10 +273,10 @@ mod tests {
         let (_node, node) = watch::channel(Arc::default());
         let policy = Policy {
             node_name: node_name.map(str::to_owned),
-            default_checks: checks::all().iter().filter(|c| !c.needs_node_name).collect(),
+            default_checks: defaults(),
             ..Policy::default()
         };
-        Board::new(kernel, node, Arc::new(policy))
+        Board::new(kernel, node, Probes::default(), Arc::new(policy))
     }
 
     fn ask(board: &Board, query: &str) -> String {

@@ -116,6 +116,14 @@ pub mod clock {
     }
 }
 
+/// Up to `most`, at random: the standard library's hasher keys are random, and nothing here is a secret.
+#[must_use]
+pub fn jitter(most: Duration) -> Duration {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let random = RandomState::new().build_hasher().finish() >> 32;
+    most.mul_f64(f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX))
+}
+
 /// Puts a descriptor that its value owns into the runtime's epoll set.
 pub fn watch_fd<T: AsFd + AsRawFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: `AsFd` binds the descriptor's life to the value's, which the `AsyncFd` owns from here on, and

@@ -61,7 +61,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        checks::{Policy, find},
+        checks::{Policy, find, tests::known},
         model::{FaultView, NodeView},
     };
 
@@ -75,8 +75,7 @@ pub(super) mod tests {
     }
 
     fn judge_view(check: &str, view: &NodeView, policy: &Policy) -> Outcome {
-        let known = Known { kernel: &FaultView::default(), node: view, policy };
-        (find(check).unwrap().judge)(&known)
+        known(&FaultView::default(), view, policy, |known| known.outcome(find(check).unwrap()))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "no condition of the Node that is in `CUSTOM_CONDITIONS` has its bad status",
     on_unknown: OnUnknown::Pass,
     needs_node_name: true,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 /// Of a condition's message, this many characters are told.

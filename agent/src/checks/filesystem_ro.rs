@@ -1,6 +1,6 @@
 //! `filesystem_ro`: no watched filesystem lost its ability to be written.
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::Outcome;
 
 pub(super) const CHECK: Check = Check {
@@ -8,7 +8,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "no filesystem on a disk lost its ability to be written",
     on_unknown: OnUnknown::Pass,
     needs_node_name: false,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 fn judge(known: &Known<'_>) -> Outcome {

@@ -1,6 +1,6 @@
 //! `io_errors`: no watched device or filesystem has an open I/O fault.
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::Outcome;
 
 pub(super) const CHECK: Check = Check {
@@ -8,7 +8,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "no disk under a mounted filesystem gives I/O errors, and no filesystem found errors in itself",
     on_unknown: OnUnknown::Pass,
     needs_node_name: false,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 fn judge(known: &Known<'_>) -> Outcome {

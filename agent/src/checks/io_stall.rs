@@ -1,6 +1,6 @@
 //! `io_stall`: no watched device has I/O in flight that does not move.
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::Outcome;
 
 pub(super) const CHECK: Check = Check {
@@ -8,7 +8,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "no disk under a mounted filesystem has I/O in flight that has not moved for IO_STALL_AFTER",
     on_unknown: OnUnknown::Pass,
     needs_node_name: false,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 fn judge(known: &Known<'_>) -> Outcome {

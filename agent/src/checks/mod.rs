@@ -5,15 +5,21 @@
 mod cluster;
 mod custom_conditions;
 mod filesystem_ro;
+pub mod http;
 mod io_errors;
 mod io_stall;
 mod node_ready;
+pub mod probes;
+pub mod runner;
 mod schedulable;
 
+use self::runner::Probes;
 pub use self::{
     cluster::OnApiLoss,
     custom_conditions::{BadCondition, BadConditionError},
 };
+use std::time::{Duration, Instant};
+
 use crate::model::{FaultView, NodeView, Outcome, Scope};
 
 /// What becomes of an outcome that is not known.
@@ -36,8 +42,17 @@ pub struct Check {
     pub on_unknown: OnUnknown,
     /// Whether a request for it is an error while `NODE_NAME` is not set.
     pub needs_node_name: bool,
-    /// From what is known to the outcome.
-    pub judge: fn(&Known<'_>) -> Outcome,
+    /// Whence its outcome comes.
+    pub kind: Kind,
+}
+
+/// Whence an outcome comes.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// From what has been pushed: a function of what is known.
+    Signal(fn(&Known<'_>) -> Outcome),
+    /// From the latest sample that the [`runner`] took.
+    Probe,
 }
 
 /// What is known, for the judges.
@@ -47,8 +62,12 @@ pub struct Known<'a> {
     pub kernel: &'a FaultView,
     /// The cluster's word about this node.
     pub node: &'a NodeView,
+    /// The samples of the probes.
+    pub probes: &'a Probes,
     /// The operator's.
     pub policy: &'a Policy,
+    /// This moment.
+    pub now: Instant,
 }
 
 /// What the operator wants of the checks.
@@ -64,18 +83,37 @@ pub struct Policy {
     pub on_api_loss: OnApiLoss,
     /// `CUSTOM_CONDITIONS`, without those that the agent itself publishes.
     pub custom_conditions: Vec<BadCondition>,
+    /// The operator's own checks.
+    pub own: Vec<&'static Check>,
+    /// `PROBE_INTERVAL`
+    pub probe_interval: Duration,
+}
+
+impl Policy {
+    /// Every check, the operator's own last.
+    pub fn all(&self) -> impl Iterator<Item = &'static Check> {
+        all().iter().chain(self.own.iter().copied())
+    }
+
+    /// The check of that name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&'static Check> {
+        self.all().find(|check| check.name == name)
+    }
 }
 
 /// Every check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 6] = [
+    static ALL: [Check; 8] = [
         node_ready::CHECK,
         schedulable::CHECK,
         custom_conditions::CHECK,
         filesystem_ro::CHECK,
         io_errors::CHECK,
         io_stall::CHECK,
+        http::ROUTER,
+        http::KUBELET,
     ];
     &ALL
 }
@@ -87,6 +125,15 @@ pub fn find(name: &str) -> Option<&'static Check> {
 }
 
 impl Known<'_> {
+    /// What the check says now.
+    #[must_use]
+    pub fn outcome(&self, check: &Check) -> Outcome {
+        match check.kind {
+            Kind::Signal(judge) => judge(self),
+            Kind::Probe => self.probes.outcome(check.name, self.policy.probe_interval, self.now),
+        }
+    }
+
     /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
     fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
         let counts =
@@ -135,13 +182,23 @@ pub(crate) mod tests {
         }
     }
 
+    /// What is known where no probe has ever run.
+    pub(crate) fn known<T>(
+        kernel: &FaultView,
+        node: &NodeView,
+        policy: &Policy,
+        use_it: impl FnOnce(&Known<'_>) -> T,
+    ) -> T {
+        use_it(&Known { kernel, node, probes: &Probes::default(), policy, now: Instant::now() })
+    }
+
     fn view(faults: &[Fault]) -> FaultView {
         FaultView { faults: faults.to_vec(), ..FaultView::default() }
     }
 
     fn judge(name: &str, kernel: &FaultView, fail_on_volumes: bool) -> Outcome {
         let policy = Policy { fail_on_volumes, ..Policy::default() };
-        (find(name).unwrap().judge)(&Known { kernel, node: &NodeView::default(), policy: &policy })
+        known(kernel, &NodeView::default(), &policy, |known| known.outcome(find(name).unwrap()))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! The reason of a failure is the condition's own reason, alone: that of the readiness endpoint which this replaces.
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "the Node's `Ready` condition is `True`",
     on_unknown: OnUnknown::Pass,
     needs_node_name: true,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 fn judge(known: &Known<'_>) -> Outcome {

@@ -1,6 +1,6 @@
 //! `schedulable`: nobody is taking the node out of service on purpose.
 
-use super::{Check, Known, OnUnknown};
+use super::{Check, Kind, Known, OnUnknown};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
@@ -8,7 +8,7 @@ pub(super) const CHECK: Check = Check {
     passes_when: "the Node is not cordoned, not being deleted, and has no taint `ToBeDeletedByClusterAutoscaler` or `node.kubernetes.io/out-of-service`",
     on_unknown: OnUnknown::Pass,
     needs_node_name: true,
-    judge,
+    kind: Kind::Signal(judge),
 };
 
 /// Taints that say that the node is about to go, or gone.

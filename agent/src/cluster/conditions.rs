@@ -70,7 +70,7 @@ pub fn wanted(known: &Known<'_>) -> [Wanted; 3] {
     PUBLISHED.each_ref().map(|published| {
         let &Published { kind, check, bad, good, all_is_well } = published;
         let outcome = checks::find(check)
-            .map_or(Outcome::Unknown(String::new()), |check| (check.judge)(known));
+            .map_or(Outcome::Unknown(String::new()), |check| known.outcome(check));
         let (status, reason, message) = match outcome {
             Outcome::Fail(why) => ("True", bad, why),
             Outcome::Pass => ("False", good, all_is_well.to_owned()),
@@ -210,7 +210,10 @@ fn condition(
 mod tests {
     use super::*;
     use crate::{
-        checks::{Policy, tests::fault},
+        checks::{
+            Policy,
+            tests::{fault, known},
+        },
         model::{Fault, FaultKind, FaultView, NodeView},
     };
 
@@ -219,7 +222,7 @@ mod tests {
     }
 
     fn of(view: &FaultView) -> [Wanted; 3] {
-        wanted(&Known { kernel: view, node: &NodeView::default(), policy: &Policy::default() })
+        known(view, &NodeView::default(), &Policy::default(), wanted)
     }
 
     fn faults(faults: &[(FaultKind, Scope, u64)]) -> FaultView {

@@ -36,7 +36,6 @@ use self::{
 };
 use crate::{
     checks::{OnApiLoss, Policy},
-    config,
     model::{FaultView, Link, NodeView},
 };
 
@@ -171,19 +170,8 @@ fn now() -> Now {
     Now { monotonic: Instant::now(), wall: SystemTime::now() }
 }
 
-/// Up to `most`, at random: the standard library's hasher keys are random, and nothing here is a secret.
-fn jitter(most: std::time::Duration) -> std::time::Duration {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let random = RandomState::new().build_hasher().finish() >> 32;
-    most.mul_f64(f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX))
-}
-
 /// The view of an agent without a cluster.
 #[must_use]
 pub fn none() -> watch::Receiver<Arc<NodeView>> {
     watch::channel(Arc::default()).1
 }
-
-/// How long a server may be silent before its loss is a fact, at worst; for who wants to wait that long.
-pub const WORST_LOSS: std::time::Duration =
-    config::API_PING_INTERVAL.saturating_add(config::API_GRACE);

@@ -24,13 +24,13 @@ use tracing::{info, warn};
 use super::{
     conditions::{Book, Due, wanted},
     events::{Event, Journal},
-    jitter,
     session::nodes,
     stats::ApiStats,
 };
 use crate::{
-    checks::{Known, Policy},
+    checks::{Known, Policy, runner::Probes},
     config,
+    host::jitter,
     model::{Condition, FaultView, Link, Node, NodeView},
 };
 
@@ -150,7 +150,10 @@ impl Publisher {
             // Woken by whoever brings it.
             return Instant::now() + config::PUBLISH_HEARTBEAT;
         };
-        let known = Known { kernel: &faults, node: &view, policy: &self.policy };
+        // The conditions tell of signals alone.
+        let (probes, now) = (Probes::default(), Instant::now());
+        let known =
+            Known { kernel: &faults, node: &view, probes: &probes, policy: &self.policy, now };
         let wanted = wanted(&known);
         let due = self.book.due(&wanted, node, Instant::now(), SystemTime::now());
         let again = match due {

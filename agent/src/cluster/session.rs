@@ -19,13 +19,13 @@ use tokio::{
 use tracing::{debug, info};
 
 use super::{
-    jitter,
     link::{News, Trouble},
     source::{Connection, Source},
     stats::ApiStats,
 };
 use crate::{
     config,
+    host::jitter,
     model::{Condition, Node},
 };
 

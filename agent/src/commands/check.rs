@@ -130,6 +130,7 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
     let (_sender, receiver) = watch::channel(Arc::new(view));
     let policy = Arc::new(config.policy);
+    let (_runner, probes) = config.probes.start(&policy).context("start the probes")?;
     let node = match (config.cluster, &policy.node_name) {
         (Some(source), Some(node_name)) => {
             let (mut cluster, node) = Cluster::start(cluster::Start {
@@ -144,8 +145,8 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
         }
         _ => cluster::none(),
     };
-    let board = Board::new(receiver, node, policy);
-    let answer = board.answer(&Question { checks: args.names.clone(), ..Question::default() })?;
+    let board = Board::new(receiver, node, probes, policy);
+    let answer = board.ask(&Question { checks: args.names.clone(), ..Question::default() }).await?;
     serde_json::from_value(serde_json::to_value(&answer)?).context("own answer")
 }
 

@@ -16,10 +16,7 @@ use std::sync::{
 use hyper::{Method, Request, StatusCode};
 
 use super::{JSON, Reply, TEXT, error, not_allowed, reply};
-use crate::{
-    checks,
-    health::{Board, Question, Refused},
-};
+use crate::health::{Board, Question, Refused};
 
 const ALLOW: &str = "GET, HEAD, OPTIONS";
 
@@ -51,8 +48,10 @@ impl Health {
     }
 
     /// Answers one request; its body is not read.
-    pub fn handle<B>(&self, request: &Request<B>) -> Reply {
-        let reply = self.route(request.method(), request.uri().path(), request.uri().query());
+    pub async fn handle<B>(&self, request: Request<B>) -> Reply {
+        let (request, body) = request.into_parts();
+        drop(body);
+        let reply = self.route(&request.method, request.uri.path(), request.uri.query()).await;
         let counter = match reply.status() {
             StatusCode::OK => &self.answered.ready,
             StatusCode::SERVICE_UNAVAILABLE => &self.answered.not_ready,
@@ -62,11 +61,11 @@ impl Health {
         reply
     }
 
-    fn route(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
+    async fn route(&self, method: &Method, path: &str, query: Option<&str>) -> Reply {
         let allowed = || matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         match path {
             "/health" | "/livez" if !allowed() => not_allowed(ALLOW),
-            "/health" => self.health(Question::parse(query.unwrap_or_default())),
+            "/health" => self.health(Question::parse(query.unwrap_or_default())).await,
             "/livez" => reply(StatusCode::OK, TEXT, "ok"),
             "/nodename" => reply(
                 StatusCode::OK,
@@ -75,7 +74,7 @@ impl Health {
             ),
             "/nodecheck" => self.nodecheck(),
             _ => match path.strip_prefix("/health/") {
-                Some(name) if checks::find(name).is_some() => {
+                Some(name) if self.board.check(name).is_some() => {
                     if !allowed() {
                         return not_allowed(ALLOW);
                     }
@@ -85,6 +84,7 @@ impl Health {
                         exclude: Vec::new(),
                         ..question
                     }))
+                    .await
                 }
                 Some(_) => error(StatusCode::NOT_FOUND, "no such check"),
                 None => error(StatusCode::NOT_FOUND, "not found"),
@@ -101,15 +101,18 @@ impl Health {
         }
     }
 
-    fn health(&self, question: Result<Question, Refused>) -> Reply {
-        let answer = question.and_then(|q| self.board.answer(&q).map(|answer| (answer, q.verbose)));
-        let (answer, verbose) = match answer {
-            Ok(found) => found,
+    async fn health(&self, question: Result<Question, Refused>) -> Reply {
+        let question = match question {
+            Ok(question) => question,
+            Err(refused) => return no_verdict(&refused),
+        };
+        let answer = match self.board.ask(&question).await {
+            Ok(answer) => answer,
             Err(refused) => return no_verdict(&refused),
         };
         let status =
             if answer.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        if verbose {
+        if question.verbose {
             return reply(status, TEXT, answer.verbose());
         }
         match serde_json::to_vec(&answer) {
@@ -156,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        checks::Policy,
+        checks::{self, Policy, runner::Probes},
         model::{Link, Node, NodeView, Word},
     };
 
@@ -167,15 +170,16 @@ mod tests {
         let (_sender, node) = watch::channel(Arc::new(NodeView { link: Link::Up, last }));
         let policy = Policy {
             node_name: node_name.map(str::to_owned),
-            default_checks: checks::all().iter().filter(|c| !c.needs_node_name).collect(),
+            default_checks: vec![checks::find("io_stall").unwrap()],
             ..Policy::default()
         };
-        Health::new(Board::new(kernel, node, Arc::new(policy)), Arc::default(), down)
+        let board = Board::new(kernel, node, Probes::default(), Arc::new(policy));
+        Health::new(board, Arc::default(), down)
     }
 
-    fn ask(method: &str, uri: &str) -> Reply {
+    async fn ask(method: &str, uri: &str) -> Reply {
         let request = Request::builder().method(method).uri(uri).body(()).unwrap();
-        health(Some("n"), false, 200).handle(&request)
+        health(Some("n"), false, 200).handle(request).await
     }
 
     async fn text(reply: Reply) -> String {
@@ -197,18 +201,18 @@ mod tests {
         ] {
             for method in ["GET", "HEAD", "POST", "BREW"] {
                 let request = Request::builder().method(method).uri(path).body(()).unwrap();
-                let reply = health(name, cordoned, down).handle(&request);
+                let reply = health(name, cordoned, down).handle(request).await;
                 assert_eq!(reply.status(), status, "{method} {path}");
                 assert_eq!(reply.headers()[header::CONTENT_TYPE], TEXT);
                 assert_eq!(text(reply).await, body, "{method} {path}");
             }
         }
         let request = Request::builder().uri("/nodecheck").body(()).unwrap();
-        assert_eq!(health(None, false, 200).handle(&request).status(), 500);
+        assert_eq!(health(None, false, 200).handle(request).await.status(), 500);
     }
 
-    #[test]
-    fn paths_and_methods() {
+    #[tokio::test]
+    async fn paths_and_methods() {
         for (method, uri, status) in [
             ("GET", "/health", 200),
             ("HEAD", "/health", 200),
@@ -229,12 +233,12 @@ mod tests {
             ("GET", "/../etc/passwd", 404),
             ("GET", "/var/run/secrets/kubernetes.io/serviceaccount/token", 404),
         ] {
-            let reply = ask(method, uri);
+            let reply = ask(method, uri).await;
             assert_eq!(reply.status(), status, "{method} {uri}");
             assert_eq!(reply.headers()[header::CACHE_CONTROL], "no-store");
             assert_eq!(reply.headers().contains_key(header::ALLOW), status == 405);
         }
         let many = (0..33).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
-        assert_eq!(ask("GET", &format!("/health?check={many}")).status(), 400);
+        assert_eq!(ask("GET", &format!("/health?check={many}")).await.status(), 400);
     }
 }

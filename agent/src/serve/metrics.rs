@@ -21,7 +21,7 @@ use crate::{
     cluster::stats::ApiStats,
     health::Board,
     kernel::{KernelStats, loader::HookState},
-    model::{FaultKind, FaultView, Link, NodeView},
+    model::{FaultKind, FaultView, Link, NodeView, Outcome},
 };
 
 /// One metric family: name without `tocsin_` and `_total`, type, labels, help.
@@ -60,6 +60,9 @@ descriptions! {
     FORGOTTEN = "events_forgotten" true [] "Kernel events given up while they waited for the mount table";
     PASSED = "check_passed" false ["check"] "1 while the check passes";
     DEGRADED = "check_degraded" false ["check"] "1 while the check passes by policy or with a blind spot";
+    PROBE_OUTCOME = "probe_outcome" false ["check", "outcome"] "1 for what the last sample of a running probe was: pass, degraded, fail or unknown";
+    PROBE_DURATION = "probe_duration_seconds" false ["check"] "How long the last sample of a running probe took";
+    PROBE_AGE = "probe_age_seconds" false ["check"] "How long ago the last sample of a running probe was taken";
     REQUESTS = "health_requests" true ["code"] "Answers of the health listener by class: 200, 503 or refused";
     API_UP = "api_up" false [] "1 while the Kubernetes API is heard, 0 while it is not or no cluster is configured";
     API_LOST = "api_lost" true [] "Times that the Kubernetes API was lost for longer than a reconnection";
@@ -136,9 +139,23 @@ impl<'a> Family<'a> {
         ConstCounter::new(value).encode(self.0.encode_family(labels)?)
     }
 
+    fn number(&mut self, labels: &impl EncodeLabelSet, value: f64) -> fmt::Result {
+        ConstGauge::new(value).encode(self.0.encode_family(labels)?)
+    }
+
     fn gauge(&mut self, labels: &impl EncodeLabelSet, value: bool) -> fmt::Result {
         ConstGauge::new(i64::from(value)).encode(self.0.encode_family(labels)?)
     }
+}
+
+/// Every name an outcome can have, and whether it is this one's.
+fn outcomes(outcome: &Outcome) -> [(&'static str, bool); 4] {
+    [
+        ("pass", matches!(outcome, Outcome::Pass)),
+        ("degraded", matches!(outcome, Outcome::Degraded(_))),
+        ("fail", matches!(outcome, Outcome::Fail(_))),
+        ("unknown", matches!(outcome, Outcome::Unknown(_))),
+    ]
 }
 
 fn load(counter: &AtomicU64) -> u64 {
@@ -183,6 +200,24 @@ impl Collector for Sources {
         for check in &checks {
             family.gauge(&[("check", check.name.as_str())], check.degraded.is_some())?;
         }
+        let sampled: Vec<_> = checks
+            .iter()
+            .filter_map(|check| Some((check.name.as_str(), self.board.sample(&check.name)?)))
+            .collect();
+        let mut family = Family::new(e, &PROBE_OUTCOME)?;
+        for (check, sample) in &sampled {
+            for (outcome, is_it) in outcomes(&sample.outcome) {
+                family.gauge(&[("check", *check), ("outcome", outcome)], is_it)?;
+            }
+        }
+        let mut family = Family::new(e, &PROBE_DURATION)?;
+        for (check, sample) in &sampled {
+            family.number(&[("check", *check)], sample.took.as_secs_f64())?;
+        }
+        let mut family = Family::new(e, &PROBE_AGE)?;
+        for (check, sample) in &sampled {
+            family.number(&[("check", *check)], sample.at.elapsed().as_secs_f64())?;
+        }
         let mut family = Family::new(e, &REQUESTS)?;
         family.counter(&[("code", "200")], load(&self.answered.ready))?;
         family.counter(&[("code", "503")], load(&self.answered.not_ready))?;
@@ -220,15 +255,21 @@ impl Collector for Sources {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
-        checks::{Policy, tests::fault},
+        checks::{
+            Policy,
+            runner::{Probe, Runner},
+            tests::fault,
+        },
         kernel::{loader::HookStatus, reader::NamedCount},
         model::{Dev, Scope},
     };
 
-    #[test]
-    fn every_metric_is_written_as_described_and_none_besides() {
+    #[tokio::test]
+    async fn every_metric_is_written_as_described_and_none_besides() {
         let view = FaultView {
             faults: vec![fault(FaultKind::IoError, Scope::Host)],
             opened: [0, 0, 1, 0],
@@ -255,7 +296,15 @@ mod tests {
         let (_stats, stats) = watch::channel(Arc::new(stats));
         let (_node, node) = watch::channel(Arc::<NodeView>::default());
         let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
-        let board = Board::new(faults.clone(), node.clone(), Arc::new(policy));
+        let probe = Probe {
+            name: "kubelet",
+            timeout: Duration::from_secs(5),
+            sample: Box::new(|| Box::pin(async { Outcome::Fail("no".into()) })),
+        };
+        let (_runner, probes) =
+            Runner::start(vec![probe], &["kubelet"], Duration::from_mins(1)).unwrap();
+        probes.demand(["kubelet"]).await;
+        let board = Board::new(faults.clone(), node.clone(), probes, Arc::new(policy));
         let text = Metrics::new(Sources {
             faults,
             stats,
@@ -280,6 +329,9 @@ mod tests {
             "tocsin_health_requests_total{code=\"503\"} 0",
             "tocsin_log_lines_dropped_total 3",
             "tocsin_api_up 0",
+            "tocsin_check_passed{check=\"kubelet\"} 0",
+            "tocsin_probe_outcome{check=\"kubelet\",outcome=\"fail\"} 1",
+            "tocsin_probe_outcome{check=\"kubelet\",outcome=\"pass\"} 0",
             "tocsin_api_requests_total{code=\"none\"} 0",
             "tocsin_api_writes_total{what=\"event\",result=\"failed\"} 0",
         ] {

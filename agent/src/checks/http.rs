@@ -1,0 +1,273 @@
+//! Checks that ask a local HTTP server: `okd_router_1936`, `kubelet`, and those of `HTTP_PROBES`.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{
+    Request, StatusCode, Uri,
+    body::Bytes,
+    client::conn::http1,
+    header::{HOST, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Check, Kind, OnUnknown, runner::Probe};
+use crate::{config, model::Outcome};
+
+pub(super) const ROUTER: Check = Check {
+    name: "okd_router_1936",
+    passes_when: "`ROUTER_URL` answers 2xx within 5 s",
+    on_unknown: OnUnknown::Fail,
+    needs_node_name: false,
+    kind: Kind::Probe,
+};
+
+pub(super) const KUBELET: Check = Check {
+    name: "kubelet",
+    passes_when: "`KUBELET_URL` answers 200 and `ok` within 1 s",
+    on_unknown: OnUnknown::Fail,
+    needs_node_name: false,
+    kind: Kind::Probe,
+};
+
+/// What an answer must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expects {
+    /// Any 2xx, whatever its body.
+    Success,
+    /// 200, and this body but for white space around it.
+    Body(&'static str),
+}
+
+/// Where to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url(Uri);
+
+/// What cannot be asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HttpProbeError {
+    /// Not a URL, or one of another kind.
+    #[error("{0:?} is not an http:// URL")]
+    Url(String),
+    /// No `name=url`.
+    #[error("{0:?} is not name=url")]
+    Pair(String),
+    /// A name that cannot be one.
+    #[error("{0:?} is not a name: at most 63 of a-z, 0-9, - and _")]
+    Name(String),
+    /// A name that means something else.
+    #[error("{0:?} is the name of a check already")]
+    Taken(String),
+}
+
+impl std::str::FromStr for Url {
+    type Err = HttpProbeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri: Option<Uri> = text.trim().parse().ok();
+        uri.filter(|uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty())
+        })
+        .map(Self)
+        .ok_or_else(|| HttpProbeError::Url(text.to_owned()))
+    }
+}
+
+/// The operator's own checks: `name=url` with commas. Each lives as long as the process.
+pub fn own(text: &str) -> Result<Vec<(&'static Check, Url)>, HttpProbeError> {
+    let mut checks: Vec<(&'static Check, Url)> = Vec::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, url) =
+            pair.split_once('=').ok_or_else(|| HttpProbeError::Pair(pair.to_owned()))?;
+        let (name, url) = (name.trim(), url.parse()?);
+        let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
+        if name.is_empty() || name.len() > 63 || !name.chars().all(is_name) {
+            return Err(HttpProbeError::Name(name.to_owned()));
+        }
+        if super::find(name).is_some() || checks.iter().any(|(check, _)| check.name == name) {
+            return Err(HttpProbeError::Taken(name.to_owned()));
+        }
+        // Once, at the start: a check's name is part of answers and metrics for as long as the process lives.
+        let check = Box::leak(Box::new(Check {
+            name: Box::leak(name.to_owned().into_boxed_str()),
+            passes_when: "its URL of `HTTP_PROBES` answers 2xx within 5 s",
+            on_unknown: OnUnknown::Fail,
+            needs_node_name: false,
+            kind: Kind::Probe,
+        }));
+        checks.push((check, url));
+    }
+    Ok(checks)
+}
+
+/// The probe of the router.
+#[must_use]
+pub fn router(url: &Url) -> Probe {
+    probe(ROUTER.name, url, Expects::Success, config::ROUTER_TIMEOUT)
+}
+
+/// The probe of the kubelet.
+#[must_use]
+pub fn kubelet(url: &Url) -> Probe {
+    probe(KUBELET.name, url, Expects::Body("ok"), config::KUBELET_TIMEOUT)
+}
+
+/// The probe of one of the operator's own.
+#[must_use]
+pub fn other(name: &'static str, url: &Url) -> Probe {
+    probe(name, url, Expects::Success, config::ROUTER_TIMEOUT)
+}
+
+fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> Probe {
+    let url = Arc::new(url.0.clone());
+    let sample = move || -> super::runner::Sampling {
+        let url = url.clone();
+        Box::pin(async move {
+            let asked = tokio::time::timeout(timeout, ask(&url, expects)).await;
+            match asked {
+                Ok(Ok(answer)) => judge(&url, expects, &answer),
+                Ok(Err(why)) => Outcome::Fail(format!("GET {url}: {why}")),
+                Err(_) => {
+                    Outcome::Fail(format!("GET {url}: no answer within {} s", timeout.as_secs()))
+                }
+            }
+        })
+    };
+    // The text that names the URL comes first.
+    Probe { name, timeout: timeout + Duration::from_secs(1), sample: Box::new(sample) }
+}
+
+struct Answer {
+    status: StatusCode,
+    /// Empty where nobody wants it.
+    body: Bytes,
+}
+
+fn judge(url: &Uri, expects: Expects, answer: &Answer) -> Outcome {
+    let status = answer.status;
+    let is_expected = match expects {
+        Expects::Success => status.is_success(),
+        Expects::Body(_) => status == StatusCode::OK,
+    };
+    if !is_expected {
+        return Outcome::Fail(format!("GET {url}: {status}"));
+    }
+    match expects {
+        Expects::Body(expected) if answer.body.trim_ascii() != expected.as_bytes() => {
+            let text = String::from_utf8_lossy(&answer.body);
+            let shown: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
+            Outcome::Fail(format!("GET {url}: 200, but {shown:?} instead of {expected:?}"))
+        }
+        _ => Outcome::Pass,
+    }
+}
+
+/// A body that is compared is short.
+const BODY: usize = 4 * 1024;
+/// A head of headers without end is an error.
+const HEAD: usize = 16 * 1024;
+
+/// A connection of its own each time: a router that does not accept any is broken, whatever it did with old ones.
+async fn ask(url: &Uri, expects: Expects) -> Result<Answer, String> {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, url.port_u16().unwrap_or(80)))
+        .await
+        .map_err(|error| text(&error))?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(HEAD)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| text(&error))?;
+    let path = url.path_and_query().map_or("/", |path| path.as_str());
+    let authority = url.authority().map_or(host, |authority| authority.as_str());
+    let request = Request::get(path)
+        .header(HOST, authority)
+        .header(USER_AGENT, concat!("tocsin/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| text(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| text(&error))?;
+        let status = response.status();
+        let body = match expects {
+            Expects::Success => Bytes::new(),
+            Expects::Body(_) => {
+                let body = Limited::new(response.into_body(), BODY).collect().await;
+                body.map_err(|error| error.to_string())?.to_bytes()
+            }
+        };
+        Ok(Answer { status, body })
+    };
+    // Here, not in a task of its own: it ends with this sample.
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = &mut connection => match ended {
+            // What has been read before the end is still to be taken.
+            Ok(()) => exchange.await,
+            Err(error) => Err(text(&error)),
+        },
+    }
+}
+
+/// The last cause says most.
+fn text(error: &(dyn Error + 'static)) -> String {
+    let last = std::iter::successors(Some(error), |&error| error.source()).last();
+    last.unwrap_or(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_and_names_are_checked() {
+        let names = |text: &str| {
+            own(text).map(|checks| checks.iter().map(|(check, _)| check.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(" , ").unwrap(), [""; 0]);
+        assert_eq!(names("a=http://h/, b-2_c=http://[::1]:8080").unwrap(), ["a", "b-2_c"]);
+        for (text, error) in [
+            ("a", "\"a\" is not name=url"),
+            ("a=https://h/", "\"https://h/\" is not an http:// URL"),
+            ("a=h:80", "\"h:80\" is not an http:// URL"),
+            ("a=", "\"\" is not an http:// URL"),
+            ("A=http://h", "\"A\" is not a name: at most 63 of a-z, 0-9, - and _"),
+            ("kubelet=http://h", "\"kubelet\" is the name of a check already"),
+            ("a=http://h,a=http://i", "\"a\" is the name of a check already"),
+        ] {
+            assert_eq!(names(text).unwrap_err().to_string(), error);
+        }
+        for default in [config::ROUTER_URL, config::KUBELET_URL] {
+            default.parse::<Url>().unwrap();
+        }
+    }
+
+    #[test]
+    fn answers_are_judged_by_status_and_body() {
+        let url: Uri = "http://h/".parse().unwrap();
+        for (expects, status, body, expected) in [
+            (Expects::Success, 200, "", None),
+            (Expects::Success, 204, "", None),
+            (Expects::Success, 299, "", None),
+            (Expects::Success, 301, "", Some("GET http://h/: 301 Moved Permanently")),
+            (Expects::Success, 404, "", Some("GET http://h/: 404 Not Found")),
+            (Expects::Success, 500, "", Some("GET http://h/: 500 Internal Server Error")),
+            (Expects::Body("ok"), 200, "ok", None),
+            (Expects::Body("ok"), 200, "ok\n", None),
+            (Expects::Body("ok"), 204, "ok", Some("GET http://h/: 204 No Content")),
+            (
+                Expects::Body("ok"),
+                200,
+                "no\n",
+                Some("GET http://h/: 200, but \"no\" instead of \"ok\""),
+            ),
+        ] {
+            let answer =
+                Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into() };
+            let expected = expected.map_or(Outcome::Pass, |why| Outcome::Fail(why.to_owned()));
+            assert_eq!(judge(&url, expects, &answer), expected);
+        }
+    }
+}

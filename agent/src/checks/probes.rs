@@ -1,0 +1,61 @@
+//! Every probe: what was configured for it, and what the runner is to run. A new one is a line in each of both.
+
+use std::{io, time::Duration};
+
+use super::{
+    Check, Policy, http,
+    runner::{Probe, Probes, Runner},
+};
+use crate::{
+    cli::ProbeArgs,
+    config::{ConfigError, within},
+};
+
+/// What was configured.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    interval: Duration,
+    router_url: http::Url,
+    kubelet_url: http::Url,
+    own: Vec<(&'static Check, http::Url)>,
+}
+
+impl Settings {
+    /// Reads what was typed.
+    pub fn new(args: ProbeArgs) -> Result<Self, ConfigError> {
+        let ProbeArgs { probe_interval, router_url, kubelet_url, http_probes } = args;
+        let (least, most) = (Duration::from_millis(100), Duration::from_mins(1));
+        within("PROBE_INTERVAL", probe_interval, least, most)?;
+        let url = |name, text: &str| {
+            text.parse::<http::Url>().map_err(|error| ConfigError::Http(name, error))
+        };
+        Ok(Self {
+            interval: probe_interval,
+            router_url: url("ROUTER_URL", &router_url)?,
+            kubelet_url: url("KUBELET_URL", &kubelet_url)?,
+            own: http::own(&http_probes)
+                .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
+        })
+    }
+
+    /// Time between samples.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// The checks of the operator's own.
+    #[must_use]
+    pub fn own(&self) -> Vec<&'static Check> {
+        self.own.iter().map(|(check, _)| *check).collect()
+    }
+
+    /// Starts the runner of all of them; those of the default set begin at once.
+    pub fn start(&self, policy: &Policy) -> io::Result<(Runner, Probes)> {
+        let mut probes: Vec<Probe> =
+            vec![http::router(&self.router_url), http::kubelet(&self.kubelet_url)];
+        probes.extend(self.own.iter().map(|(check, url)| http::other(check.name, url)));
+        let always: Vec<_> = policy.default_checks.iter().map(|check| check.name).collect();
+        Runner::start(probes, &always, self.interval)
+    }
+}
