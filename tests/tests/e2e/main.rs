@@ -13,6 +13,7 @@ mod filesystem_ro;
 mod fixtures;
 mod fixtures_cluster;
 mod health;
+mod http_probes;
 mod io_errors;
 mod io_stall;
 mod many_mounts;
