@@ -63,7 +63,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     }
     let Published { faults, stats } = published.clone();
     let _nobody_to_tell = faults_to_tell.send(faults.clone());
-    let (runner, probes) = config.probes.start(&policy).context("start the probes")?;
+    let (runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
     let board = Board::new(faults.clone(), node.clone(), probes, policy);
     let answered = Arc::<Answered>::default();
     let metrics = Arc::new(Metrics::new(Sources {

@@ -10,7 +10,7 @@ use std::{
 use humantime::format_duration;
 
 use crate::{
-    checks::{self, BadCondition, Check, Kind, Policy, http, probes},
+    checks::{self, BadCondition, Check, Kind, Policy, disk_pressure, http, probes},
     cli::{AgentArgs, LogFormat},
     cluster::{conditions::PUBLISHED, source::Source},
     kernel::ledger::Rules,
@@ -121,6 +121,34 @@ pub const KUBELET_URL: &str = "http://127.0.0.1:10248/healthz";
 /// 1 second for a kubelet that has only to say `ok`.
 pub const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// 10 percent of the bytes of `/` and the kubelet's directory: where the kubelet begins to evict pods
+/// (`nodefs.available<10%`, its default for `evictionHard`).
+pub const DISK_NODE_PERCENT: u32 = 10;
+/// 15 percent of the bytes where images are: `imagefs.available<15%`.
+pub const DISK_IMAGE_PERCENT: u32 = 15;
+/// 5 percent of the inodes of all of them: `nodefs.inodesFree<5%` and `imagefs.inodesFree<5%`.
+pub const DISK_INODES_PERCENT: u32 = 5;
+/// A fifth of a threshold has to be free on top of it until a filesystem that was below it passes again: 12, 18 and
+/// 6 percent. Logs and layers that come and go are less than that; and the kubelet, which deletes images until 20
+/// percent are free (`imageGCLowThresholdPercent`), gets there.
+pub const DISK_MARGIN: u32 = 5;
+/// 1 second for statfs(2), which reads memory on a healthy local filesystem and asks the server of a remote one.
+pub const DISK_DEADLINE: Duration = Duration::from_secs(1);
+/// Half a second for the runtime to say where its images are: then what it said last has to do.
+pub const DISK_IMAGES_TIMEOUT: Duration = Duration::from_millis(500);
+/// 1 minute between questions where the images are: that only changes with a restart of the runtime.
+pub const DISK_IMAGES_INTERVAL: Duration = Duration::from_mins(1);
+/// 10 seconds until a runtime that gave no answer is asked again.
+pub const DISK_IMAGES_RETRY: Duration = Duration::from_secs(10);
+/// 2 seconds for a sample: half a second more than the question for the images and statfs(2) take together.
+pub const DISK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Paths of `DISK_THRESHOLDS`: each is a short-lived thread per sample, and a stuck one for each that hangs.
+pub const DISK_PATHS: usize = 32;
+/// Image filesystems: runtimes have one, or two where containers' layers are apart.
+pub const DISK_IMAGES: usize = 4;
+/// openat2(2) gives up on `..` while anything is mounted anywhere; the next attempt is microseconds later.
+pub const DISK_OPEN_RETRIES: usize = 8;
+
 /// How changes of the mount table ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum MountHooks {
@@ -183,6 +211,9 @@ pub enum ConfigError {
     /// Not a URL, or not a list of them.
     #[error("{0}: {1}")]
     Http(&'static str, #[source] http::HttpProbeError),
+    /// Not a list of thresholds.
+    #[error("DISK_THRESHOLDS: {0}")]
+    Disk(#[from] disk_pressure::BadThreshold),
     /// Not a list of conditions.
     #[error("CUSTOM_CONDITIONS: {0}")]
     BadCondition(#[from] checks::BadConditionError),
@@ -367,7 +398,7 @@ mod tests {
         assert_eq!(
             names(Some("bogus")).unwrap_err().to_string(),
             "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, schedulable, custom_conditions, \
-             filesystem_ro, io_errors, io_stall, okd_router_1936, kubelet"
+             filesystem_ro, io_errors, io_stall, okd_router_1936, kubelet, disk_pressure"
         );
         assert!(names(Some(" , ")).is_err());
     }

@@ -1,14 +1,14 @@
 //! Where this host's /proc, /sys and / are, and blocking calls that may never return.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -137,9 +137,10 @@ pub enum Stuck {
     /// Not within its deadline; its thread goes on waiting.
     #[error("no answer in time")]
     Late,
-    /// An earlier call with the same name has still not returned.
+    /// An earlier call with the same name has not returned since it was made, this long ago. (The text does not
+    /// say how long: it would be another one each time.)
     #[error("an earlier attempt is still stuck")]
-    Still,
+    Still(Duration),
     /// No thread could be started.
     #[error("no thread to run it on")]
     NoThread,
@@ -149,7 +150,8 @@ pub enum Stuck {
 /// with a deadline, never two of the same name at once: a disk that hangs for a day costs one thread.
 #[derive(Clone, Debug, Default)]
 pub struct Bounded {
-    running: Arc<Mutex<BTreeSet<String>>>,
+    /// Since when each of them.
+    running: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Bounded {
@@ -160,8 +162,9 @@ impl Bounded {
         deadline: Duration,
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Stuck> {
-        if !self.lock().insert(name.clone()) {
-            return Err(Stuck::Still);
+        match self.lock().entry(name.clone()) {
+            Entry::Occupied(since) => return Err(Stuck::Still(since.get().elapsed())),
+            Entry::Vacant(seat) => drop(seat.insert(Instant::now())),
         }
         let (sender, receiver) = oneshot::channel();
         let guard = Running { bounded: self.clone(), name: name.clone() };
@@ -188,7 +191,7 @@ impl Bounded {
         self.lock().len()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Instant>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,7 +222,7 @@ mod tests {
             bounded.run("disk".into(), Duration::from_millis(20), move || wait.recv().ok()).await;
         assert_eq!(stuck, Err(Stuck::Late));
         let again = bounded.run("disk".into(), Duration::from_millis(20), || ()).await;
-        assert_eq!(again, Err(Stuck::Still));
+        assert!(matches!(again, Err(Stuck::Still(time)) if time >= Duration::from_millis(20)));
         let other = bounded.run("other".into(), Duration::from_secs(10), || 7).await;
         assert_eq!(other, Ok(7));
         release.send(()).unwrap();

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod custom_conditions;
+pub mod disk_pressure;
 mod filesystem_ro;
 pub mod http;
 mod io_errors;
@@ -105,7 +106,7 @@ impl Policy {
 /// Every check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 8] = [
+    static ALL: [Check; 9] = [
         node_ready::CHECK,
         schedulable::CHECK,
         custom_conditions::CHECK,
@@ -114,6 +115,7 @@ pub fn all() -> &'static [Check] {
         io_stall::CHECK,
         http::ROUTER,
         http::KUBELET,
+        disk_pressure::CHECK,
     ];
     &ALL
 }

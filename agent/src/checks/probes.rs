@@ -3,12 +3,15 @@
 use std::{io, time::Duration};
 
 use super::{
-    Check, Policy, http,
+    Check, Policy,
+    disk_pressure::{DiskPressure, Thresholds},
+    http,
     runner::{Probe, Probes, Runner},
 };
 use crate::{
     cli::ProbeArgs,
     config::{ConfigError, within},
+    host::Paths,
 };
 
 /// What was configured.
@@ -18,12 +21,14 @@ pub struct Settings {
     router_url: http::Url,
     kubelet_url: http::Url,
     own: Vec<(&'static Check, http::Url)>,
+    disk_thresholds: Thresholds,
 }
 
 impl Settings {
     /// Reads what was typed.
     pub fn new(args: ProbeArgs) -> Result<Self, ConfigError> {
-        let ProbeArgs { probe_interval, router_url, kubelet_url, http_probes } = args;
+        let ProbeArgs { probe_interval, router_url, kubelet_url, http_probes, disk_thresholds } =
+            args;
         let (least, most) = (Duration::from_millis(100), Duration::from_mins(1));
         within("PROBE_INTERVAL", probe_interval, least, most)?;
         let url = |name, text: &str| {
@@ -35,6 +40,7 @@ impl Settings {
             kubelet_url: url("KUBELET_URL", &kubelet_url)?,
             own: http::own(&http_probes)
                 .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
+            disk_thresholds: disk_thresholds.unwrap_or_default().parse()?,
         })
     }
 
@@ -51,9 +57,12 @@ impl Settings {
     }
 
     /// Starts the runner of all of them; those of the default set begin at once.
-    pub fn start(&self, policy: &Policy) -> io::Result<(Runner, Probes)> {
-        let mut probes: Vec<Probe> =
-            vec![http::router(&self.router_url), http::kubelet(&self.kubelet_url)];
+    pub fn start(&self, policy: &Policy, paths: &Paths) -> io::Result<(Runner, Probes)> {
+        let mut probes: Vec<Probe> = vec![
+            http::router(&self.router_url),
+            http::kubelet(&self.kubelet_url),
+            DiskPressure::new(self.disk_thresholds.clone(), paths, None).probe(),
+        ];
         probes.extend(self.own.iter().map(|(check, url)| http::other(check.name, url)));
         let always: Vec<_> = policy.default_checks.iter().map(|check| check.name).collect();
         Runner::start(probes, &always, self.interval)

@@ -130,7 +130,7 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
     let (_sender, receiver) = watch::channel(Arc::new(view));
     let policy = Arc::new(config.policy);
-    let (_runner, probes) = config.probes.start(&policy).context("start the probes")?;
+    let (_runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
     let node = match (config.cluster, &policy.node_name) {
         (Some(source), Some(node_name)) => {
             let (mut cluster, node) = Cluster::start(cluster::Start {
