@@ -82,6 +82,8 @@ pub const API_ASK_INTERVAL: Duration = Duration::from_secs(4);
 pub const API_GRACE: Duration = Duration::from_secs(1);
 /// 1 second for a connection to the API server, TLS included.
 pub const API_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// 10 seconds for a kubeconfig's login plugin, which may have to ask a cloud.
+pub const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// 1 second for an answer on it.
 pub const API_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// 270 to 290 seconds per watch: kube refuses more than 294, and bookmarks make a renewal cheap. The spread keeps

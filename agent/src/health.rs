@@ -13,7 +13,7 @@ use crate::{
         Check, Kind, Known, OnUnknown, Policy,
         runner::{Probes, Sample},
     },
-    model::{FaultView, NodeView, Outcome},
+    model::{FaultView, Link, NodeView, Outcome},
 };
 
 /// More names than this in one request are refused: there are not that many checks, and an answer has a
@@ -184,11 +184,14 @@ impl Board {
         self.probes.latest(name)
     }
 
-    /// Every check, for metrics: those that need the node's name only where it is set, and probes only while they run.
+    /// Every check, for metrics: those of the Node only where there is a cluster, and probes only while they run.
     #[must_use]
     pub fn everything(&self) -> Vec<CheckAnswer> {
         let is_shown = |check: &&Check| match check.kind {
-            Kind::Signal(_) => !check.needs_node_name || self.node_name().is_some(),
+            Kind::Signal(_) => {
+                !check.needs_node_name
+                    || (self.node_name().is_some() && self.node.borrow().link != Link::None)
+            }
             Kind::Probe => self.probes.latest(check.name).is_some(),
         };
         let checks = self.policy.all().filter(is_shown).map(|c| c.name.to_owned()).collect();

@@ -1,10 +1,12 @@
 //! What the checks of the Node object have in common: the way from the cluster's word to an outcome, also
 //! when there is none.
 
+use std::time::Instant;
+
 use humantime::format_rfc3339_seconds;
 
-use super::Known;
-use crate::model::{Link, Node, Outcome, Word};
+use super::{Known, Policy, runner::Probes};
+use crate::model::{FaultView, Link, Node, NodeView, Outcome, Word};
 
 /// What the checks of the Node object say while the API server cannot be heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -16,6 +18,16 @@ pub enum OnApiLoss {
     LastKnown,
     /// They fail.
     Closed,
+}
+
+/// What every check of the Node says of that word, for the log.
+#[must_use]
+pub fn verdicts(word: &Word, policy: &Policy) -> Vec<(&'static str, Outcome)> {
+    let node = NodeView { link: Link::Up, last: Some(word.clone()) };
+    let (kernel, probes, now) = (FaultView::default(), Probes::default(), Instant::now());
+    let known = Known { kernel: &kernel, node: &node, probes: &probes, policy, now };
+    let of_node = policy.all().filter(|check| check.needs_node_name);
+    of_node.map(|check| (check.name, known.outcome(check))).collect()
 }
 
 impl Known<'_> {
@@ -60,10 +72,7 @@ pub(super) mod tests {
     use Outcome::{Degraded, Fail, Pass, Unknown};
 
     use super::*;
-    use crate::{
-        checks::{Policy, find, tests::known},
-        model::{FaultView, NodeView},
-    };
+    use crate::checks::{find, tests::known};
 
     const LOST: &str = "Kubernetes API lost since 1970-01-01T00:01:00Z: refused";
     const LAST: &str = "last known, of 1970-01-01T00:00:00Z; ";

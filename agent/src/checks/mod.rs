@@ -16,7 +16,7 @@ mod schedulable;
 
 use self::runner::Probes;
 pub use self::{
-    cluster::OnApiLoss,
+    cluster::{OnApiLoss, verdicts as cluster_verdicts},
     custom_conditions::{BadCondition, BadConditionError},
 };
 use std::time::{Duration, Instant};

@@ -127,8 +127,9 @@ impl Book {
             urgent |= found.status != want.status || found.reason != want.reason;
             text |= found.message != want.message;
             let beat = humantime::parse_rfc3339(&found.last_heartbeat_time).ok();
+            // One of the future is from before the clock was set.
             let age = beat.and_then(|beat| wall.duration_since(beat).ok());
-            stale |= beat.is_none() || age.is_some_and(|age| age >= config::PUBLISH_HEARTBEAT);
+            stale |= age.is_none_or(|age| age >= config::PUBLISH_HEARTBEAT);
         }
         if !(urgent || text) {
             self.in_flight = None;
@@ -190,7 +191,8 @@ fn condition(
     wall: SystemTime,
 ) -> Condition {
     let kept = found.filter(|found| {
-        found.status == want.status && humantime::parse_rfc3339(&found.last_transition_time).is_ok()
+        let began = humantime::parse_rfc3339(&found.last_transition_time);
+        found.status == want.status && began.is_ok_and(|began| began <= wall)
     });
     let began = want.since.unwrap_or(since).min(wall);
     Condition {

@@ -95,10 +95,10 @@ impl Journal {
     }
 
     fn add(&mut self, key: (bool, FaultKind), text: String) {
-        let pending = self.pending.entry(key).or_insert_with(|| {
-            self.order.push_back(key);
-            Pending::default()
-        });
+        // What happened last is told last.
+        self.order.retain(|other| *other != key);
+        self.order.push_back(key);
+        let pending = self.pending.entry(key).or_default();
         pending.count = pending.count.saturating_add(1);
         if pending.texts.len() < TEXTS {
             pending.texts.push(text);

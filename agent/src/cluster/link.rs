@@ -51,7 +51,18 @@ pub struct State {
     view: NodeView,
     down: Option<Down>,
     alive: Now,
+    /// It is called lost because its thread said nothing, and for no other reason.
+    stuck: bool,
+    /// Since when it is up after a loss.
+    recovered: Option<Instant>,
+    /// The last recovery did not last: the next one has to prove itself.
+    unsteady: bool,
+    /// Since when it does.
+    proving: Option<Instant>,
 }
+
+/// A recovery of this length was one.
+const STEADY: Duration = Duration::from_secs(1);
 
 /// Two signs of life that did not come, and some time to be scheduled.
 const STUCK: Duration = config::API_ALIVE_INTERVAL.saturating_mul(2);
@@ -62,7 +73,15 @@ impl State {
     pub fn new(now: Now) -> Self {
         let view = NodeView { link: model::Link::Awaited, last: None };
         let down = Down { since: now, why: "it has not answered yet".to_owned() };
-        Self { view, down: Some(down), alive: now }
+        Self {
+            view,
+            down: Some(down),
+            alive: now,
+            stuck: false,
+            recovered: None,
+            unsteady: false,
+            proving: None,
+        }
     }
 
     /// What is known now.
@@ -76,7 +95,9 @@ impl State {
     pub fn deadline(&self) -> Option<Instant> {
         let stuck = Some(self.alive.monotonic + STUCK);
         match (&self.view.link, &self.down) {
-            (model::Link::Lost { .. } | model::Link::None, _) => None,
+            (model::Link::Lost { .. } | model::Link::None, _) => {
+                self.proving.map(|since| since + STEADY)
+            }
             (_, Some(down)) => stuck.min(Some(down.since.monotonic + config::API_GRACE)),
             (_, None) => stuck,
         }
@@ -86,16 +107,40 @@ impl State {
     pub fn hear(&mut self, news: News, now: Now) {
         self.alive = now;
         match news {
+            // Whatever happened meanwhile comes after it.
+            News::Alive if self.stuck => self.is_up(now),
             News::Alive => {}
             News::Word(node) => {
                 self.down = None;
-                self.view =
-                    NodeView { link: model::Link::Up, last: Some(Word { at: now.wall, node }) };
+                self.view.last = Some(Word { at: now.wall, node });
+                if self.unsteady && matches!(self.view.link, model::Link::Lost { .. }) {
+                    self.proving.get_or_insert(now.monotonic);
+                } else {
+                    self.is_up(now);
+                }
             }
             News::Ended => self.is_down(Duration::ZERO, "the watch ended".to_owned(), now),
-            News::Trouble(Trouble { why, silent }) => self.is_down(silent, why, now),
+            News::Trouble(Trouble { why, silent }) => {
+                (self.stuck, self.proving) = (false, None);
+                let is_short = |since| now.monotonic.saturating_duration_since(since) < STEADY;
+                if self.view.link == model::Link::Up && self.recovered.is_some_and(is_short) {
+                    // A server that is lost again at once was not back: one outage, not many.
+                    self.unsteady = true;
+                    self.view.link = model::Link::Lost { since: now.wall, why };
+                } else {
+                    self.is_down(silent, why, now);
+                }
+            }
         }
         self.pass(now);
+    }
+
+    fn is_up(&mut self, now: Now) {
+        if let model::Link::Lost { .. } = self.view.link {
+            self.recovered = Some(now.monotonic);
+        }
+        self.view.link = model::Link::Up;
+        (self.stuck, self.proving) = (false, None);
     }
 
     fn is_down(&mut self, silent: Duration, why: String, now: Now) {
@@ -122,6 +167,10 @@ impl State {
 
     /// Takes in that time has passed.
     pub fn pass(&mut self, now: Now) {
+        if self.proving.is_some_and(|since| now.monotonic >= since + STEADY) {
+            self.unsteady = false;
+            self.is_up(now);
+        }
         if matches!(self.view.link, model::Link::Lost { .. } | model::Link::None) {
             return;
         }
@@ -129,6 +178,7 @@ impl State {
         if let Some(down) = self.down.take_if(|down| after(down.since) >= config::API_GRACE) {
             self.view.link = model::Link::Lost { since: down.since.wall, why: down.why };
         } else if after(self.alive) >= STUCK {
+            self.stuck = self.view.link == model::Link::Up;
             let why = "the thread that talks to it is stuck".to_owned();
             self.view.link = model::Link::Lost { since: self.alive.wall, why };
         }
@@ -225,8 +275,29 @@ mod tests {
                 (0, Some(up()), "up"),
                 (9999, None, "up"),
                 (10_000, None, "lost since 0: the thread that talks to it is stuck"),
-                (11_000, Some(News::Alive), "lost since 0: the thread that talks to it is stuck"),
-                (11_001, Some(up()), "up"),
+                (11_000, Some(News::Alive), "up"),
+                (12_000, None, "up"),
+            ],
+            // A thread that was stuck and then has bad news.
+            &[
+                (0, Some(up()), "up"),
+                (10_000, None, "lost since 0: the thread that talks to it is stuck"),
+                (11_000, Some(trouble("closed", 0)), "lost since 0: closed"),
+                (15_000, Some(News::Alive), "lost since 0: closed"),
+                (16_000, Some(up()), "up"),
+            ],
+            // What is lost again as soon as it is back is one outage until it stays.
+            &[
+                (0, Some(trouble("refused", 0)), "lost since 0: refused"),
+                (500, Some(up()), "up"),
+                (510, Some(trouble("ends", 0)), "lost since 510: ends"),
+                (1400, Some(up()), "lost since 510: ends"),
+                (1410, Some(trouble("ends", 0)), "lost since 510: ends"),
+                (2300, Some(up()), "lost since 510: ends"),
+                (2900, Some(up()), "lost since 510: ends"),
+                (3300, None, "up"),
+                (4310, Some(trouble("closed", 0)), "up"),
+                (4900, Some(up()), "up"),
             ],
         ];
         for story in stories {

@@ -5,6 +5,7 @@
 //! thread of its own, so that a slow resolver, a login plugin or a TLS handshake never delays an answer; what decides
 //! runs beside the listeners.
 
+pub mod body;
 pub mod conditions;
 pub mod events;
 pub mod heard;
@@ -13,10 +14,11 @@ pub mod publish;
 pub mod session;
 pub mod source;
 pub mod stats;
+mod why;
 
 use std::{
     future, io,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     thread,
     time::{Instant, SystemTime},
 };
@@ -35,8 +37,8 @@ use self::{
     stats::ApiStats,
 };
 use crate::{
-    checks::{OnApiLoss, Policy},
-    model::{FaultView, Link, NodeView},
+    checks::{OnApiLoss, Policy, cluster_verdicts},
+    model::{FaultView, Link, NodeView, Outcome},
 };
 
 /// News that wait for the task beside the listeners, which has nothing else to do.
@@ -48,7 +50,9 @@ pub struct Cluster {
     state: State,
     news: mpsc::Receiver<News>,
     view: watch::Sender<Arc<NodeView>>,
-    on_api_loss: OnApiLoss,
+    policy: Arc<Policy>,
+    /// What the log says of the Node's checks.
+    told: Vec<(&'static str, Outcome)>,
     stats: Arc<ApiStats>,
 }
 
@@ -75,9 +79,15 @@ impl Cluster {
         let (news, heard) = mpsc::channel(NEWS);
         let (view, viewed) = watch::channel(Arc::new(state.view().clone()));
         let (client, clients) = watch::channel(None);
-        let on_api_loss = policy.on_api_loss;
-        let session =
-            Session { source, node_name: node_name.clone(), news, client, stats: stats.clone() };
+        let judged = policy.clone();
+        let session = Session {
+            source,
+            node_name: node_name.clone(),
+            news,
+            client,
+            stats: stats.clone(),
+            without_http2: AtomicBool::new(false),
+        };
         let (to_tell, shown) = (stats.clone(), viewed.clone());
         let publish = async move {
             let Some(faults) = publish else { return future::pending().await };
@@ -101,7 +111,7 @@ impl Cluster {
             runtime.block_on(talk);
             runtime.shutdown_background();
         })?;
-        Ok((Self { state, news: heard, view, on_api_loss, stats }, viewed))
+        Ok((Self { state, news: heard, view, policy: judged, told: Vec::new(), stats }, viewed))
     }
 
     /// Waits until the API server has said something, or is lost: [`config::API_GRACE`] at most.
@@ -125,6 +135,8 @@ impl Cluster {
             }
         };
         tokio::select! {
+            // What was said in time counts, also where this task was late to hear it.
+            biased;
             news = self.news.recv() => match news {
                 Some(news) => self.state.hear(news, now()),
                 None => return false,
@@ -135,9 +147,26 @@ impl Cluster {
         true
     }
 
-    fn publish(&self) {
-        let (old, new) = (self.view.borrow().clone(), self.state.view());
-        if *old == *new {
+    /// One line in the log for each check of the Node that changes its verdict.
+    fn tell_changes(&mut self) {
+        let Some(word) = &self.state.view().last else { return };
+        let now = cluster_verdicts(word, &self.policy);
+        for (check, outcome) in &now {
+            let before =
+                self.told.iter().find(|(told, _)| told == check).map(|(_, outcome)| outcome);
+            match (before, outcome) {
+                (before, outcome) if before == Some(outcome) => {}
+                (_, Outcome::Fail(reason)) => warn!(check, reason, "the Node fails a check"),
+                (Some(Outcome::Fail(_)), _) => info!(check, "the Node passes a check again"),
+                _ => {}
+            }
+        }
+        self.told = now;
+    }
+
+    fn publish(&mut self) {
+        let (old, new) = (self.view.borrow().clone(), self.state.view().clone());
+        if *old == new {
             return;
         }
         match (&old.link, &new.link) {
@@ -145,7 +174,7 @@ impl Cluster {
             (_, Link::Lost { why, .. }) => {
                 self.stats.lost();
                 // The beginning and the first ending are those of the readiness endpoint which this replaces.
-                let then = match self.on_api_loss {
+                let then = match self.policy.on_api_loss {
                     OnApiLoss::Open => "Assuming node is ready.",
                     OnApiLoss::LastKnown => "Keeping to what it said last.",
                     OnApiLoss::Closed => "The checks of the Node fail.",
@@ -157,12 +186,12 @@ impl Cluster {
                     SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
                 info!(seconds, "the Kubernetes API is heard again");
             }
-            (_, Link::Up) if new.last.as_ref().is_some_and(|word| word.node.is_none()) => {
-                warn!("the cluster has no Node of this NODE_NAME");
-            }
             _ => {}
         }
-        self.view.send_replace(Arc::new(new.clone()));
+        if new.link == Link::Up {
+            self.tell_changes();
+        }
+        self.view.send_replace(Arc::new(new));
     }
 }
 

@@ -140,7 +140,7 @@ impl Publisher {
         let faults = self.faults.borrow_and_update().clone();
         let view = self.node.borrow_and_update().clone();
         let client = self.clients.borrow_and_update().clone();
-        // Seen at every change, so that a fault that is over before the next write is told all the same.
+        // Seen at every change, not at every write: a fault that is over before the next write is told all the same.
         self.journal.see(&faults.faults);
         let node = match (&view.link, &view.last) {
             (Link::Up, Some(word)) => word.node.as_ref(),
@@ -235,7 +235,9 @@ impl Publisher {
             return Ok(name.clone());
         }
         let nanos = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let name = format!("{}.{nanos:x}", self.node_name);
+        // The API takes 253 characters, which a node's name alone may have.
+        let node_part: String = self.node_name.chars().take(230).collect();
+        let name = format!("{}.{nanos:x}", node_part.trim_end_matches(['-', '.']));
         let object = json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",

@@ -3,7 +3,15 @@
 //! The list and the watch are kube-client's; the loop around them is not kube-runtime's watcher, because that one does
 //! not tell when a watch is established again, and whether the API server is there is half of what this is about.
 
-use std::{error::Error, fmt::Display, pin::pin, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1;
@@ -14,7 +22,7 @@ use kube::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
 };
 use tracing::{debug, info};
 
@@ -22,6 +30,7 @@ use super::{
     link::{News, Trouble},
     source::{Connection, Source},
     stats::ApiStats,
+    why::{one_line, told},
 };
 use crate::{
     config,
@@ -77,6 +86,8 @@ pub struct Session {
     pub client: watch::Sender<Option<Client>>,
     /// Where to count.
     pub stats: Arc<ApiStats>,
+    /// Whether the log says so already.
+    pub without_http2: AtomicBool,
 }
 
 /// Nobody listens any more.
@@ -143,7 +154,10 @@ impl Session {
     async fn converse(&self) -> End {
         let connection = match self.source.connect(&self.stats).await {
             Ok(connection) => connection,
-            Err(error) => return End::new(format!("no client for it can be made: {error:#}")),
+            Err(error) => {
+                let why = told(error.chain());
+                return End::new(format!("no client for it can be made: {why}"));
+            }
         };
         let Err(end) = self.follow(&nodes(connection.client.clone()), &connection).await;
         let silent = connection.heard.silent_for();
@@ -176,14 +190,17 @@ impl Session {
         let Some(mut version) = found.metadata.resource_version else {
             return Err(End::new("what it answers is no list of Nodes".to_owned()));
         };
-        let mut last = found.items.into_iter().next().map(node);
-        if connection.is_without_http2() {
+        // Also where somebody between does not know field selectors.
+        let is_own = |object: &NodeObject| object.name_any() == self.node_name;
+        let mut last = found.items.into_iter().find(is_own).map(node);
+        if connection.is_without_http2() && !self.without_http2.swap(true, Relaxed) {
             info!(
                 "the Kubernetes API speaks HTTP/1.1 only: it is asked every {} seconds whether it is there",
                 config::API_ASK_INTERVAL.as_secs()
             );
         }
-        let mut ask = interval(config::API_ASK_INTERVAL);
+        let first = Instant::now() + config::API_ASK_INTERVAL;
+        let mut ask = interval_at(first, config::API_ASK_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let seconds = (config::API_WATCH + jitter(config::API_WATCH_SPREAD)).as_secs();
@@ -197,12 +214,17 @@ impl Session {
             self.tell(News::Word(last.clone())).await?;
             self.client.send_replace(Some(connection.client.clone()));
             let opened = Instant::now();
+            // A proxy may hold what the API server has ended, and answer PINGs itself.
+            let overdue = opened + Duration::from_secs(seconds) + OVERDUE;
             loop {
                 let event = tokio::select! {
                     event = stream.next() => event,
                     _ = ask.tick(), if connection.is_without_http2() => {
-                        bounded(connection, config::API_READ_TIMEOUT, connection.client.apiserver_version()).await?;
+                        is_there(connection).await?;
                         continue;
+                    }
+                    () = sleep_until(overdue) => {
+                        return Err(End::new("the watch does not end when it should".to_owned()));
                     }
                 };
                 let object = match event {
@@ -213,10 +235,16 @@ impl Session {
                     }
                     Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                         version = object.resource_version().unwrap_or_default();
+                        if !is_own(&object) {
+                            continue;
+                        }
                         Some(object)
                     }
                     Some(Ok(WatchEvent::Deleted(object))) => {
                         version = object.resource_version().unwrap_or_default();
+                        if !is_own(&object) {
+                            continue;
+                        }
                         None
                     }
                     // 410, above all: what came after `version` is forgotten. A new list knows.
@@ -243,6 +271,24 @@ impl Session {
 /// Whether there is a watch, and not only an attempt at one.
 fn is_followed(client: &watch::Sender<Option<Client>>) -> bool {
     client.borrow().is_some()
+}
+
+/// A watch that is that late will not end.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// Any answer to an idle question says that the server is there, but for one that it is in trouble.
+async fn is_there(connection: &Connection) -> Result<(), End> {
+    let asked =
+        bounded(connection, config::API_READ_TIMEOUT, connection.client.apiserver_version());
+    match asked.await {
+        Err(_)
+            if connection.heard.silent_for() < config::API_READ_TIMEOUT
+                && connection.status() < 500 =>
+        {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
 }
 
 /// What to do about a 403.
@@ -287,30 +333,7 @@ fn trouble(connection: &Connection, error: &kube::Error) -> End {
     // kube's own error says no more than the next one, where there is one.
     let first: &(dyn Error + 'static) = error;
     let first = first.source().unwrap_or(first);
-    let chain: Vec<_> = std::iter::successors(Some(first), |&error| error.source()).collect();
-    End::new(told(&chain))
-}
-
-/// The chain of causes, without what the next one says again.
-fn told(chain: &[&(dyn Error + 'static)]) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for error in chain {
-        let text = one_line(error);
-        match parts.last_mut() {
-            Some(last) if last.contains(&text) => {}
-            Some(last) if text.contains(last.as_str()) => *last = text,
-            _ => parts.push(text),
-        }
-    }
-    // In the words of what was waited for.
-    let limit = config::API_CONNECT_TIMEOUT.as_secs();
-    parts.join(": ").replace("deadline has elapsed", &format!("no connection within {limit} s"))
-}
-
-fn one_line(text: &(impl Display + ?Sized)) -> String {
-    let text = text.to_string();
-    let words: Vec<_> = text.split_whitespace().collect();
-    words.join(" ").chars().take(300).collect()
+    End::new(told(std::iter::successors(Some(first), |&error| error.source())))
 }
 
 #[cfg(test)]
@@ -351,18 +374,5 @@ mod tests {
     fn attempts_come_later_and_never_too_late() {
         let ms: Vec<_> = (0..6).map(|failures| retry_after(failures).as_millis()).collect();
         assert_eq!(ms, [0, 250, 500, 750, 750, 750]);
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let inner = std::io::Error::other("refused");
-        let outer = std::io::Error::other(inner);
-        assert_eq!(told(&[&outer]), "refused");
-        let (a, b, c) = (
-            std::io::Error::other("client error"),
-            std::io::Error::other("tcp: refused"),
-            std::io::Error::other("refused"),
-        );
-        assert_eq!(told(&[&a, &b, &c]), "client error: tcp: refused");
     }
 }

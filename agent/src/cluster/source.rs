@@ -3,6 +3,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    io,
     path::PathBuf,
     sync::{
         Arc,
@@ -27,11 +28,12 @@ use hyper_util::{
 use kube::{
     Client, Config,
     client::{Body, ConfigExt},
-    config::{KubeConfigOptions, Kubeconfig},
+    config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
 use super::{
+    body::Lines,
     heard::{Heard, Listening},
     stats::ApiStats,
 };
@@ -79,13 +81,32 @@ impl Source {
                 Ok(config)
             }
             Self::Kubeconfig(files) => {
-                let mut merged = Kubeconfig::default();
+                let mut merged: Option<Kubeconfig> = None;
                 for file in files {
-                    let one = Kubeconfig::read_from(file).context("kubeconfig")?;
-                    merged = merged.merge(one).context("kubeconfig")?;
+                    let one = match Kubeconfig::read_from(file) {
+                        // As kubectl has it, where another one is there.
+                        Err(KubeconfigError::ReadConfig(error, _))
+                            if error.kind() == io::ErrorKind::NotFound && files.len() > 1 =>
+                        {
+                            continue;
+                        }
+                        read => read.with_context(|| file.display().to_string())?,
+                    };
+                    merged = Some(match merged {
+                        Some(merged) => merged.merge(one).context("merge the kubeconfigs")?,
+                        None => one,
+                    });
                 }
+                let merged = merged.context("none of the files of KUBECONFIG is there")?;
+                let proxy = own_proxy(&merged);
                 let options = KubeConfigOptions::default();
-                Config::from_custom_kubeconfig(merged, &options).await.context("kubeconfig")
+                let mut config =
+                    Config::from_custom_kubeconfig(merged, &options).await.context("kubeconfig")?;
+                if !proxy {
+                    // The environment's, which kube takes without a look at NO_PROXY.
+                    config.proxy_url = None;
+                }
+                Ok(config)
             }
         }
     }
@@ -103,15 +124,43 @@ impl Source {
         tcp.set_keepalive(Some(Duration::from_secs(5)));
         tcp.set_keepalive_interval(Some(Duration::from_secs(1)));
         tcp.set_keepalive_retries(Some(5));
-        let proxy = config.proxy_url.clone();
-        match proxy {
-            None => client(&config, tcp, stats),
-            Some(proxy) if proxy.scheme_str() == Some("http") => {
-                client(&config, Tunnel::new(proxy, tcp), stats)
+        let stats = stats.clone();
+        // A login plugin is run here, and nothing else on this thread may wait for it.
+        let made = tokio::task::spawn_blocking(move || Self::client(&config, tcp, &stats));
+        let Ok(made) = tokio::time::timeout(config::LOGIN_TIMEOUT, made).await else {
+            let seconds = config::LOGIN_TIMEOUT.as_secs();
+            bail!("the kubeconfig's login plugin gives no answer within {seconds} s")
+        };
+        made.context("make a client")?
+    }
+
+    fn client(
+        config: &Config,
+        tcp: HttpConnector,
+        stats: &Arc<ApiStats>,
+    ) -> anyhow::Result<Connection> {
+        match config.proxy_url.clone() {
+            None => client(config, tcp, stats),
+            Some(proxy)
+                if proxy.scheme_str() == Some("http")
+                    && !proxy.authority().is_some_and(|a| a.as_str().contains('@')) =>
+            {
+                client(config, Tunnel::new(proxy, tcp), stats)
             }
-            Some(proxy) => bail!("a proxy for the API server can be http:// only, not {proxy}"),
+            Some(_) => bail!("the kubeconfig's proxy-url is not http://, or has a password"),
         }
     }
+}
+
+/// Whether the cluster in use names a proxy itself.
+fn own_proxy(kubeconfig: &Kubeconfig) -> bool {
+    let current = kubeconfig.current_context.as_ref();
+    let context = kubeconfig.contexts.iter().find(|named| Some(&named.name) == current);
+    let cluster = context.and_then(|named| named.context.as_ref()).map(|context| &context.cluster);
+    let named = kubeconfig.clusters.iter().find(|named| Some(&named.name) == cluster);
+    named
+        .and_then(|named| named.cluster.as_ref()?.proxy_url.as_ref())
+        .is_some_and(|url| !url.is_empty())
 }
 
 /// A client, and what its connection turned out to be.
@@ -187,7 +236,7 @@ where
             counted.request(Some(code));
             noted.status.store(code, Relaxed);
             noted.without_http2.store(response.version() < Version::HTTP_2, Relaxed);
-            response
+            response.map(Lines::new)
         })
         .map_err(move |error| {
             failed.request(None);

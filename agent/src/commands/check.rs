@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{client, print, printable, table};
 use crate::{
-    checks,
+    checks::{self, OnApiLoss, Policy},
     cli::{AgentArgs, CheckArgs, Cli, Command, Output, one_line},
     cluster::{self, Cluster},
     config::Config,
@@ -129,7 +129,12 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
     // Polling is all that a single look does: that is no degradation worth telling.
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
     let (_sender, receiver) = watch::channel(Arc::new(view));
-    let policy = Arc::new(config.policy);
+    // A single look has no policy: what it could not tell is told as that.
+    let mut policy = Policy { on_api_loss: OnApiLoss::Open, ..config.policy.clone() };
+    if policy.node_name.is_none() && args.names.is_empty() {
+        policy.default_checks.retain(|check| !check.needs_node_name);
+    }
+    let policy = Arc::new(policy);
     let (_runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
     let node = match (config.cluster, &policy.node_name) {
         (Some(source), Some(node_name)) => {

@@ -255,7 +255,7 @@ impl Collector for Sources {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::{
@@ -294,7 +294,8 @@ mod tests {
         };
         let (_faults, faults) = watch::channel(Arc::new(view));
         let (_stats, stats) = watch::channel(Arc::new(stats));
-        let (_node, node) = watch::channel(Arc::<NodeView>::default());
+        let lost = Link::Lost { since: SystemTime::UNIX_EPOCH, why: String::new() };
+        let (_node, node) = watch::channel(Arc::new(NodeView { link: lost, last: None }));
         let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
         let probe = Probe {
             name: "kubelet",
