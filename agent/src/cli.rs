@@ -133,6 +133,9 @@ pub struct ProbeArgs {
         value_name = "PAIRS"
     )]
     pub http_probes: String,
+    /// The container runtime's socket, as a path or a unix:// URL [default: the first that there is of containerd's, CRI-O's, cri-dockerd's, k3s' and microk8s']
+    #[arg(long, env = "CRI_SOCKET", value_name = "SOCKET")]
+    pub cri_socket: Option<String>,
     /// How much has to be free for `disk_pressure`: path:10%, path:20GiB, path:inodes:5% or inodes:5%, with commas [default: `/:10%`, `/var/lib/kubelet:10%`, 15% where images are, `inodes:5%`]
     #[arg(long, env = "DISK_THRESHOLDS", value_name = "LIST")]
     pub disk_thresholds: Option<String>,

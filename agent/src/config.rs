@@ -10,7 +10,9 @@ use std::{
 use humantime::format_duration;
 
 use crate::{
-    checks::{self, BadCondition, Check, Kind, Policy, disk_pressure, http, probes},
+    checks::{
+        self, BadCondition, Check, Kind, Policy, container_runtime, disk_pressure, http, probes,
+    },
     cli::{AgentArgs, LogFormat},
     cluster::{conditions::PUBLISHED, source::Source},
     kernel::ledger::Rules,
@@ -49,6 +51,8 @@ pub const RECORDS_PER_SECOND: u32 = 10;
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// 5 seconds for reading the mount table, which no disk can delay: later it is called blind.
 pub const LOOK_DEADLINE: Duration = Duration::from_secs(5);
+/// openat2(2) gives up on `..` while anything is mounted anywhere; the next attempt is microseconds later.
+pub const OPEN_RETRIES: usize = 8;
 /// Half a second at most until the first answer: probes of filesystems that remember an error, and I/O that
 /// was in flight already, get this long to show how they stand. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
@@ -123,6 +127,25 @@ pub const KUBELET_URL: &str = "http://127.0.0.1:10248/healthz";
 /// 1 second for a kubelet that has only to say `ok`.
 pub const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Where container runtimes have their sockets by default: containerd, CRI-O (under both of its names), cri-dockerd,
+/// k3s and RKE2, microk8s.
+pub const CRI_SOCKETS: [&str; 6] = [
+    "/run/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/var/run/crio/crio.sock",
+    "/run/cri-dockerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/var/snap/microk8s/common/run/containerd.sock",
+];
+/// 1 second for a runtime that tells from memory what state it is in: some milliseconds when it is busy.
+pub const CRI_TIMEOUT: Duration = Duration::from_secs(1);
+/// Half a second to find its socket: a stat or two in memory, but `/var` may be on a disk that hangs.
+pub const CRI_LOOK_DEADLINE: Duration = Duration::from_millis(500);
+/// 64 KiB for an answer: containerd's takes half a kilobyte and 100 bytes per runtime class.
+pub const CRI_MESSAGE: usize = 64 * 1024;
+/// Of a runtime's words, this many characters are told: Go wraps an error's causes into one long line.
+pub const CRI_WORDS: usize = 300;
+
 /// 10 percent of the bytes of `/` and the kubelet's directory: where the kubelet begins to evict pods
 /// (`nodefs.available<10%`, its default for `evictionHard`).
 pub const DISK_NODE_PERCENT: u32 = 10;
@@ -148,8 +171,6 @@ pub const DISK_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DISK_PATHS: usize = 32;
 /// Image filesystems: runtimes have one, or two where containers' layers are apart.
 pub const DISK_IMAGES: usize = 4;
-/// openat2(2) gives up on `..` while anything is mounted anywhere; the next attempt is microseconds later.
-pub const DISK_OPEN_RETRIES: usize = 8;
 
 /// How changes of the mount table ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -213,6 +234,9 @@ pub enum ConfigError {
     /// Not a URL, or not a list of them.
     #[error("{0}: {1}")]
     Http(&'static str, #[source] http::HttpProbeError),
+    /// Not where a socket is.
+    #[error("CRI_SOCKET: {0}")]
+    CriSocket(container_runtime::BadSocket),
     /// Not a list of thresholds.
     #[error("DISK_THRESHOLDS: {0}")]
     Disk(#[from] disk_pressure::BadThreshold),
@@ -400,7 +424,8 @@ mod tests {
         assert_eq!(
             names(Some("bogus")).unwrap_err().to_string(),
             "DEFAULT_CHECKS: unknown check \"bogus\"; there are: node_ready, schedulable, custom_conditions, \
-             filesystem_ro, io_errors, io_stall, okd_router_1936, kubelet, disk_pressure"
+             filesystem_ro, io_errors, io_stall, okd_router_1936, kubelet, container_runtime, \
+             disk_pressure"
         );
         assert!(names(Some(" , ")).is_err());
     }

@@ -4,18 +4,24 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags, open, openat2},
+    io::Errno,
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::oneshot,
     time::timeout,
 };
+
+use crate::config;
 
 /// The places of the host that the agent reads. Tests and containers have others than `/`.
 #[derive(Clone, Debug)]
@@ -66,6 +72,31 @@ impl Paths {
     #[must_use]
     pub fn inside(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// `path` below `root`, opened for what takes no more than a name ([`OFlags::PATH`]). From a container too, a symbolic
+/// link leads to where it leads on the host. Blocks for as long as the filesystem likes.
+pub fn open_below(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let by_name = || open(root.join(path.strip_prefix("/").unwrap_or(path)), flags, Mode::empty());
+    if root == Path::new("/") {
+        return by_name();
+    }
+    let root_fd = open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
+    let in_root = || openat2(&root_fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    let mut found = in_root();
+    for _ in 0..config::OPEN_RETRIES {
+        // A link with `..` while something is mounted anywhere: see openat2(2).
+        if found.as_ref().err() != Some(&Errno::AGAIN) {
+            break;
+        }
+        found = in_root();
+    }
+    match found {
+        // Filtered by a container's runtime that does not know it.
+        Err(Errno::NOSYS | Errno::PERM) => by_name(),
+        other => other,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A check is a pure function from what is known to an [`Outcome`]; `health` alone says "ready".
 
 mod cluster;
+pub mod container_runtime;
 mod custom_conditions;
 pub mod disk_pressure;
 mod filesystem_ro;
@@ -106,7 +107,7 @@ impl Policy {
 /// Every check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 9] = [
+    static ALL: [Check; 10] = [
         node_ready::CHECK,
         schedulable::CHECK,
         custom_conditions::CHECK,
@@ -115,6 +116,7 @@ pub fn all() -> &'static [Check] {
         io_stall::CHECK,
         http::ROUTER,
         http::KUBELET,
+        container_runtime::CHECK,
         disk_pressure::CHECK,
     ];
     &ALL

@@ -1,10 +1,13 @@
 //! Every probe: what was configured for it, and what the runner is to run. A new one is a line in each of both.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
+
+use tracing::debug;
 
 use super::{
     Check, Policy,
-    disk_pressure::{DiskPressure, Thresholds},
+    container_runtime::{ContainerRuntime, CriSocket},
+    disk_pressure::{AskImages, DiskPressure, Thresholds},
     http,
     runner::{Probe, Probes, Runner},
 };
@@ -14,6 +17,17 @@ use crate::{
     host::Paths,
 };
 
+/// Where the disks are that images fill; where the runtime does not say, its own check tells why.
+fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
+    Box::new(move || {
+        let runtime = runtime.clone();
+        Box::pin(async move {
+            let answer = runtime.image_filesystems().await;
+            answer.inspect_err(|error| debug!(%error, "where images are is not known")).ok()
+        })
+    })
+}
+
 /// What was configured.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -21,14 +35,21 @@ pub struct Settings {
     router_url: http::Url,
     kubelet_url: http::Url,
     own: Vec<(&'static Check, http::Url)>,
+    cri_socket: CriSocket,
     disk_thresholds: Thresholds,
 }
 
 impl Settings {
     /// Reads what was typed.
     pub fn new(args: ProbeArgs) -> Result<Self, ConfigError> {
-        let ProbeArgs { probe_interval, router_url, kubelet_url, http_probes, disk_thresholds } =
-            args;
+        let ProbeArgs {
+            probe_interval,
+            router_url,
+            kubelet_url,
+            http_probes,
+            cri_socket,
+            disk_thresholds,
+        } = args;
         let (least, most) = (Duration::from_millis(100), Duration::from_mins(1));
         within("PROBE_INTERVAL", probe_interval, least, most)?;
         let url = |name, text: &str| {
@@ -40,6 +61,7 @@ impl Settings {
             kubelet_url: url("KUBELET_URL", &kubelet_url)?,
             own: http::own(&http_probes)
                 .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
+            cri_socket: cri_socket.unwrap_or_default().parse().map_err(ConfigError::CriSocket)?,
             disk_thresholds: disk_thresholds.unwrap_or_default().parse()?,
         })
     }
@@ -58,10 +80,13 @@ impl Settings {
 
     /// Starts the runner of all of them; those of the default set begin at once.
     pub fn start(&self, policy: &Policy, paths: &Paths) -> io::Result<(Runner, Probes)> {
+        let runtime = Arc::new(ContainerRuntime::new(self.cri_socket.clone(), paths));
         let mut probes: Vec<Probe> = vec![
             http::router(&self.router_url),
             http::kubelet(&self.kubelet_url),
-            DiskPressure::new(self.disk_thresholds.clone(), paths, None).probe(),
+            runtime.probe(),
+            DiskPressure::new(self.disk_thresholds.clone(), paths, Some(images_of(runtime)))
+                .probe(),
         ];
         probes.extend(self.own.iter().map(|(check, url)| http::other(check.name, url)));
         let always: Vec<_> = policy.default_checks.iter().map(|check| check.name).collect();

@@ -20,7 +20,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, StatVfsMountFlags, fstat, fstatvfs, open, openat2},
+    fs::{StatVfsMountFlags, fstat, fstatvfs},
     io::{Errno, Result},
 };
 use tokio::{task::JoinSet, time::timeout};
@@ -30,7 +30,7 @@ pub use self::thresholds::{BadThreshold, Thresholds};
 use super::{Check, Kind, OnUnknown, runner::Probe};
 use crate::{
     config,
-    host::{Bounded, Paths, Stuck},
+    host::{Bounded, Paths, Stuck, open_below},
     model::Outcome,
 };
 
@@ -156,25 +156,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the filesystem of `path` has, below `root`. Blocks for as long as the filesystem likes.
 fn space_at(root: &Path, path: &Path) -> Result<Space> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root_fd = open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
-    // From a container too, a symbolic link leads to where it leads on the host.
-    let in_root = || openat2(&root_fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
-    let mut found = in_root();
-    for _ in 0..config::DISK_OPEN_RETRIES {
-        // A link with `..` while something is mounted anywhere: see openat2(2).
-        if found.as_ref().err() != Some(&Errno::AGAIN) {
-            break;
-        }
-        found = in_root();
-    }
-    let fd = match found {
-        // Filtered by a container's runtime that does not know it.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            open(root.join(path.strip_prefix("/").unwrap_or(path)), flags, Mode::empty())?
-        }
-        other => other?,
-    };
+    let fd = open_below(root, path)?;
     let (dev, seen) = (fstat(&fd)?.st_dev, fstatvfs(&fd)?);
     let bytes = |blocks: u64| blocks.saturating_mul(seen.f_frsize);
     Ok(Space {

@@ -1,0 +1,250 @@
+//! The probe against servers of every kind, good ones and others.
+
+use std::{
+    convert::Infallible,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    HeaderMap, Request, Response,
+    body::{Bytes, Incoming},
+    header::CONTENT_TYPE,
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+};
+
+use super::*;
+
+/// `Status` with both conditions true.
+const READY: &[u8] =
+    b"\0\0\0\0\x26\x0a\x24\x0a\x10\x0a\x0cRuntimeReady\x10\x01\x0a\x10\x0a\x0cNetworkReady\x10\x01";
+
+/// What a server says to every question: HTTP status, type, `grpc-status` in the headers, body, `grpc-status` after it.
+type Says = (u16, &'static str, Option<&'static str>, &'static [u8], Option<&'static str>);
+
+const WELL: Says = (200, "application/grpc", None, READY, Some("0"));
+const NO_CRI: Says = (200, "application/grpc", Some("12"), b"", None);
+
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn bind(&self, name: &str) -> UnixListener {
+        UnixListener::bind(self.0.path().join(name)).unwrap()
+    }
+
+    fn probe(&self, socket: &str) -> Arc<ContainerRuntime> {
+        let paths = Paths {
+            root: self.0.path().to_owned(),
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+            mount_table: "/proc/self/mountinfo".into(),
+        };
+        Arc::new(ContainerRuntime::new(socket.parse().unwrap(), &paths))
+    }
+}
+
+/// Serves gRPC, and counts connections.
+fn serve(listener: UnixListener, says: Says) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let connections = count.clone();
+    let serving = tokio::spawn(async move {
+        // All of them end with this one.
+        let mut open = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            connections.fetch_add(1, Relaxed);
+            open.spawn(async move {
+                let answer = service_fn(move |request| answer(request, says));
+                let builder = http2::Builder::new(TokioExecutor::new());
+                let _ended = builder.serve_connection(TokioIo::new(stream), answer).await;
+            });
+        }
+    });
+    (serving, count)
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    (code, kind, early, body, late): Says,
+) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
+    assert_eq!(request.uri().path(), "/runtime.v1.RuntimeService/Status");
+    assert_eq!(request.headers()["te"], "trailers");
+    assert_eq!(request.headers()["grpc-timeout"], "1000m");
+    let question = request.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(question, &b"\0\0\0\0\0"[..]);
+    let trailers = late.map(|status| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", status.parse().unwrap());
+        Ok(trailers)
+    });
+    let body = Full::new(Bytes::from_static(body)).with_trailers(async { trailers });
+    let mut response = Response::builder().status(code).header(CONTENT_TYPE, kind);
+    if let Some(status) = early {
+        response = response.header("grpc-status", status).header("grpc-message", "a%20b");
+    }
+    Ok(response.body(body).unwrap())
+}
+
+fn fail(why: &str) -> Outcome {
+    Outcome::Fail(format!("/x.sock: {why}"))
+}
+
+#[tokio::test]
+async fn answers_are_believed_only_where_they_are_grpc() {
+    const LONG: &[u8] = &[0; config::CRI_MESSAGE + 6];
+    let malformed = |what: &str| fail(&format!("a malformed gRPC answer: {what}"));
+    for (says, expected) in [
+        (WELL, Outcome::Pass),
+        ((200, "application/grpc+proto", None, READY, Some("0")), Outcome::Pass),
+        (
+            NO_CRI,
+            fail(
+                "no CRI runtime.v1 here (UNIMPLEMENTED: a b): its CRI plugin is off or failed, or it is older than \
+                 Kubernetes 1.23",
+            ),
+        ),
+        ((200, "application/grpc", Some("14"), b"", None), fail("UNAVAILABLE: a b")),
+        ((200, "application/grpc", None, READY, Some("4")), fail("DEADLINE_EXCEEDED")),
+        ((200, "application/grpc", None, READY, None), malformed("it ended without a status")),
+        ((200, "application/grpc", None, b"", Some("0")), malformed("it has no message")),
+        (
+            (200, "application/grpc", None, LONG, Some("0")),
+            malformed("longer than any such answer"),
+        ),
+        (
+            (404, "text/plain", None, b"no", None),
+            fail("HTTP 404 of type \"text/plain\" instead of a gRPC answer"),
+        ),
+        (
+            (200, "text/html", None, b"hi", None),
+            fail("HTTP 200 of type \"text/html\" instead of a gRPC answer"),
+        ),
+        (
+            (200, "application/grpc", None, b"\0\0\0\0\0", Some("0")),
+            fail("it says nothing about RuntimeReady; it says nothing about NetworkReady"),
+        ),
+    ] {
+        let place = Place::new();
+        let (_serving, _) = serve(place.bind("x.sock"), says);
+        let probe = place.probe("/x.sock");
+        assert_eq!(probe.clone().sample().await, expected);
+        // The same words again, on the same or another connection.
+        assert_eq!(probe.sample().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_and_made_anew() {
+    let place = Place::new();
+    let probe = place.probe("/x.sock");
+    let (serving, connections) = serve(place.bind("x.sock"), WELL);
+    for _ in 0..10 {
+        assert_eq!(probe.clone().sample().await, Outcome::Pass);
+    }
+    assert_eq!(connections.load(Relaxed), 1);
+    // Its file is gone, the connection is not.
+    let file = place.0.path().join("x.sock");
+    std::fs::remove_file(&file).unwrap();
+    let nowhere = "no container runtime's socket, looked at /x.sock";
+    assert_eq!(probe.clone().sample().await, Outcome::Unknown(nowhere.into()));
+    // Another one in the same place, while the first still serves whom it knows.
+    let (other, other_connections) = serve(place.bind("x.sock"), NO_CRI);
+    assert!(matches!(probe.clone().sample().await, Outcome::Fail(_)));
+    assert!(matches!(probe.clone().sample().await, Outcome::Fail(_)));
+    assert_eq!((connections.load(Relaxed), other_connections.load(Relaxed)), (1, 1));
+    serving.abort();
+    other.abort();
+    let _aborted = other.await;
+    assert_eq!(probe.clone().sample().await, fail("nobody listens on it"));
+    std::fs::remove_file(&file).unwrap();
+    let (_serving, _) = serve(place.bind("x.sock"), WELL);
+    assert_eq!(probe.sample().await, Outcome::Pass);
+}
+
+#[tokio::test]
+async fn who_accepts_and_is_silent_is_let_go_in_time() {
+    let place = Place::new();
+    let probe = place.probe("/x.sock");
+    let listener = place.bind("x.sock");
+    for _ in 0..2 {
+        let began = Instant::now();
+        let (outcome, mut stream) =
+            tokio::join!(probe.clone().sample(), async { listener.accept().await.unwrap().0 });
+        assert_eq!(outcome, fail("no answer within 1 s"));
+        assert!(began.elapsed() < config::CRI_TIMEOUT + Duration::from_millis(500));
+        // To the end, which is there: nothing of it is left.
+        let mut heard = Vec::new();
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut heard));
+        end.await.unwrap().unwrap();
+        assert!(heard.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+    }
+    assert!(lock(&probe.kept).is_empty());
+}
+
+#[tokio::test]
+async fn others_than_runtimes_are_told_apart_and_leave_nothing_behind() {
+    async fn talk(mut stream: UnixStream, says: &'static [u8]) {
+        let mut heard = [0; 64];
+        let _preface = stream.read(&mut heard).await;
+        let _gone = stream.write_all(says).await;
+        let mut rest = Vec::new();
+        let _end = stream.read_to_end(&mut rest).await;
+    }
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    for says in [
+        &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        &[0xff; 4096],
+        &[0; 4096],
+    ] {
+        let place = Place::new();
+        let (probe, listener) = (place.probe("/x.sock"), place.bind("x.sock"));
+        let before = descriptors();
+        for _ in 0..20 {
+            let (outcome, ()) = tokio::join!(probe.clone().sample(), async {
+                talk(listener.accept().await.unwrap().0, says).await;
+            });
+            let Outcome::Fail(why) = outcome else { panic!("{outcome:?}") };
+            assert!(why.starts_with("/x.sock: no HTTP/2 answer: "), "{why}");
+        }
+        // Other tests of this process open files too, but not that many at once.
+        assert!(descriptors() < before + 20, "{} before, {} now", before, descriptors());
+    }
+}
+
+#[tokio::test]
+async fn a_socket_without_the_interface_is_passed_over() {
+    let place = Place::new();
+    let [first, second] = [config::CRI_SOCKETS[0], config::CRI_SOCKETS[1]];
+    for socket in [first, second] {
+        let directory = Path::new(socket).parent().unwrap().strip_prefix("/").unwrap();
+        std::fs::create_dir_all(place.0.path().join(directory)).unwrap();
+    }
+    let probe = place.probe("");
+    let (_docker, connections) = serve(place.bind(&first[1..]), NO_CRI);
+    let Outcome::Fail(why) = probe.clone().sample().await else { panic!() };
+    assert!(why.starts_with(&format!("{first}: no CRI runtime.v1 here")), "{why}");
+    let (runtime, _) = serve(place.bind(&second[1..]), WELL);
+    for _ in 0..5 {
+        assert_eq!(probe.clone().sample().await, Outcome::Pass);
+    }
+    assert_eq!(connections.load(Relaxed), 1, "it is not asked on a new connection each time");
+    // The right one is down: nobody else stands in for it.
+    runtime.abort();
+    let _aborted = runtime.await;
+    let refused = format!("{second}: nobody listens on it");
+    assert_eq!(probe.sample().await, Outcome::Fail(refused));
+}
