@@ -17,8 +17,8 @@ use std::time::{Duration, UNIX_EPOCH};
 pub use fuser::Errno;
 use fuser::{
     BackgroundSession, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
-    Request, Session, SessionACL, WriteFlags,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, Session, SessionACL, WriteFlags,
 };
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -39,6 +39,8 @@ pub enum Operation {
     Discard,
     /// An `fsync`, which is what a loop device makes of a flush.
     Flush,
+    /// A `statfs`; it touches the whole disk.
+    Statfs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -269,6 +271,15 @@ impl Filesystem for Disk {
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.control.answer(Operation::Flush, &EVERYWHERE, move |errno| done(errno, reply));
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let blocks = self.size / 4096;
+        // Nothing is used, and inodes are not counted.
+        self.control.answer(Operation::Statfs, &EVERYWHERE, move |errno| match errno {
+            None => reply.statfs(blocks, blocks, blocks, 0, 0, 4096, 255, 4096),
+            Some(errno) => reply.error(Errno::from_i32(errno)),
+        });
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -35,6 +35,7 @@ fn one_failure(operation: Operation, errno: Errno, name: &str, counter: &str) {
         Operation::Read => inject::read_block(&file, 0).unwrap_err(),
         Operation::Flush => fs::File::open(&file).unwrap().sync_all().unwrap_err(),
         Operation::Write | Operation::Discard => inject::write_block(&file, 0).unwrap_err(),
+        Operation::Statfs => unreachable!("no request of a block device"),
     };
     let last = Instant::now();
     volume.control().heal();

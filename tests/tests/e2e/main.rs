@@ -9,6 +9,7 @@ mod cluster;
 mod cluster_loss;
 mod command_line;
 mod deploy;
+mod disk_pressure;
 mod filesystem_ro;
 mod fixtures;
 mod fixtures_cluster;

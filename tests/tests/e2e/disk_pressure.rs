@@ -1,0 +1,302 @@
+//! Filesystems that run out of bytes or inodes, and one that says nothing at all.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::agent::PATIENCE;
+use e2e::faultfs::{EVERYWHERE, Operation};
+use e2e::sandbox::say;
+use e2e::{Agent, FaultFs, Filesystem, LoopDevice, MIB, Mount, Sandbox, Volume, tool};
+use rustix::fs::{FallocateFlags, StatVfs, fallocate, statvfs, syncfs};
+use rustix::mount::MountFlags;
+use rustix::process::Signal;
+
+/// The machine's own filesystems may be as full as they like.
+const HARMLESS: &str = "/:0%,/:inodes:0%,/var/lib/kubelet:0%,/var/lib/containerd:0%,\
+    /var/lib/containers:0%,inodes:0%";
+
+const QUERY: &str = "?check=disk_pressure";
+
+fn start(sandbox: &Sandbox, thresholds: &str) -> Agent {
+    // What HARMLESS names is configured, and would be missed where it does not exist.
+    let exist = |entry: &&str| {
+        let (path, _) = entry.split_once(':').unwrap();
+        path == "inodes" || Path::new(path).exists()
+    };
+    let harmless: Vec<_> = HARMLESS.split(',').filter(exist).collect();
+    Agent::start_with(sandbox, |command| {
+        command
+            .env("DISK_THRESHOLDS", format!("{},,{thresholds}", harmless.join(",")))
+            .env("PROBE_INTERVAL", "100ms");
+    })
+}
+
+/// Waits until it fails for a reason with all these words, as it says it: path, share, numbers, limit.
+fn wait_failure(agent: &Agent, words: &[&str]) -> String {
+    let since = Instant::now();
+    let reason =
+        agent.wait_for(&format!("failing for a reason with {words:?}"), PATIENCE, |agent| {
+            let reason = agent.health(QUERY).failure("disk_pressure")?.to_owned();
+            words.iter().all(|word| reason.contains(word)).then_some(reason)
+        });
+    say(&format!("MEASURED disk_pressure: 503 after {:?}: {reason}", since.elapsed()));
+    reason
+}
+
+/// Waits until it passes, without a doubt.
+fn wait_pass(agent: &Agent) {
+    agent.wait_for("disk_pressure passes", PATIENCE, |agent| {
+        let health = agent.health(QUERY);
+        let check = health.check("disk_pressure")?;
+        (health.status == 200 && check.degraded.is_none()).then_some(())
+    });
+}
+
+fn degraded(agent: &Agent) -> Option<String> {
+    let health = agent.health(QUERY);
+    let check = health.check("disk_pressure")?;
+    check.degraded.clone().filter(|_| check.passed)
+}
+
+fn free(stat: &StatVfs) -> u64 {
+    stat.f_bavail * 1000 / stat.f_blocks
+}
+
+/// Makes a file as large as it takes to leave `per_mille` of the bytes free.
+fn fill(directory: &Path, per_mille: u64) {
+    let path = directory.join("ballast");
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    let stat = statvfs(directory).unwrap();
+    let wanted = stat.f_blocks * per_mille / 1000;
+    let held = file.metadata().unwrap().len();
+    let length = (held + stat.f_bavail * stat.f_frsize).saturating_sub(wanted * stat.f_frsize);
+    if length > held {
+        fallocate(&file, FallocateFlags::empty(), 0, length).unwrap();
+    } else {
+        file.set_len(length).unwrap();
+    }
+    // What was freed is only counted as free once that is written.
+    syncfs(&file).unwrap();
+    let found = free(&statvfs(directory).unwrap());
+    assert!(found.abs_diff(per_mille) <= 20, "{found} per mille are free, not {per_mille}");
+}
+
+fn full_of_bytes(name: &str, filesystem: Filesystem) {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !e2e::require(filesystem.is_available(), &format!("there is no {}", filesystem.kind())) {
+        return;
+    }
+    let volume = Volume::new(&sandbox, name, filesystem, "");
+    let path = volume.point_text();
+    let agent = start(&sandbox, &format!("{path}:50%"));
+    wait_pass(&agent);
+    fill(volume.point(), 550);
+    // Several samples later still.
+    std::thread::sleep(Duration::from_millis(300));
+    wait_pass(&agent);
+
+    fill(volume.point(), 450);
+    wait_failure(&agent, &[&path, "% of bytes free (", " MiB of ", "below 50%"]);
+    // While nothing changes, neither does the text.
+    let said = |agent: &Agent| agent.health(QUERY).failure("disk_pressure").map(str::to_owned);
+    agent.wait_for("a text that stays the same for some samples", PATIENCE, |agent| {
+        let before = said(agent)?;
+        std::thread::sleep(Duration::from_millis(500));
+        (said(agent)? == before).then_some(())
+    });
+
+    fill(volume.point(), 550);
+    wait_failure(&agent, &[&path, "was below 50% and passes again above 60%"]);
+    fs::remove_file(volume.path("ballast")).unwrap();
+    syncfs(File::open(volume.point()).unwrap()).unwrap();
+    wait_pass(&agent);
+}
+
+#[test]
+fn an_ext4_full_of_bytes() {
+    full_of_bytes("ext4", Filesystem::Ext4);
+}
+
+#[test]
+fn an_xfs_full_of_bytes() {
+    full_of_bytes("xfs", Filesystem::Xfs);
+}
+
+/// Which has no number of inodes to run out of.
+#[test]
+fn a_btrfs_full_of_bytes() {
+    full_of_bytes("btrfs", Filesystem::Btrfs);
+}
+
+#[test]
+fn full_of_files() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let device = LoopDevice::over(&sandbox.file("few.img", 64 * MIB));
+    let node = device.path();
+    let arguments = ["-q", "-F", "-N", "400"].map(AsRef::as_ref);
+    tool::run("mkfs.ext4", &[arguments.as_slice(), &[node.as_os_str()]].concat());
+    let mount = Mount::new(&node, &sandbox.path("few"), "ext4", MountFlags::empty(), "");
+    let point = mount.point();
+    let path = point.to_string_lossy();
+    let agent = start(&sandbox, &format!("{path}:1MiB,{path}:inodes:50%"));
+    wait_pass(&agent);
+
+    let stat = statvfs(point).unwrap();
+    let some = |per_mille: u64| stat.f_files * per_mille / 1000;
+    let file = |number: u64| point.join(format!("file{number}"));
+    let used = stat.f_files - stat.f_ffree;
+    (used..some(550)).for_each(|number| drop(File::create(file(number)).unwrap()));
+    wait_failure(&agent, &[&path, "% of inodes free (", "below 50%"]);
+    (some(450)..some(550)).for_each(|number| fs::remove_file(file(number)).unwrap());
+    wait_failure(&agent, &[&path, "inodes", "was below 50% and passes again above 60%"]);
+    (some(350)..some(450)).for_each(|number| fs::remove_file(file(number)).unwrap());
+    wait_pass(&agent);
+    drop(agent);
+    mount.unmount();
+}
+
+#[test]
+fn two_paths_on_one_filesystem() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let other = Mount::bind(volume.point(), &sandbox.path("other"));
+    let (first, second) = (volume.point_text(), other.point().to_string_lossy().into_owned());
+    let agent = start(&sandbox, &format!("{first}:1MiB,{second}:50%"));
+    wait_pass(&agent);
+    fill(volume.point(), 450);
+    let named = format!("{first} (with {second}): ");
+    let reason = wait_failure(&agent, &[&named, &format!("below 50% for {second}")]);
+    assert!(!reason.contains("; "), "it is said once: {reason}");
+    fill(volume.point(), 700);
+    wait_pass(&agent);
+}
+
+#[test]
+fn a_filesystem_that_hangs() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let hanging = FaultFs::new(&sandbox, "hanging", 64 * MIB);
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
+    let (remote, local) = (hanging.point().to_string_lossy(), volume.point_text());
+    let mut agent = start(&sandbox, &format!("{remote}:1%,{local}:50%"));
+    wait_pass(&agent);
+
+    let hang = hanging.control().hang(Operation::Statfs, EVERYWHERE);
+    let stuck = format!("statfs of {remote} stuck for ");
+    let since = Instant::now();
+    let seconds = |agent: &Agent| {
+        let text = degraded(agent)?;
+        text.strip_prefix(&stuck)?.strip_suffix(" s")?.parse::<u64>().ok()
+    };
+    agent.wait_for("degraded", PATIENCE, seconds);
+    agent.wait_for("stuck for 3 s", PATIENCE, |agent| seconds(agent).filter(|time| *time >= 3));
+    assert!(since.elapsed() >= Duration::from_secs(3), "{:?}", since.elapsed());
+    assert_eq!(hanging.control().hanging(), 1, "it was asked again while stuck");
+
+    // Nobody waits for it, and the other one is still judged.
+    let mut took: Vec<_> = (0..301)
+        .map(|_| {
+            let start = Instant::now();
+            assert_eq!(agent.health(QUERY).status, 200);
+            start.elapsed()
+        })
+        .collect();
+    took.sort_unstable();
+    let (median, slowest) = (took[took.len() / 2], took[took.len() - 1]);
+    say(&format!("MEASURED {}: median {median:?}, slowest {slowest:?}", sandbox.name()));
+    assert!(median < Duration::from_millis(5), "{median:?}");
+    fill(volume.point(), 450);
+    let reason = wait_failure(&agent, &[&local, "below 50%"]);
+    assert!(!reason.contains("stuck"), "{reason}");
+    fill(volume.point(), 700);
+    agent.wait_for("degraded again", PATIENCE, seconds);
+
+    drop(hang);
+    wait_pass(&agent);
+
+    // One that hangs for good keeps the process, since FUSE does not even let go of a killed thread, but neither
+    // its answers nor its ports.
+    let hang = hanging.control().hang(Operation::Statfs, EVERYWHERE);
+    agent.wait_for("degraded", PATIENCE, seconds);
+    let ports = [agent.health_address(), agent.admin_address()].map(|at| at.port().to_string());
+    agent.signal(Signal::TERM);
+    let successor = || {
+        Agent::try_start_with(&sandbox, |command| {
+            command.env("LISTEN_PORT", &ports[0]).env("ADMIN_PORT", &ports[1]);
+        })
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let successor = loop {
+        match successor() {
+            Ok(successor) => break successor,
+            Err(ended) => assert!(Instant::now() < deadline, "{ended:?}"),
+        }
+    };
+    assert_eq!(successor.health("").status, 200);
+    drop(hang);
+    assert_eq!(agent.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_path_that_is_not_there() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let path = sandbox.path("later");
+    let agent = start(&sandbox, &format!("{}:1%", path.display()));
+    let said = agent.wait_for("degraded", PATIENCE, degraded);
+    assert_eq!(said, format!("{} does not exist", path.display()));
+    fs::create_dir(&path).unwrap();
+    wait_pass(&agent);
+}
+
+/// What an agent in a container looks at is the host's.
+#[test]
+fn paths_are_those_of_the_watched_namespace() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    // In this test's own namespace only.
+    let hidden = sandbox.path("hidden");
+    fs::create_dir(&hidden).unwrap();
+    // And in both; a link leads to where it leads over there.
+    let shared = tempfile::tempdir().unwrap();
+    let link = shared.path().join("link");
+    std::os::unix::fs::symlink(shared.path(), &link).unwrap();
+    // This thread has a namespace of its own; the process it belongs to has not.
+    let outside = format!("/proc/{}/mountinfo", std::process::id());
+    for (path, there) in [(hidden.as_path(), false), (shared.path(), true), (&link, true)] {
+        let agent = Agent::start_with(&sandbox, |command| {
+            let thresholds = format!("/:0%,inodes:0%,{}:0%", path.display());
+            command.env("DISK_THRESHOLDS", thresholds).env("MOUNT_TABLE", &outside);
+        });
+        let missing = format!("{} does not exist", path.display());
+        let said = agent.wait_for("an answer", PATIENCE, |agent| {
+            let health = agent.health(QUERY);
+            let check = health.check("disk_pressure")?.clone();
+            check.passed.then_some(check.degraded)
+        });
+        assert_eq!(said, (!there).then_some(missing), "{}", path.display());
+    }
+}
+
+#[test]
+fn bad_thresholds_are_one_line_and_exit_2() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    for (text, named) in [
+        ("/data", "\"/data\": not path:limit or inodes:percent"),
+        ("data:10%", "the path does not begin with /"),
+        ("/:10%,/data:ten%", "\"/data:ten%\": \"ten%\" is not a number"),
+        ("/data:10", "\"10\" has no unit"),
+        ("/data:10PiB", "\"PiB\" is not a unit"),
+        ("/data:101%", "101% is more than 100%"),
+        ("inodes:5Gi", "a limit of inodes is a percentage"),
+        ("/data:1%,/data:2%", "another limit of this kind for the same path"),
+        ("/da\nta:1%", "\"/da\\nta:1%\": the path has a control character"),
+    ] {
+        let started = Agent::try_start_with(&sandbox, |command| {
+            command.env("DISK_THRESHOLDS", text);
+        });
+        let Err(ended) = started else { panic!("it starts with {text:?}") };
+        assert_eq!(ended.status.code(), Some(2), "{text:?}: {ended:?}");
+        assert_eq!(ended.log.len(), 1, "{text:?}: {ended:?}");
+        assert!(ended.log[0].contains("DISK_THRESHOLDS: "), "{text:?}: {ended:?}");
+        assert!(ended.log[0].contains(named), "{text:?}: {ended:?}");
+    }
+}
