@@ -1,12 +1,14 @@
 //! Measures the budgets of the design on this machine, with real faults.
 //!
-//! `bench [detect] [storm] [idle] [start] [size] [flips] [nodes] [requests] [--quick]`; all of them without arguments. Numbers of a
+//! `bench [detect] [storm] [idle] [start] [size] [flips] [nodes] [requests] [probes]
+//! [--quick]`; all of them without arguments. Numbers of a
 //! busy machine are what they are, so only a budget missed tenfold is an error.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it measures, or panics")]
 
 mod cluster;
 mod detect;
 mod idle;
+mod probes;
 mod report;
 mod storm;
 
@@ -50,7 +52,7 @@ const QUICK: Scale = Scale {
 
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 8] = [
+const MEASUREMENTS: [(&str, Measurement); 9] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
@@ -59,6 +61,7 @@ const MEASUREMENTS: [(&str, Measurement); 8] = [
     ("flips", cluster::flips),
     ("nodes", cluster::many_nodes),
     ("requests", cluster::requests),
+    ("probes", probes::run),
 ];
 
 fn main() -> ExitCode {
