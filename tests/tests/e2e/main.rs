@@ -4,6 +4,7 @@
 //! names of the faults are the rows of the table in the spine's specification.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod all_hang;
 mod bad_input;
 mod cluster;
 mod cluster_loss;
