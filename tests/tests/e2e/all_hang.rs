@@ -40,12 +40,12 @@ fn silent_resolver(sandbox: &Sandbox) -> (UdpSocket, TcpListener) {
     // The sandboxes of one machine share its loopback, but not this address.
     let process = std::process::id() % 250 + 1;
     let address = format!("127.25.{process}.53");
-    let socket = UdpSocket::bind((address.as_str(), 53)).expect("bind a name server's port");
-    let listener = TcpListener::bind((address.as_str(), 53)).expect("bind it for TCP");
+    let socket = UdpSocket::bind((address.as_str(), 53)).unwrap();
+    let listener = TcpListener::bind((address.as_str(), 53)).unwrap();
     let file = sandbox.path("resolv.conf");
     fs::write(&file, format!("nameserver {address}\n")).unwrap();
-    let place = fs::canonicalize("/etc/resolv.conf").expect("there is a resolv.conf");
-    rustix::mount::mount_bind(&file, &place).expect("put another resolv.conf in its place");
+    let place = fs::canonicalize("/etc/resolv.conf").unwrap();
+    rustix::mount::mount_bind(&file, &place).unwrap();
     (socket, listener)
 }
 
