@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod containerd;
 pub mod faultfs;
 pub mod health;
 pub mod http;

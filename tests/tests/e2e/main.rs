@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster;
 mod cluster_loss;
 mod command_line;
+mod container_runtime;
 mod deploy;
 mod disk_pressure;
 mod filesystem_ro;

@@ -195,6 +195,17 @@ async fn who_accepts_and_is_silent_is_let_go_in_time() {
 }
 
 #[tokio::test]
+async fn a_queue_that_is_full_is_no_connection() {
+    let place = Place::new();
+    let probe = place.probe("/x.sock");
+    let listener = place.bind("x.sock");
+    // Room for one that nobody accepts.
+    rustix::net::listen(&listener, 0).unwrap();
+    assert_eq!(probe.clone().sample().await, fail("no answer within 1 s"));
+    assert_eq!(probe.sample().await, fail("it takes no connections: its queue of them is full"));
+}
+
+#[tokio::test]
 async fn others_than_runtimes_are_told_apart_and_leave_nothing_behind() {
     async fn talk(mut stream: UnixStream, says: &'static [u8]) {
         let mut heard = [0; 64];
