@@ -92,6 +92,10 @@ pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
         // A tenth of the binary would be the addresses that a program has to mend in itself.
         values.push_str(" -C link-arg=-Wl,-z,pack-relative-relocs");
     }
+    if has_lld(&triple)? {
+        // Generics leave many functions with the same instructions; nothing here compares their addresses.
+        values.push_str(" -C link-arg=-Wl,--icf=all");
+    }
     let mut build = cargo()?;
     build
         .args(["build", "--release", "--package", "tocsin", "--bin", "tocsin", "--target", &triple])
@@ -102,6 +106,13 @@ pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
     announce(&build);
     check(&mut build)?;
     Ok(target_dir()?.join(triple).join("release/tocsin"))
+}
+
+/// Whether this compiler links with the lld that it brings along, which is the default on one platform only.
+fn has_lld(triple: &str) -> Result<bool> {
+    let sysroot = output(command("rustc")?.args(["--print", "sysroot"]))?;
+    let lld = format!("lib/rustlib/{triple}/bin/gcc-ld/ld.lld");
+    Ok(triple == "x86_64-unknown-linux-gnu" && Path::new(sysroot.trim()).join(lld).is_file())
 }
 
 /// The first glibc whose static start-up code reads packed relocations; an older one would crash.
