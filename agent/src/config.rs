@@ -165,9 +165,10 @@ pub const DISK_IMAGES_TIMEOUT: Duration = Duration::from_millis(500);
 pub const DISK_IMAGES_INTERVAL: Duration = Duration::from_mins(1);
 /// 10 seconds until a runtime that gave no answer is asked again.
 pub const DISK_IMAGES_RETRY: Duration = Duration::from_secs(10);
-/// 2 seconds for a sample: half a second more than the question for the images and statfs(2) take together.
-pub const DISK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Paths of `DISK_THRESHOLDS`: each is a short-lived thread per sample, and a stuck one for each that hangs.
+/// 3 seconds for a sample: half a second more than the question for the images, and two looks of which each has
+/// [`DISK_DEADLINE`]: where a path hangs, the others get a second one.
+pub const DISK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Paths of `DISK_THRESHOLDS`: a stuck thread for each that hangs, and then a short-lived one for each of the others.
 pub const DISK_PATHS: usize = 32;
 /// Image filesystems: runtimes have one, or two where containers' layers are apart.
 pub const DISK_IMAGES: usize = 4;

@@ -216,6 +216,12 @@ impl Bounded {
         }
     }
 
+    /// How long the call of that name has been running or stuck; `None` if there is none.
+    #[must_use]
+    pub fn running_for(&self, name: &str) -> Option<Duration> {
+        self.lock().get(name).map(Instant::elapsed)
+    }
+
     /// How many calls are running or stuck.
     #[must_use]
     pub fn running(&self) -> usize {

@@ -238,6 +238,38 @@ fn a_filesystem_that_hangs() {
 }
 
 #[test]
+fn several_that_hang() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let remote = ["a", "b", "c"].map(|name| FaultFs::new(&sandbox, name, 64 * MIB));
+    let path = |at: usize| remote[at].point().display().to_string();
+    let stuck = |at: usize| format!("statfs of {} stuck for ", path(at));
+    let agent = start(&sandbox, &format!("{}:1%,{}:1%,{}:1%", path(0), path(1), path(2)));
+    wait_pass(&agent);
+    let wait_stuck = |which: &[usize]| {
+        agent.wait_for(&format!("stuck are {which:?}"), PATIENCE, |agent| {
+            let text = degraded(agent)?;
+            (0..3).all(|at| text.contains(&stuck(at)) == which.contains(&at)).then_some(())
+        });
+    };
+    let hang = |at: usize| remote[at].control().hang(Operation::Statfs, EVERYWHERE);
+    let [first, second] = [hang(0), hang(1)];
+    wait_stuck(&[0, 1]);
+    let third = hang(2);
+    wait_stuck(&[0, 1, 2]);
+    drop(first);
+    wait_stuck(&[1, 2]);
+    let first = hang(0);
+    wait_stuck(&[0, 1, 2]);
+    // As long as it takes for several more samples.
+    std::thread::sleep(Duration::from_secs(2));
+    for remote in &remote {
+        assert_eq!(remote.control().hanging(), 1, "{} was asked again", remote.point().display());
+    }
+    drop((first, second, third));
+    wait_pass(&agent);
+}
+
+#[test]
 fn a_path_that_is_not_there() {
     let Some(sandbox) = Sandbox::new() else { return };
     let path = sandbox.path("later");

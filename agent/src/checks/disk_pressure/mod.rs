@@ -5,6 +5,7 @@
 //! still judged. It is not a prediction (how fast a disk fills), and quotas are not looked at.
 
 mod judge;
+mod look;
 mod thresholds;
 
 #[cfg(test)]
@@ -13,26 +14,21 @@ mod tests;
 use std::{
     fmt,
     future::Future,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Instant,
 };
 
-use rustix::{
-    fs::{StatVfsMountFlags, fstat, fstatvfs},
-    io::{Errno, Result},
-};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
-use self::judge::{Amount, Look, Low, Space, judge};
 pub use self::thresholds::{BadThreshold, Thresholds};
-use super::{Check, Kind, OnUnknown, runner::Probe};
-use crate::{
-    config,
-    host::{Bounded, Paths, Stuck, open_below},
-    model::Outcome,
+use self::{
+    judge::{Low, judge},
+    look::{Eyes, lock},
 };
+use super::{Check, Kind, OnUnknown, runner::Probe};
+use crate::{config, host::Paths, model::Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "disk_pressure",
@@ -49,8 +45,7 @@ pub type AskImages =
 /// The probe.
 pub struct DiskPressure {
     thresholds: Thresholds,
-    root: PathBuf,
-    bounded: Bounded,
+    eyes: Arc<Eyes>,
     low: Mutex<Low>,
     ask_images: Option<AskImages>,
     images: Mutex<Images>,
@@ -75,8 +70,7 @@ impl DiskPressure {
     pub fn new(thresholds: Thresholds, paths: &Paths, ask_images: Option<AskImages>) -> Self {
         Self {
             thresholds,
-            root: paths.root.clone(),
-            bounded: Bounded::default(),
+            eyes: Arc::new(Eyes::new(paths.root.clone())),
             low: Mutex::default(),
             ask_images,
             images: Mutex::default(),
@@ -97,18 +91,8 @@ impl DiskPressure {
     /// One sample.
     pub async fn sample(self: Arc<Self>) -> Outcome {
         let targets = self.thresholds.targets(&self.images().await);
-        // All at once: one that hangs is not waited for before the next is looked at.
-        let mut looking = JoinSet::new();
-        for (at, target) in targets.into_iter().enumerate() {
-            let this = self.clone();
-            looking.spawn(async move {
-                let look = this.look(&target.path).await;
-                (at, target, look)
-            });
-        }
-        let mut looks = looking.join_all().await;
-        looks.sort_unstable_by_key(|(at, ..)| *at);
-        let looks: Vec<_> = looks.into_iter().map(|(_, target, look)| (target, look)).collect();
+        let paths: Vec<_> = targets.iter().map(|target| target.path.clone()).collect();
+        let looks: Vec<_> = targets.into_iter().zip(self.eyes.look_at(&paths).await).collect();
         let mut low = lock(&self.low);
         let (now, outcome) = judge(&low, &looks);
         *low = now;
@@ -134,35 +118,4 @@ impl DiskPressure {
         }
         lock(&self.images).paths.clone()
     }
-
-    async fn look(&self, path: &Path) -> Look {
-        let (root, inner) = (self.root.clone(), path.to_owned());
-        let call = move || space_at(&root, &inner);
-        let name = format!("statfs {}", path.display());
-        match self.bounded.run(name, config::DISK_DEADLINE, call).await {
-            Ok(Ok(space)) => Look::Seen(space),
-            Ok(Err(Errno::NOENT | Errno::NOTDIR)) => Look::Missing,
-            Ok(Err(error)) => Look::Failed(error.to_string()),
-            Err(Stuck::Late) => Look::Stuck(config::DISK_DEADLINE),
-            Err(Stuck::Still(time)) => Look::Stuck(time),
-            Err(stuck @ Stuck::NoThread) => Look::Failed(stuck.to_string()),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the filesystem of `path` has, below `root`. Blocks for as long as the filesystem likes.
-fn space_at(root: &Path, path: &Path) -> Result<Space> {
-    let fd = open_below(root, path)?;
-    let (dev, seen) = (fstat(&fd)?.st_dev, fstatvfs(&fd)?);
-    let bytes = |blocks: u64| blocks.saturating_mul(seen.f_frsize);
-    Ok(Space {
-        dev,
-        bytes: Amount { free: bytes(seen.f_bavail), size: bytes(seen.f_blocks) },
-        inodes: Amount { free: seen.f_ffree, size: seen.f_files },
-        is_read_only: seen.f_flag.contains(StatVfsMountFlags::RDONLY),
-    })
 }

@@ -2,12 +2,14 @@
 
 mod thresholds;
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use proptest::prelude::*;
+use rustix::io::Errno;
 
 use super::{
     judge::{Amount, Look, Low, Size, Space, is_low, judge},
+    look::space_at,
     thresholds::Limit,
     *,
 };
