@@ -20,6 +20,8 @@ pub mod http;
 pub mod inject;
 pub mod loopdev;
 pub mod mount;
+pub mod nameserver;
+pub mod netns;
 pub mod sandbox;
 pub mod sys;
 pub mod tool;
@@ -30,6 +32,8 @@ pub use cluster::ControlPlane;
 pub use faultfs::FaultFs;
 pub use loopdev::LoopDevice;
 pub use mount::Mount;
+pub use nameserver::Nameserver;
+pub use netns::NetNs;
 pub use sandbox::{Sandbox, require};
 pub use volume::{Filesystem, Volume};
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// `struct loop_info64` of linux/loop.h.
@@ -119,6 +119,20 @@ pub fn unshare_mounts() -> io::Result<()> {
     // SAFETY: NEWNS does not touch the descriptor table that Rust's I/O safety depends on; it implies
     // an own working directory for this thread, which nothing here relies on.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
+    Ok(())
+}
+
+/// Gives the calling thread, and what it starts from now on, a network namespace of its own.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: NEWNET changes what this thread's future sockets are in, and nothing that memory depends on.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;
+    Ok(())
+}
+
+/// Moves the calling thread to a network namespace.
+pub fn join_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let network = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(namespace, Some(network))?;
     Ok(())
 }
 

@@ -20,7 +20,7 @@ const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-d
 const DEBIAN_LLVM: [&str; 4] = ["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 
 /// What the tests and the demo call to make, break and repair filesystems, and Debian's name for it.
-const TEST_PROGRAMS: [(&str, &str); 13] = [
+const TEST_PROGRAMS: [(&str, &str); 14] = [
     ("mount", "mount"),
     ("fstrim", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -35,6 +35,7 @@ const TEST_PROGRAMS: [(&str, &str); 13] = [
     ("containerd", "containerd"),
     // Not in PATH, but a file all the same.
     ("/usr/lib/cni/loopback", "containernetworking-plugins"),
+    ("ip", "iproute2"),
 ];
 
 /// What `cargo xtask kernels` makes its guests of.
