@@ -139,6 +139,9 @@ pub struct ProbeArgs {
     /// How much has to be free for `disk_pressure`: path:10%, path:20GiB, path:inodes:5% or inodes:5%, with commas [default: `/:10%`, `/var/lib/kubelet:10%`, 15% where images are, `inodes:5%`]
     #[arg(long, env = "DISK_THRESHOLDS", value_name = "LIST")]
     pub disk_thresholds: Option<String>,
+    /// What `network` asks the nameservers for [default: the cluster's domain where resolv.conf has one, else the root]
+    #[arg(long, env = "DNS_PROBE_NAME", value_name = "NAME")]
+    pub dns_probe_name: Option<String>,
 }
 
 /// `tocsin check`

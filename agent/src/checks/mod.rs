@@ -10,6 +10,7 @@ mod filesystem_ro;
 pub mod http;
 mod io_errors;
 mod io_stall;
+pub mod network;
 mod node_ready;
 pub mod probes;
 pub mod runner;
@@ -107,7 +108,7 @@ impl Policy {
 /// Every check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 10] = [
+    static ALL: [Check; 11] = [
         node_ready::CHECK,
         schedulable::CHECK,
         custom_conditions::CHECK,
@@ -118,6 +119,7 @@ pub fn all() -> &'static [Check] {
         http::KUBELET,
         container_runtime::CHECK,
         disk_pressure::CHECK,
+        network::CHECK,
     ];
     &ALL
 }

@@ -9,6 +9,7 @@ use super::{
     container_runtime::{ContainerRuntime, CriSocket},
     disk_pressure::{AskImages, DiskPressure, Thresholds},
     http,
+    network::{self, Network},
     runner::{Probe, Probes, Runner},
 };
 use crate::{
@@ -34,6 +35,7 @@ pub struct Settings {
     interval: Duration,
     router_url: http::Url,
     kubelet_url: http::Url,
+    network: network::Settings,
     own: Vec<(&'static Check, http::Url)>,
     cri_socket: CriSocket,
     disk_thresholds: Thresholds,
@@ -49,6 +51,7 @@ impl Settings {
             http_probes,
             cri_socket,
             disk_thresholds,
+            dns_probe_name,
         } = args;
         let (least, most) = (Duration::from_millis(100), Duration::from_mins(1));
         within("PROBE_INTERVAL", probe_interval, least, most)?;
@@ -59,6 +62,7 @@ impl Settings {
             interval: probe_interval,
             router_url: url("ROUTER_URL", &router_url)?,
             kubelet_url: url("KUBELET_URL", &kubelet_url)?,
+            network: dns_probe_name.unwrap_or_default().parse()?,
             own: http::own(&http_probes)
                 .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
             cri_socket: cri_socket.unwrap_or_default().parse().map_err(ConfigError::CriSocket)?,
@@ -87,6 +91,7 @@ impl Settings {
             runtime.probe(),
             DiskPressure::new(self.disk_thresholds.clone(), paths, Some(images_of(runtime)))
                 .probe(),
+            Network::new(self.network.clone()).probe(),
         ];
         probes.extend(self.own.iter().map(|(check, url)| http::other(check.name, url)));
         let always: Vec<_> = policy.default_checks.iter().map(|check| check.name).collect();

@@ -20,6 +20,8 @@ mod http_probes;
 mod io_errors;
 mod io_stall;
 mod many_mounts;
+mod nameservers;
+mod network;
 mod publish;
 mod rbac;
 mod restart;

@@ -1,0 +1,171 @@
+//! Asks the nameservers, over UDP and TCP.
+
+use std::{
+    future::Future,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{
+    Part,
+    dns::{Question, Reply, judge},
+    random,
+    resolv::{Resolvers, shown},
+};
+use crate::config;
+
+/// More than a UDP answer without EDNS can be (512 bytes): who sends more sends nonsense, which is seen as such.
+const DATAGRAM: usize = 4096;
+
+/// Asks them all, one shortly after the other: the first answer is enough.
+pub(super) async fn ask(resolvers: &Resolvers, question: &Question) -> Part {
+    let began = Instant::now();
+    let deadline = began + config::DNS_TIMEOUT;
+    let mut asking = JoinSet::new();
+    for (index, &server) in (0..).zip(&resolvers.servers) {
+        let (question, tcp_only) = (question.clone(), resolvers.tcp_only);
+        asking.spawn(async move {
+            sleep_until(began + config::DNS_STAGGER * index).await;
+            (index, ask_one(server, &question, tcp_only, deadline).await)
+        });
+    }
+    let mut refusals = Vec::new();
+    while let Some(joined) = asking.join_next().await {
+        match joined {
+            Ok((_, Ok(()))) => return Part::Good,
+            Ok((index, Err(why))) => refusals.push((index, why)),
+            Err(panicked) => refusals.push((u32::MAX, panicked.to_string())),
+        }
+    }
+    // As in the file, not as they came in.
+    refusals.sort();
+    let refusals: Vec<_> = refusals.into_iter().map(|(_, why)| why).collect();
+    if refusals.is_empty() {
+        return Part::Bad("every nameserver is on a link that is not there".to_owned());
+    }
+    Part::Bad(format!("no nameserver answers {question}: {}", refusals.join(", ")))
+}
+
+async fn ask_one(
+    server: SocketAddr,
+    question: &Question,
+    tcp_only: bool,
+    deadline: Instant,
+) -> Result<(), String> {
+    let [high, low, ..] = random();
+    let id = u16::from_be_bytes([high, low]);
+    let who = shown(&server);
+    let message = question.message(id).ok_or("the question cannot be written")?;
+    // What came that was no answer, for the reason.
+    let mut foreign = None;
+    if !tcp_only {
+        let reply = until(deadline, by_udp(server, &message, question, id, &mut foreign)).await;
+        match reply {
+            Some(Ok(Reply::Refusal(code))) => return Err(format!("{who} says {code}")),
+            Some(Ok(Reply::Truncated)) => {}
+            Some(Ok(Reply::Good | Reply::Foreign(_))) => return Ok(()),
+            Some(Err(error)) => return Err(format!("{who}: {}", plain(&error))),
+            None => {
+                return Err(match foreign {
+                    Some(what) => format!("{who} sends {what}"),
+                    None => format!("{who} does not answer within {} s", limit()),
+                });
+            }
+        }
+    }
+    match until(deadline, by_tcp(server, &message)).await {
+        Some(Ok(bytes)) => match judge(question, id, &bytes) {
+            // The flag makes no sense here, and it is an answer.
+            Reply::Good | Reply::Truncated => Ok(()),
+            Reply::Refusal(code) => Err(format!("{who} says {code} over TCP")),
+            Reply::Foreign(what) => Err(format!("{who} sends {what} over TCP")),
+        },
+        Some(Err(error)) => Err(format!("{who} over TCP: {}", plain(&error))),
+        None => Err(format!("{who} does not answer over TCP within {} s", limit())),
+    }
+}
+
+fn limit() -> f64 {
+    config::DNS_TIMEOUT.as_secs_f64()
+}
+
+async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    timeout_at(deadline, future).await.ok()
+}
+
+/// Without the number, which is for programs.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(_) => error.kind().to_string(),
+        None => error.to_string(),
+    }
+}
+
+/// Asks, and again if nothing comes: one lost packet is no news. Anything but an answer is passed over, since anybody
+/// can send it.
+async fn by_udp(
+    server: SocketAddr,
+    message: &[u8],
+    question: &Question,
+    id: u16,
+    foreign: &mut Option<&'static str>,
+) -> io::Result<Reply> {
+    let own: SocketAddr = match server {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(own).await?;
+    // Answers of others are not seen, and errors of this one are.
+    socket.connect(server).await?;
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        socket.send(message).await?;
+        let again = Instant::now() + config::DNS_AGAIN;
+        while let Some(received) = until(again, socket.recv(&mut buffer)).await {
+            match judge(question, id, buffer.get(..received?).unwrap_or_default()) {
+                Reply::Foreign(what) => *foreign = Some(what),
+                reply => return Ok(reply),
+            }
+        }
+    }
+}
+
+/// One message each way, with its length before it (RFC 1035, 4.2.2).
+async fn by_tcp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+    let stream = TcpStream::connect(server).await?;
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let out = [&length.to_be_bytes()[..], message].concat();
+    let mut sent = 0;
+    while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
+        stream.writable().await?;
+        match stream.try_write(rest) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let length = read_exact(&stream, 2).await?;
+    let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    read_exact(&stream, length).await
+}
+
+async fn read_exact(stream: &TcpStream, length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut got = 0;
+    while let Some(rest) = bytes.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        stream.readable().await?;
+        match stream.try_read(rest) {
+            Ok(0) => return Err(io::Error::other("closed before the answer was complete")),
+            Ok(count) => got += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
