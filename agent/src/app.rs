@@ -9,24 +9,28 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::{
-    checks::Policy,
+    checks::{Policy, disk_pressure::Fullest},
     cluster::{self, Cluster, source::Source, stats::ApiStats},
     config::{self, Config},
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
-    kernel::{Published, loader::HookState, task::Kernel},
+    kernel::{Command, Published, loader::HookState, task::Kernel},
     model::{FaultView, NodeView},
     serve::{
         BACKLOG,
         admin::Admin,
+        agent_check::{Line, Words},
         bind,
-        control::{Control, Socket},
-        health::{Answered, Health},
-        metrics::{LogDropped, Metrics, Sources},
-        serve,
+        control::{Control, Socket, SocketFile},
+        health::{self, Answered, Listeners, Router},
+        metrics::{DoorStats, LogDropped, Metrics, Sources},
+        serve, state_file,
+        tls::Tls,
+        weight,
     },
 };
 
@@ -41,15 +45,17 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     // Signals and ports first: both can fail for reasons of the operator's.
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let health =
-        bind(config.listen).with_context(|| format!("health listener on {}", config.listen))?;
+    let door = Listeners::bind(config.door.threads, config.listen, config.door.agent_check);
+    let door =
+        door.map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
     let admin =
         bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
 
+    let stats_of_door = Arc::<DoorStats>::default();
+    let (tls, certificate) = start_tls(&config, &stats_of_door)?;
     let paths = host_paths(&config)?;
     let files = raise_open_files();
-    let connections =
-        (files.saturating_sub(config::OTHER_FILES) / 2).clamp(64, config::CONNECTIONS);
+    let connections = (files.saturating_sub(config::OTHER_FILES) / 2).max(64);
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let policy = Arc::new(config.policy.clone());
     let api = Arc::<ApiStats>::default();
@@ -63,6 +69,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     }
     let Published { faults, stats } = published.clone();
     let _nobody_to_tell = faults_to_tell.send(faults.clone());
+    let fullest = config.probes.fullest(&paths);
     let (runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
     let board = Board::new(faults.clone(), node.clone(), probes, policy);
     let answered = Arc::<Answered>::default();
@@ -73,53 +80,42 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
         api,
         board: board.clone(),
         answered: answered.clone(),
+        door: stats_of_door.clone(),
         log_dropped,
     }));
 
     let (stop, stopped) = watch::channel(false);
     let mut listeners: JoinSet<Ended> = JoinSet::new();
-    let (health, health_addr) = listen(health).context("health listener")?;
     let (admin, admin_addr) = listen(admin).context("admin listener")?;
-    let handler = Health::new(board.clone(), answered, config.nodecheck_down_status);
-    let handle = move |request| {
-        let handler = handler.clone();
-        async move { handler.handle(request).await }
+    let outside = Outside {
+        board: board.clone(),
+        answered,
+        stats: stats_of_door,
+        connections,
+        tls,
+        fullest,
+        paths,
     };
-    spawn(&mut listeners, "health", serve("health", connections, health, handle, stopped.clone()));
+    let [health_addr, agent_check_addr] =
+        outside.open(&config, door, &mut listeners, &stopped).context("health listener")?;
     let handler = Admin::new(board, faults, stats, metrics, commands.clone());
     let handle = move |request| {
         let handler = handler.clone();
         async move { handler.handle(request).await }
     };
-    spawn(&mut listeners, "admin", serve("admin", connections, admin, handle, stopped.clone()));
-    // Actions are worth less than answers: without the socket the agent still runs.
-    let socket_file = match Socket::bind(&config.control_socket) {
-        Ok(Socket { listener, file }) => {
-            let handler = Control::new(commands.clone());
-            let handle = move |request| {
-                let handler = handler.clone();
-                async move { handler.handle(request).await }
-            };
-            spawn(
-                &mut listeners,
-                "control",
-                serve("control", connections, listener, handle, stopped.clone()),
-            );
-            Some(file)
-        }
-        Err(error) => {
-            let path = config.control_socket.display();
-            warn!(%path, %error, "no control socket: faults cannot be cleared by hand");
-            None
-        }
-    };
+    let limit = connections.min(config::CONNECTIONS.get());
+    spawn(&mut listeners, "admin", serve("admin", limit, admin, handle, stopped.clone()));
+    let socket_file = open_control(&config, &commands, &mut listeners, &stopped);
     let mut sources: JoinSet<Ended> = JoinSet::new();
     sources.spawn(async move { ("kernel", kernel.run().await) });
     sources.spawn(async move { ("probes", runner.run().await) });
     if let Some(cluster) = cluster {
         sources.spawn(async move { ("cluster", cluster.run().await) });
     }
-    welcome(&config, &published, health_addr, admin_addr);
+    if let Some(certificate) = certificate {
+        spawn(&mut sources, "certificate", certificate.follow());
+    }
+    welcome(&config, &published, [health_addr, agent_check_addr, admin_addr]);
 
     let end = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
@@ -177,6 +173,92 @@ fn start_cluster(
     Ok((Some(cluster), node))
 }
 
+/// What load balancers are answered from.
+struct Outside {
+    board: Board,
+    answered: Arc<Answered>,
+    stats: Arc<DoorStats>,
+    connections: usize,
+    tls: Option<TlsAcceptor>,
+    fullest: Fullest,
+    paths: Paths,
+}
+
+impl Outside {
+    /// Begins to answer; gives where the health listener and the agent-check are.
+    fn open(
+        self,
+        config: &Config,
+        sockets: Listeners,
+        listeners: &mut JoinSet<Ended>,
+        stopped: &watch::Receiver<bool>,
+    ) -> io::Result<[SocketAddr; 2]> {
+        let Self { board, answered, stats, connections, tls, fullest, paths } = self;
+        let (weigher, weight) = watch::channel(100);
+        let words = Words { maint: config.door.maint, weight };
+        let settings = health::Settings {
+            router: Router::new(board.clone(), config.nodecheck_down_status),
+            connections: config.door.connections.min(connections),
+            tls,
+            counts: stats.connections.clone(),
+            answered,
+            line: Arc::new(Line::new(board.clone(), words, stats.agent_checks.clone())),
+        };
+        let threads = health::open(sockets, &settings, stopped)?;
+        let addresses = [threads.health, threads.agent_check];
+        spawn(listeners, "health", threads.run(stopped.clone()));
+        if config.door.weight != weight::Source::Off {
+            let source = config.door.weight;
+            let task = weight::run(source, fullest, paths, weigher, stopped.clone());
+            spawn(listeners, "weight", task);
+        }
+        if let Some(path) = config.door.state_file.clone() {
+            let failures = stats.state_file.clone();
+            let task = state_file::run(path, board, failures, stopped.clone());
+            spawn(listeners, "state file", task);
+        }
+        Ok(addresses)
+    }
+}
+
+/// Actions are worth less than answers: without the socket the agent still runs.
+fn open_control(
+    config: &Config,
+    commands: &mpsc::Sender<Command>,
+    listeners: &mut JoinSet<Ended>,
+    stopped: &watch::Receiver<bool>,
+) -> Option<SocketFile> {
+    match Socket::bind(&config.control_socket) {
+        Ok(Socket { listener, file }) => {
+            let handler = Control::new(commands.clone());
+            let handle = move |request| {
+                let handler = handler.clone();
+                async move { handler.handle(request).await }
+            };
+            let limit = config::CONTROL_CONNECTIONS;
+            let task = serve("control", limit, listener, handle, stopped.clone());
+            spawn(listeners, "control", task);
+            Some(file)
+        }
+        Err(error) => {
+            let path = config.control_socket.display();
+            warn!(%path, %error, "no control socket: faults cannot be cleared by hand");
+            None
+        }
+    }
+}
+
+/// What speaks TLS on the health listener, and what keeps its certificate current.
+fn start_tls(
+    config: &Config,
+    stats: &DoorStats,
+) -> anyhow::Result<(Option<TlsAcceptor>, Option<Tls>)> {
+    let Some(files) = config.door.tls.clone() else { return Ok((None, None)) };
+    let tls = Tls::new(files, stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
+    let acceptor = tls.acceptor().context("TLS")?;
+    Ok((Some(acceptor), Some(tls)))
+}
+
 fn listen(socket: TcpSocket) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
     let listener = socket.listen(BACKLOG)?;
     let addr = listener.local_addr()?;
@@ -203,7 +285,8 @@ fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::E
 }
 
 /// What works, what is missing, and what to try.
-fn welcome(config: &Config, published: &Published, health: SocketAddr, admin: SocketAddr) {
+fn welcome(config: &Config, published: &Published, listening: [SocketAddr; 3]) {
+    let [health, agent_check, admin] = listening;
     let (view, stats) = (published.faults.borrow().clone(), published.stats.borrow().clone());
     let checks: Vec<_> = config.policy.default_checks.iter().map(|check| check.name).collect();
     let of = |state: HookState| stats.hooks.iter().filter(move |hook| hook.state == state);
@@ -231,5 +314,5 @@ fn welcome(config: &Config, published: &Published, health: SocketAddr, admin: So
     };
     info!("try: curl -i 'http://{}/health?verbose'", reach(health));
     info!("and: curl -s http://{}/faults, or: tocsin faults", reach(admin));
-    info!(health = %health, admin = %admin, "listening");
+    info!(health = %health, agent_check = %agent_check, admin = %admin, "listening");
 }

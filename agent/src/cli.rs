@@ -1,10 +1,10 @@
 //! What was typed: commands, flags, and the environment names they answer to.
 
-use std::{ffi::OsString, net::IpAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::{checks::OnApiLoss, config};
+use crate::{checks::OnApiLoss, config, serve::weight};
 
 /// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this
 /// host should get traffic, and why.
@@ -62,6 +62,9 @@ pub struct AgentArgs {
     /// Port of the health listener; 0 for any
     #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
     pub listen_port: u16,
+    /// How load balancers are answered.
+    #[command(flatten)]
+    pub door: DoorArgs,
     /// Address of the admin listener: /faults and /metrics
     #[arg(long, env = "ADMIN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
     pub admin_addr: IpAddr,
@@ -142,6 +145,39 @@ pub struct ProbeArgs {
     /// What `network` asks the nameservers for [default: the cluster's domain where resolv.conf has one, else the root]
     #[arg(long, env = "DNS_PROBE_NAME", value_name = "NAME")]
     pub dns_probe_name: Option<String>,
+}
+
+/// How `tocsin agent` answers load balancers.
+#[derive(Clone, Debug, Args)]
+pub struct DoorArgs {
+    /// Address of the listener for `HAProxy`'s agent-check [default: that of the health listener]
+    #[arg(long, env = "AGENT_CHECK_ADDR", value_name = "IP")]
+    pub agent_check_addr: Option<IpAddr>,
+    /// Port of the listener for `HAProxy`'s agent-check; 0 for any
+    #[arg(long, env = "AGENT_CHECK_PORT", default_value_t = config::AGENT_CHECK_PORT, value_name = "PORT")]
+    pub agent_check_port: u16,
+    /// Tell `HAProxy` `maint` instead of `drain` while the node is cordoned, which also stops its health checks
+    #[arg(long, env = "AGENT_CHECK_MAINT", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
+    pub agent_check_maint: bool,
+    /// What `HAProxy` is told as this host's weight: by free disk space, by load, or always 100%
+    #[arg(long, env = "AGENT_WEIGHT", value_enum, default_value_t, value_name = "BY")]
+    pub agent_weight: weight::Source,
+    /// A file that says 0 while this host is ready and 1 while it is not, for keepalived's `track_file`
+    #[arg(long, env = "STATE_FILE", value_name = "PATH")]
+    pub state_file: Option<PathBuf>,
+    /// Certificate chain (PEM) for TLS on the health listener, beside plain HTTP; read again when it changes
+    #[arg(long, env = "TLS_CERT", value_name = "PATH")]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "TLS_KEY", value_name = "PATH")]
+    pub tls_key: Option<PathBuf>,
+    /// Threads of the health listener [default: 2, or 1 on a single processor]
+    #[arg(long, env = "HEALTH_THREADS", value_name = "COUNT")]
+    pub health_threads: Option<NonZero<usize>>,
+    /// Connections to the health listener at once; one more ends one that is idle
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = config::CONNECTIONS, value_name = "COUNT")]
+    pub max_connections: NonZero<usize>,
 }
 
 /// `tocsin check`

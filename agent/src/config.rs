@@ -3,6 +3,7 @@
 use std::{
     env,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZero,
     path::PathBuf,
     time::Duration,
 };
@@ -14,9 +15,10 @@ use crate::{
         self, BadCondition, Check, Kind, Policy, container_runtime, disk_pressure, http, network,
         probes,
     },
-    cli::{AgentArgs, LogFormat},
+    cli::{AgentArgs, DoorArgs, LogFormat},
     cluster::{conditions::PUBLISHED, source::Source},
     kernel::ledger::Rules,
+    serve::{tls, weight},
 };
 
 /// All addresses, IPv6 and IPv4: a load balancer asks the node's address, not loopback.
@@ -57,12 +59,68 @@ pub const OPEN_RETRIES: usize = 8;
 /// Half a second at most until the first answer: probes of filesystems that remember an error, and I/O that
 /// was in flight already, get this long to show how they stand. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
-/// 75 seconds until the next request header is complete: a load balancer that asks once a minute keeps its
-/// connection. hyper has one time-out for an idle connection and for a slow header; what makes slow clients
-/// harmless is [`CONNECTIONS`].
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-/// Connections served at once on each listener, at most; one more ends the oldest. 64 load balancers with 16 each.
-pub const CONNECTIONS: usize = 1024;
+/// 8 KiB for a request's line and headers, as nginx and Apache have it: load balancers send some hundred bytes.
+pub const HEADER_BYTES: usize = 8 * 1024;
+/// 2 seconds for a request to be complete from its first byte on, and for a TLS handshake: a load balancer sends it in
+/// one piece.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// 30 seconds until the next request on a connection: most load balancers ask every few seconds, and who asks less
+/// often opens another one.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// 2 seconds for an answer to be taken, which fits into every socket's buffer unless hundreds were asked for at once.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// 1 second in which what is still sent is read away, so that the answer is not lost by the connection's reset.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// 256 KiB of that.
+pub const LINGER_BYTES: usize = 256 * 1024;
+/// 75 seconds on the admin listener and the control socket, for a header as for the next request.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections served at once on each listener, at most; one more ends the one that never asked or asked longest ago.
+/// 64 load balancers with 16 each; 9 MiB if each of them has sent nearly all of a header.
+pub const CONNECTIONS: NonZero<usize> = NonZero::new(1024).unwrap();
+/// Connections to the control socket: people, one by one.
+pub const CONTROL_CONNECTIONS: usize = 64;
+/// Threads of the health listener, where the host has as many processors: one answers more than 50,000 requests per
+/// second, and a second one goes on where the first is kept waiting by the scheduler.
+pub const HEALTH_THREADS: usize = 2;
+/// 1 second for which a rendered answer is true although nothing changed: a stuck probe publishes nothing.
+pub const ANSWER_AGE: Duration = Duration::from_secs(1);
+/// Rendered answers that are kept per thread: far more than there are load balancers with different questions.
+pub const CACHED_ANSWERS: usize = 64;
+/// 512 bytes for a target whose answer is kept: all checks by name are some 150.
+pub const CACHED_TARGET: usize = 512;
+/// 256 bytes for a reason in a header or behind an agent-check's `#`: one line of a log.
+pub const REASON_BYTES: usize = 256;
+/// 30 seconds without a byte until TCP asks whether the other side is still there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// 10 seconds between these questions.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// 3 of them without an answer end the connection: a minute after the last byte.
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// 32 streams at once on an HTTP/2 connection: one watch for each check, and as many questions.
+pub const HTTP2_STREAMS: u32 = 32;
+/// 20 seconds between PINGs on an HTTP/2 connection, whose watches say nothing for days.
+pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
+/// 10 seconds for the answer.
+pub const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// gRPC watches at once: as many as connections, and some kilobytes each.
+pub const WATCHES: usize = 1024;
+/// 4 KiB for a gRPC request, which is the name of a check set.
+pub const GRPC_MESSAGE: usize = 4 * 1024;
+/// The next port, for `HAProxy`'s agent-check.
+pub const AGENT_CHECK_PORT: u16 = 25003;
+/// Connections whose end is waited for after the line, per thread; each for a second at most.
+pub const AGENT_CHECKS: usize = 256;
+/// 10 seconds between looks at the files of `TLS_CERT` and `TLS_KEY`, which change every few weeks.
+pub const TLS_INTERVAL: Duration = Duration::from_secs(10);
+/// 5 seconds for reading them.
+pub const TLS_DEADLINE: Duration = Duration::from_secs(5);
+/// 1 MiB for each of them: a chain of certificates is some kilobytes.
+pub const TLS_BYTES: u64 = 1024 * 1024;
+/// 2 seconds for writing a state file, which belongs on a tmpfs.
+pub const STATE_FILE_DEADLINE: Duration = Duration::from_secs(2);
+/// 20 milliseconds between the last connection let in and the end of the idle ones, when the agent is told to stop.
+pub const DRAIN_LULL: Duration = Duration::from_millis(20);
 /// Open files that are kept for other things than connections: disks, filesystems, maps and probes.
 pub const OTHER_FILES: usize = 512;
 /// 5 seconds for requests that are being answered when the agent is told to stop.
@@ -233,6 +291,8 @@ pub struct Config {
     pub nodecheck_down_status: u16,
     /// Health listener.
     pub listen: SocketAddr,
+    /// How load balancers are answered.
+    pub door: Door,
     /// Admin listener.
     pub admin: SocketAddr,
     /// Control socket.
@@ -255,6 +315,58 @@ pub struct Config {
     pub mount_table: PathBuf,
     /// How to write the log.
     pub log_format: LogFormat,
+}
+
+/// How load balancers are answered.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Threads of the health listener.
+    pub threads: usize,
+    /// Connections of the health listener, at most.
+    pub connections: usize,
+    /// Where `HAProxy`'s agent-check is.
+    pub agent_check: SocketAddr,
+    /// `maint` instead of `drain`.
+    pub maint: bool,
+    /// Whence the weight comes.
+    pub weight: weight::Source,
+    /// TLS on the health listener.
+    pub tls: Option<tls::Files>,
+    /// The verdict as a file.
+    pub state_file: Option<PathBuf>,
+}
+
+impl Door {
+    fn new(args: DoorArgs, health: IpAddr) -> Result<Self, ConfigError> {
+        let DoorArgs {
+            agent_check_addr,
+            agent_check_port,
+            agent_check_maint,
+            agent_weight,
+            state_file,
+            tls_cert,
+            tls_key,
+            health_threads,
+            max_connections,
+        } = args;
+        let some = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        let tls = match (some(tls_cert), some(tls_key)) {
+            (Some(cert), Some(key)) => Some(tls::Files { cert, key }),
+            (None, None) => None,
+            (Some(_), None) => return Err(ConfigError::HalfOfTls("TLS_CERT", "TLS_KEY")),
+            (None, Some(_)) => return Err(ConfigError::HalfOfTls("TLS_KEY", "TLS_CERT")),
+        };
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Ok(Self {
+            threads: health_threads.map_or(HEALTH_THREADS.min(processors), NonZero::get),
+            connections: max_connections.get(),
+            agent_check: SocketAddr::new(agent_check_addr.unwrap_or(health), agent_check_port),
+            maint: agent_check_maint,
+            weight: agent_weight,
+            tls,
+            state_file: some(state_file),
+        })
+    }
 }
 
 /// A value that cannot be used; one line.
@@ -287,6 +399,9 @@ pub enum ConfigError {
     /// What cannot be told to nobody.
     #[error("PUBLISH_CONDITIONS needs {0}")]
     NobodyToTell(&'static str),
+    /// One of two that belong together.
+    #[error("{0} needs {1}")]
+    HalfOfTls(&'static str, &'static str),
     /// Zero or far too long.
     #[error("{0}: {t} is not between {least} and {most}",
         t = format_duration(*.1), least = format_duration(*.2), most = format_duration(*.3))]
@@ -306,6 +421,7 @@ impl Config {
             probes,
             listen_addr,
             listen_port,
+            door,
             admin_addr,
             admin_port,
             control_socket,
@@ -373,6 +489,7 @@ impl Config {
             publish_conditions,
             nodecheck_down_status,
             listen: SocketAddr::new(listen_addr, listen_port),
+            door: Door::new(door, listen_addr)?,
             admin: SocketAddr::new(admin_addr, admin_port),
             control_socket,
             no_ebpf,

@@ -13,6 +13,7 @@ use crate::{
         Check, Kind, Known, OnUnknown, Policy,
         runner::{Probes, Sample},
     },
+    config,
     model::{FaultView, Link, NodeView, Outcome},
 };
 
@@ -68,6 +69,9 @@ pub struct Question {
     pub exclude: Vec<String>,
     /// Text for people instead of JSON.
     pub verbose: bool,
+    /// A node that is only cordoned is 404 instead of 503, which `HAProxy`'s `http-check disable-on-404` takes for
+    /// "no new sessions, keep those there are".
+    pub drain_is_404: bool,
 }
 
 impl Question {
@@ -80,6 +84,7 @@ impl Question {
                 "exclude" => add_names(&mut question.exclude, &value)?,
                 // As on the z-pages of Kubernetes: the name alone is enough.
                 "verbose" => question.verbose = !matches!(&*value, "false" | "0"),
+                "drain" => question.drain_is_404 = value == "404",
                 _ => {}
             }
         }
@@ -149,6 +154,38 @@ impl Board {
         Ok(answer)
     }
 
+    /// Answers at once, or not at all where [`Self::ask`] would have to wait.
+    #[must_use]
+    pub fn ask_now(&self, question: &Question) -> Option<Result<Answer, Refused>> {
+        self.probes.want(self.names(question)).then(|| self.answer(question))
+    }
+
+    /// Tells when answers may have become others.
+    #[must_use]
+    pub fn changes(&self) -> Changes {
+        let (kernel, node) = (self.kernel.clone(), self.node.clone());
+        Changes { kernel, node, probes: self.probes.changes() }
+    }
+
+    /// What the kernel says of its faults, for who shows more than verdicts.
+    #[must_use]
+    pub fn faults(&self) -> Arc<FaultView> {
+        self.kernel.borrow().clone()
+    }
+
+    /// The default set, and `schedulable` where there is a cluster to tell of it: what a load balancer that knows
+    /// "drain" is told about.
+    #[must_use]
+    pub fn with_drain(&self) -> Question {
+        let defaults = self.policy.default_checks.iter().map(|check| check.name);
+        let cordon = (self.node.borrow().link != Link::None).then_some(SCHEDULABLE);
+        let mut checks: Vec<_> = defaults.map(str::to_owned).collect();
+        if let Some(cordon) = cordon.filter(|name| checks.iter().all(|other| other != name)) {
+            checks.push(cordon.to_owned());
+        }
+        Question { checks, ..Question::default() }
+    }
+
     /// Answers now, from what is known.
     pub fn answer(&self, question: &Question) -> Result<Answer, Refused> {
         let (kernel, node) = (self.kernel.borrow().clone(), self.node.borrow().clone());
@@ -203,6 +240,53 @@ impl Board {
     }
 }
 
+/// The check that fails while a node is only cordoned.
+const SCHEDULABLE: &str = "schedulable";
+
+/// Tells when answers may have become others.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    kernel: watch::Receiver<Arc<FaultView>>,
+    node: watch::Receiver<Arc<NodeView>>,
+    probes: watch::Receiver<u64>,
+}
+
+impl Changes {
+    /// Whether anything has been published since it was asked the last time. Three loads where nothing was.
+    pub fn any(&mut self) -> bool {
+        // A sender that is gone publishes nothing more.
+        let kernel = self.kernel.has_changed().unwrap_or(false);
+        let node = self.node.has_changed().unwrap_or(false);
+        let probes = self.probes.has_changed().unwrap_or(false);
+        if kernel {
+            self.kernel.mark_unchanged();
+        }
+        if node {
+            self.node.mark_unchanged();
+        }
+        if probes {
+            self.probes.mark_unchanged();
+        }
+        kernel || node || probes
+    }
+
+    /// Waits for the next publication, or for [`config::ANSWER_AGE`], which alone can make an answer another one.
+    pub async fn wait(&mut self) {
+        /// Whose sender is gone never changes.
+        async fn changed<T>(receiver: &mut watch::Receiver<T>) {
+            if receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        tokio::select! {
+            () = changed(&mut self.kernel) => {}
+            () = changed(&mut self.node) => {}
+            () = changed(&mut self.probes) => {}
+            () = tokio::time::sleep(config::ANSWER_AGE) => {}
+        }
+    }
+}
+
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
@@ -212,6 +296,27 @@ impl Answer {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status == "ready"
+    }
+
+    /// Whether nothing is wrong but that the node is cordoned.
+    #[must_use]
+    pub fn is_drain(&self) -> bool {
+        let mut failed = self.checks.iter().filter(|check| !check.passed).peekable();
+        failed.peek().is_some() && failed.all(|check| check.name == SCHEDULABLE)
+    }
+
+    /// What is wrong, or else what makes success worth less than it looks, in one line; nothing where all is well.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let join = |parts: Vec<String>| (!parts.is_empty()).then(|| parts.join("; "));
+        let failed = self.checks.iter().filter(|check| !check.passed);
+        let failed = failed.map(|c| format!("{}: {}", c.name, c.reason.as_deref().unwrap_or("?")));
+        join(failed.collect()).or_else(|| {
+            let degraded = self.checks.iter();
+            let degraded = degraded.filter_map(|check| Some((check, check.degraded.as_ref()?)));
+            let words = degraded.map(|(check, why)| format!("degraded: {}: {why}", check.name));
+            join(words.collect())
+        })
     }
 
     /// In the form of the z-pages of Kubernetes.

@@ -40,6 +40,7 @@ pub struct Agent {
     log: Log,
     health: SocketAddr,
     admin: SocketAddr,
+    agent_check: SocketAddr,
     control: PathBuf,
     connections: RefCell<Connections>,
 }
@@ -82,6 +83,7 @@ pub fn command(sandbox: &Sandbox) -> Command {
         .env("NODE_NAME", "node-1")
         .env("LISTEN_ADDR", "127.0.0.1")
         .env("LISTEN_PORT", "0")
+        .env("AGENT_CHECK_PORT", "0")
         .env("ADMIN_ADDR", "127.0.0.1")
         .env("ADMIN_PORT", "0")
         .env("LOG_FORMAT", "json")
@@ -155,13 +157,14 @@ impl Agent {
             log,
             health: unset,
             admin: unset,
+            agent_check: unset,
             control: sandbox.path("control.sock"),
             connections: RefCell::default(),
         };
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(addresses) = agent.log().iter().find_map(|line| listening(line)) {
-                (agent.health, agent.admin) = addresses;
+                [agent.health, agent.admin, agent.agent_check] = addresses;
                 return Ok(agent);
             }
             if let Some(status) = agent.child.try_wait().expect("wait for the agent") {
@@ -182,6 +185,11 @@ impl Agent {
     /// Where `/faults` is.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Where `HAProxy`'s agent-check is.
+    pub fn agent_check_address(&self) -> SocketAddr {
+        self.agent_check
     }
 
     /// The control socket.
@@ -376,10 +384,10 @@ impl Drop for Agent {
     }
 }
 
-/// The two addresses in the line that says so.
-fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+/// The addresses in the line that says so.
+fn listening(line: &str) -> Option<[SocketAddr; 3]> {
     let line: Value = serde_json::from_str(line).ok()?;
     let address = |key: &str| line[key].as_str().and_then(|text| text.parse().ok());
     (line["message"] == "listening").then_some(())?;
-    Some((address("health")?, address("admin")?))
+    Some([address("health")?, address("admin")?, address("agent_check")?])
 }

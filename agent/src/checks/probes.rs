@@ -7,7 +7,7 @@ use tracing::debug;
 use super::{
     Check, Policy,
     container_runtime::{ContainerRuntime, CriSocket},
-    disk_pressure::{AskImages, DiskPressure, Thresholds},
+    disk_pressure::{AskImages, DiskPressure, Fullest, Thresholds},
     http,
     network::{self, Network},
     runner::{Probe, Probes, Runner},
@@ -80,6 +80,12 @@ impl Settings {
     #[must_use]
     pub fn own(&self) -> Vec<&'static Check> {
         self.own.iter().map(|(check, _)| *check).collect()
+    }
+
+    /// How full the disks are that `disk_pressure` looks at.
+    #[must_use]
+    pub fn fullest(&self, paths: &Paths) -> Fullest {
+        Fullest::new(self.disk_thresholds.clone(), paths)
     }
 
     /// Starts the runner of all of them; those of the default set begin at once.

@@ -58,7 +58,24 @@ pub struct Sample {
 
 /// Every probe's latest sample, for who answers.
 #[derive(Clone, Debug, Default)]
-pub struct Probes(Arc<BTreeMap<&'static str, Seat>>);
+pub struct Probes(Arc<Seats>);
+
+#[derive(Debug, Default)]
+struct Seats {
+    by_name: BTreeMap<&'static str, Seat>,
+    /// Counts changes of what any of them says, not samples: who waits for news is not woken by none.
+    changes: watch::Sender<u64>,
+}
+
+impl Seats {
+    fn put(&self, seat: &Seat, sample: Option<Sample>) {
+        let outcome = |sample: &Option<Sample>| sample.as_ref().map(|s| s.outcome.clone());
+        let now = outcome(&sample);
+        if outcome(&seat.latest.send_replace(sample)) != now {
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+    }
+}
 
 /// A probe, as seen by who asks for it.
 #[derive(Debug)]
@@ -108,7 +125,8 @@ impl Runner {
         let seats = probes
             .iter()
             .map(|probe| (probe.name, Seat::new(probe.timeout, always.contains(&probe.name))));
-        let seats = Arc::new(seats.collect::<BTreeMap<_, _>>());
+        let seats = Seats { by_name: seats.collect(), changes: watch::Sender::default() };
+        let seats = Arc::new(seats);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Names that are being resolved; what may hang on a disk has threads of its own.
@@ -121,8 +139,8 @@ impl Runner {
             for probe in probes {
                 let seats = followed.clone();
                 tasks.spawn(async move {
-                    if let Some(seat) = seats.get(probe.name) {
-                        follow(seat, &probe, period).await;
+                    if let Some(seat) = seats.by_name.get(probe.name) {
+                        follow(&seats, seat, &probe, period).await;
                     }
                 });
             }
@@ -146,19 +164,19 @@ impl Runner {
     }
 }
 
-async fn follow(seat: &Seat, probe: &Probe, period: Duration) {
+async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration) {
     loop {
         if !seat.is_in_demand() {
             // Whoever asks next wants to know what is, not what was.
             seat.asked.store(0, Relaxed);
-            seat.latest.send_replace(None);
+            seats.put(seat, None);
             seat.wake.notified().await;
         }
         let began = Instant::now();
         let outcome = sample(probe).await;
         let took = began.elapsed();
         debug!(probe = probe.name, ?took, ?outcome, "sampled");
-        seat.latest.send_replace(Some(Sample { outcome, took, at: Instant::now() }));
+        seats.put(seat, Some(Sample { outcome, took, at: Instant::now() }));
         // Probes that began together do not stay together.
         sleep((period + jitter(period / 10)).saturating_sub(took)).await;
     }
@@ -184,7 +202,8 @@ async fn sample(probe: &Probe) -> Outcome {
 impl Probes {
     /// Asks for these, and waits until each of them has a result; one that is running already is not waited for.
     pub async fn demand(&self, names: impl IntoIterator<Item = &str>) {
-        let seats: Vec<_> = names.into_iter().filter_map(|name| self.0.get(name)).collect();
+        let names = names.into_iter();
+        let seats: Vec<_> = names.filter_map(|name| self.0.by_name.get(name)).collect();
         for seat in &seats {
             seat.ask();
         }
@@ -196,16 +215,33 @@ impl Probes {
         }
     }
 
+    /// Asks for these, and says whether each of them has a result already.
+    pub fn want<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> bool {
+        let mut all = true;
+        for seat in names.into_iter().filter_map(|name| self.0.by_name.get(name)) {
+            seat.ask();
+            all &= seat.latest.borrow().is_some();
+        }
+        all
+    }
+
+    /// Changes whenever any of them says something else.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
     /// The latest sample of that probe, if it is in demand.
     #[must_use]
     pub fn latest(&self, name: &str) -> Option<Sample> {
-        self.0.get(name).and_then(|seat| seat.latest.borrow().clone())
+        self.0.by_name.get(name).and_then(|seat| seat.latest.borrow().clone())
     }
 
     /// What the probe says at this moment.
     #[must_use]
     pub fn outcome(&self, name: &str, period: Duration, now: Instant) -> Outcome {
-        let limit = self.0.get(name).map_or(Duration::ZERO, |seat| seat.timeout) + period + MARGIN;
+        let limit =
+            self.0.by_name.get(name).map_or(Duration::ZERO, |seat| seat.timeout) + period + MARGIN;
         outcome(self.latest(name).as_ref(), limit, now)
     }
 }

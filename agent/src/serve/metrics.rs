@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use tokio::sync::watch;
 
-use super::health::Answered;
+use super::health::{Answered, Counts};
 use crate::{
     cluster::stats::ApiStats,
     health::Board,
@@ -64,6 +64,12 @@ descriptions! {
     PROBE_DURATION = "probe_duration_seconds" false ["check"] "How long the last sample of a running probe took";
     PROBE_AGE = "probe_age_seconds" false ["check"] "How long ago the last sample of a running probe was taken";
     REQUESTS = "health_requests" true ["code"] "Answers of the health listener by class: 200, 503 or refused";
+    CONNECTIONS = "health_connections" false [] "Open connections to the health listener";
+    EVICTED = "health_connections_evicted" true [] "Connections ended because there were too many of them";
+    TIMED_OUT = "health_connections_timed_out" true [] "Connections ended because a request was not complete in time";
+    AGENT_CHECKS = "agent_checks" true [] "Answers to HAProxy's agent-check";
+    STATE_FILE = "state_file_failures" true [] "Attempts to write the state file that failed";
+    TLS_FAILURES = "tls_reload_failures" true [] "Attempts to read a changed certificate that failed";
     API_UP = "api_up" false [] "1 while the Kubernetes API is heard, 0 while it is not or no cluster is configured";
     API_LOST = "api_lost" true [] "Times that the Kubernetes API was lost for longer than a reconnection";
     API_REQUESTS = "api_requests" true ["code"] "Requests to the Kubernetes API by status of the answer, or none";
@@ -76,6 +82,19 @@ descriptions! {
 
 /// Where lines that the log could not take are counted.
 pub type LogDropped = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What load balancers are told by.
+#[derive(Debug, Default)]
+pub struct DoorStats {
+    /// Connections to the health listener.
+    pub connections: Arc<Counts>,
+    /// Answers to `HAProxy`'s agent-check.
+    pub agent_checks: Arc<AtomicU64>,
+    /// Failed attempts to write the state file.
+    pub state_file: Arc<AtomicU64>,
+    /// Failed attempts to renew the certificate.
+    pub tls: Arc<AtomicU64>,
+}
 
 /// What the metrics are made of.
 #[derive(Clone)]
@@ -92,6 +111,8 @@ pub struct Sources {
     pub board: Board,
     /// The health listener.
     pub answered: Arc<Answered>,
+    /// What else load balancers are told by.
+    pub door: Arc<DoorStats>,
     /// The log.
     pub log_dropped: LogDropped,
 }
@@ -223,6 +244,10 @@ impl Collector for Sources {
         family.counter(&[("code", "503")], load(&self.answered.not_ready))?;
         family.counter(&[("code", "refused")], load(&self.answered.refused))?;
 
+        let open = self.door.connections.open.load(Relaxed);
+        let open = i64::try_from(open).unwrap_or(i64::MAX);
+        ConstGauge::new(open).encode(Family::new(e, &CONNECTIONS)?.0)?;
+
         let is_up = self.node.borrow().link == Link::Up;
         ConstGauge::new(i64::from(is_up)).encode(Family::new(e, &API_UP)?.0)?;
         let mut family = Family::new(e, &API_REQUESTS)?;
@@ -241,6 +266,11 @@ impl Collector for Sources {
             (&UNCOUNTED, stats.uncounted),
             (&MISSED, stats.missed),
             (&FORGOTTEN, stats.forgotten),
+            (&EVICTED, load(&self.door.connections.evicted)),
+            (&TIMED_OUT, load(&self.door.connections.timed_out)),
+            (&AGENT_CHECKS, load(&self.door.agent_checks)),
+            (&STATE_FILE, load(&self.door.state_file)),
+            (&TLS_FAILURES, load(&self.door.tls)),
             (&LOG_DROPPED, (self.log_dropped)()),
         ];
         for (description, value) in counters {
@@ -313,6 +343,7 @@ mod tests {
             api: Arc::default(),
             board,
             answered: Arc::default(),
+            door: Arc::default(),
             log_dropped: Arc::new(|| 3),
         })
         .render()

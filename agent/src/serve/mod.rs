@@ -1,9 +1,13 @@
 //! Listeners. Each answers from memory, and none can be made to wait or to grow without bound.
 
 pub mod admin;
+pub mod agent_check;
 pub mod control;
 pub mod health;
 pub mod metrics;
+pub mod state_file;
+pub mod tls;
+pub mod weight;
 
 use std::{
     collections::VecDeque,
@@ -38,32 +42,39 @@ use crate::config;
 /// What every handler gives.
 pub type Reply = Response<Full<Bytes>>;
 
-/// Request headers larger than this are refused.
-const MAX_HEADER: usize = 8 * 1024;
-
 /// Takes a port without accepting anything on it yet: a port in use is an error before anything else
 /// is set up, and nobody is answered before the answer is right.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
-    let bind_one = |addr: SocketAddr| {
-        let socket = if addr.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-        if addr.is_ipv6() && addr.ip().is_unspecified() {
-            // Both families, whatever net.ipv6.bindv6only says.
-            rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-        }
-        socket.set_reuseaddr(true)?;
-        socket.bind(addr)?;
-        Ok(socket)
-    };
-    bind_one(addr).or_else(|error: io::Error| {
+    bind_one(addr, false).or_else(|error: io::Error| {
         // A host without IPv6.
         let none = error
             .raw_os_error()
             .is_some_and(|e| e == libc::EAFNOSUPPORT || e == libc::EADDRNOTAVAIL);
         if none && addr.is_ipv6() && addr.ip().is_unspecified() {
-            return bind_one(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()));
+            return bind_one(
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), addr.port()),
+                false,
+            );
         }
         Err(error)
     })
+}
+
+/// Takes a port that [`bind`] took once more, for another thread.
+pub fn bind_beside(addr: SocketAddr) -> io::Result<TcpSocket> {
+    bind_one(addr, true)
+}
+
+fn bind_one(addr: SocketAddr, beside: bool) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    if addr.is_ipv6() && addr.ip().is_unspecified() {
+        // Both families, whatever net.ipv6.bindv6only says.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(beside)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }
 
 /// Connections waiting to be accepted; what the kernel allows by default (net.core.somaxconn).
@@ -110,7 +121,7 @@ pub async fn serve<L, H, F>(
     limit: usize,
     listener: L,
     handler: H,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) where
     L: Accept,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -122,15 +133,13 @@ pub async fn serve<L, H, F>(
     loop {
         let stream = tokio::select! {
             biased;
-            () = stopped(&mut stop) => break,
+            () = stopped(stop.clone()) => break,
             // Reaped here, so that the set does not grow.
             Some(_ended) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
                 Ok(stream) => stream,
                 Err(error) => {
-                    // Out of file descriptors, say: the connection stays in the backlog.
-                    warn!(listener = name, %error, "accept failed");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    accept_failed(name, &error).await;
                     continue;
                 }
             },
@@ -153,12 +162,24 @@ pub async fn serve<L, H, F>(
     }
 }
 
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+/// Ends when a stop is asked for.
+async fn stopped(mut stop: watch::Receiver<bool>) {
     // Without a sender nobody will ever ask for more time either.
     let _nobody_left = stop.wait_for(|stop| *stop).await.is_err();
 }
 
-async fn connection<S, H, F>(stream: S, handler: H, mut stop: watch::Receiver<bool>)
+/// What to do about it.
+async fn accept_failed(listener: &'static str, error: &io::Error) {
+    // Gone before it was accepted: no reason to keep the next one waiting.
+    if error.kind() == io::ErrorKind::ConnectionAborted {
+        return;
+    }
+    // Out of file descriptors, say: the connection stays in the backlog.
+    warn!(listener, %error, "accept failed");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn connection<S, H, F>(stream: S, handler: H, stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Fn(Request<Incoming>) -> F,
@@ -170,8 +191,8 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(config::HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADER)
+        .header_read_timeout(config::ADMIN_TIMEOUT)
+        .max_buf_size(config::HEADER_BYTES)
         // A client may shut down its half after the request.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
@@ -183,7 +204,7 @@ where
             }
             return;
         }
-        () = stopped(&mut stop) => {}
+        () = stopped(stop) => {}
     }
     connection.as_mut().graceful_shutdown();
     if let Err(error) = connection.await {

@@ -29,6 +29,14 @@ pub(super) struct Eyes {
     round: Mutex<Arc<Mutex<Round>>>,
 }
 
+/// Free bytes in percent, of what can be written at all.
+pub(super) fn free_percent(look: &Look) -> Option<f64> {
+    let Look::Seen(Space { bytes, is_read_only: false, .. }) = look else { return None };
+    #[expect(clippy::cast_precision_loss, reason = "a percentage needs fewer than 52 bits")]
+    let percent = 100.0 * bytes.free as f64 / bytes.size as f64;
+    percent.is_finite().then_some(percent)
+}
+
 /// One look at all paths.
 #[derive(Debug, Default)]
 struct Round {

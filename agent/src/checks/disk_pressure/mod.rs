@@ -38,6 +38,29 @@ pub(super) const CHECK: Check = Check {
     kind: Kind::Probe,
 };
 
+/// How full the fullest of the filesystems is, for who weighs hosts; image filesystems of their own are left out.
+#[derive(Clone, Debug)]
+pub struct Fullest {
+    thresholds: Thresholds,
+    eyes: Arc<Eyes>,
+}
+
+impl Fullest {
+    /// Of the filesystems of `thresholds`, below the root of `paths`.
+    #[must_use]
+    pub fn new(thresholds: Thresholds, paths: &Paths) -> Self {
+        Self { thresholds, eyes: Arc::new(Eyes::new(paths.root.clone())) }
+    }
+
+    /// Its free bytes, in percent of its size. `None` where none could be looked at.
+    pub async fn free_percent(&self) -> Option<f64> {
+        let targets = self.thresholds.targets(&[]);
+        let paths: Vec<_> = targets.into_iter().map(|target| target.path).collect();
+        let looks = self.eyes.look_at(&paths).await;
+        looks.iter().filter_map(look::free_percent).min_by(f64::total_cmp)
+    }
+}
+
 /// Asks the container runtime where its images are; `None` where it cannot be asked.
 pub type AskImages =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Vec<PathBuf>>> + Send>> + Send + Sync>;

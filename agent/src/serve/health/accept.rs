@@ -1,0 +1,263 @@
+//! The threads, and who is let in.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::{
+    answers::Answers,
+    connections::{Counts, Seat, Table},
+    grpc::Watches,
+    http1::{self, Below, End},
+    http2,
+    page::Answered,
+    rewind::Rewind,
+    route::Router,
+};
+use crate::{
+    config,
+    serve::{BACKLOG, accept_failed, agent_check, bind, bind_beside, stopped},
+};
+
+/// What the listener is made of.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where the pages come from.
+    pub router: Router,
+    /// Connections of all threads, at most.
+    pub connections: usize,
+    /// TLS, beside plain text on the same port.
+    pub tls: Option<TlsAcceptor>,
+    /// What is counted.
+    pub counts: Arc<Counts>,
+    /// The same.
+    pub answered: Arc<Answered>,
+    /// What `HAProxy`'s agent-check is told, on the other port.
+    pub line: Arc<agent_check::Line>,
+}
+
+/// What the connections of one thread share.
+pub struct Door {
+    began: Instant,
+    draining: AtomicBool,
+    pub(super) answers: Answers,
+    pub(super) answered: Arc<Answered>,
+    pub(super) watches: Arc<Watches>,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Door {
+    /// Milliseconds since it opened.
+    pub fn milliseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// Whether no further request is wanted.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+}
+
+/// Ports that are taken, and not open yet.
+#[derive(Debug)]
+pub struct Listeners {
+    health: Vec<TcpSocket>,
+    agent_check: Vec<TcpSocket>,
+}
+
+impl Listeners {
+    /// Takes both ports, each as often as there are threads.
+    pub fn bind(
+        threads: usize,
+        health: SocketAddr,
+        agent_check: SocketAddr,
+    ) -> Result<Self, (&'static str, SocketAddr, io::Error)> {
+        let several = |name, addr| several(threads, addr).map_err(|error| (name, addr, error));
+        Ok(Self {
+            health: several("health listener", health)?,
+            agent_check: several("agent-check listener", agent_check)?,
+        })
+    }
+}
+
+fn several(threads: usize, addr: SocketAddr) -> io::Result<Vec<TcpSocket>> {
+    // The first one alone finds out whether the port is somebody else's: `SO_REUSEPORT` would share it.
+    let first = bind(addr)?;
+    first.set_reuseport(true)?;
+    let addr = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..threads {
+        sockets.push(bind_beside(addr)?);
+    }
+    for socket in &sockets {
+        let socket = SockRef::from(socket);
+        // Connections inherit both. An answer is one small segment: waiting for more to send would only delay it.
+        socket.set_tcp_nodelay(true)?;
+        // A load balancer that lost its power leaves no open connection behind for long.
+        let keepalive = TcpKeepalive::new()
+            .with_time(config::KEEPALIVE_IDLE)
+            .with_interval(config::KEEPALIVE_INTERVAL)
+            .with_retries(config::KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    Ok(sockets)
+}
+
+/// The threads.
+#[derive(Debug)]
+pub struct Threads {
+    ended: mpsc::Receiver<()>,
+    /// Where the health listener is.
+    pub health: SocketAddr,
+    /// Where the agent-check is.
+    pub agent_check: SocketAddr,
+}
+
+impl Threads {
+    /// Ends when one of them does: after a stop, when all of them have.
+    pub async fn run(mut self, stop: watch::Receiver<bool>) {
+        let _one_ended = self.ended.recv().await;
+        if *stop.borrow() {
+            while self.ended.recv().await.is_some() {}
+        }
+    }
+}
+
+/// Opens the ports, and answers until `stop`.
+pub fn open(
+    listeners: Listeners,
+    settings: &Settings,
+    stop: &watch::Receiver<bool>,
+) -> io::Result<Threads> {
+    let Listeners { health, agent_check } = listeners;
+    let count = health.len();
+    let began = Instant::now();
+    let watches = Arc::<Watches>::default();
+    let (ends, ended) = mpsc::channel(count);
+    let (health_addr, agent_check_addr) = match (health.first(), agent_check.first()) {
+        (Some(health), Some(agent_check)) => (health.local_addr()?, agent_check.local_addr()?),
+        _ => return Err(io::Error::other("no thread for the health listener")),
+    };
+    for (number, (health, agent_check)) in health.into_iter().zip(agent_check).enumerate() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (health, agent_check) = {
+            let _to_register_with = runtime.enter();
+            (health.listen(BACKLOG)?, agent_check.listen(BACKLOG)?)
+        };
+        let door = Arc::new(Door {
+            began,
+            draining: AtomicBool::new(false),
+            answers: Answers::new(settings.router.clone()),
+            answered: settings.answered.clone(),
+            watches: watches.clone(),
+            tls: settings.tls.clone(),
+        });
+        let table =
+            Table::new(settings.connections.div_ceil(count), began, settings.counts.clone());
+        let (line, stop, ends) = (settings.line.clone(), stop.clone(), ends.clone());
+        let both = async move {
+            tokio::join!(
+                run(health, door, table, stop.clone()),
+                agent_check::run(agent_check, line, stop)
+            );
+        };
+        thread::Builder::new().name(format!("tocsin-health{number}")).spawn(move || {
+            runtime.block_on(both);
+            let _nobody_waits = ends.try_send(());
+        })?;
+    }
+    Ok(Threads { ended, health: health_addr, agent_check: agent_check_addr })
+}
+
+async fn run(
+    listener: TcpListener,
+    door: Arc<Door>,
+    mut table: Table,
+    stop: watch::Receiver<bool>,
+) {
+    let mut let_in = |stream: TcpStream| {
+        let seat = table.take();
+        let weak = Arc::downgrade(&seat);
+        let task = tokio::spawn(connection(stream, seat, door.clone(), stop.clone()));
+        table.seated(weak, task.abort_handle());
+    };
+    let mut stopping = std::pin::pin!(stopped(stop.clone()));
+    loop {
+        tokio::select! {
+            biased;
+            () = stopping.as_mut() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => let_in(stream),
+                Err(error) => accept_failed("health", &error).await,
+            },
+        }
+    }
+    // Whoever the kernel has let in already is answered.
+    while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
+        let_in(stream);
+    }
+    drop(listener);
+    door.draining.store(true, Relaxed);
+    // A moment for requests that are on their way.
+    sleep(config::DRAIN_LULL).await;
+    let deadline = Instant::now() + config::DRAIN;
+    while table.end_idle() > 0 {
+        if Instant::now() >= deadline {
+            warn!(listener = "health", "connections did not end in time");
+            return;
+        }
+        sleep(config::DRAIN_LULL).await;
+    }
+}
+
+/// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.
+async fn connection(
+    stream: TcpStream,
+    seat: Arc<Seat>,
+    door: Arc<Door>,
+    stop: watch::Receiver<bool>,
+) {
+    let below = if door.tls.is_some() { Below::TcpOrTls } else { Below::Tcp };
+    match http1::converse(stream, below, &seat, &door).await {
+        End::Closed => {}
+        End::Http2(stream, read) => {
+            seat.waits(true);
+            Box::pin(http2::converse(Rewind::new(read, stream), seat, door, stop)).await;
+        }
+        End::Tls(stream, read) => Box::pin(tls(Rewind::new(read, stream), seat, door, stop)).await,
+    }
+}
+
+async fn tls(
+    stream: Rewind<TcpStream>,
+    seat: Arc<Seat>,
+    door: Arc<Door>,
+    stop: watch::Receiver<bool>,
+) {
+    let Some(acceptor) = door.tls.clone() else { return };
+    let stream = match timeout(config::HEADER_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return debug!(%error, "no TLS"),
+        Err(_) => return seat.timed_out(),
+    };
+    if let End::Http2(stream, read) = http1::converse(stream, Below::Tls, &seat, &door).await {
+        seat.waits(true);
+        http2::converse(Rewind::new(read, stream), seat, door, stop).await;
+    }
+}

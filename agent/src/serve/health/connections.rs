@@ -1,0 +1,218 @@
+//! Which connections there are, and which of them has to go when there are too many.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use tokio::task::AbortHandle;
+
+use super::accept::Door;
+
+/// What is known of one connection; written by its task, read by who accepts.
+#[derive(Debug)]
+pub struct Seat {
+    /// Milliseconds since the door opened.
+    accepted: u64,
+    /// The same of the last answer, plus one; 0 before the first.
+    served: AtomicU64,
+    /// Within a request that waits for a probe.
+    waiting: AtomicBool,
+    counts: Arc<Counts>,
+    /// Of the thread that it is on.
+    open: Arc<AtomicUsize>,
+}
+
+/// Connections of all threads, for metrics.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Open now.
+    pub open: AtomicUsize,
+    /// Ended because there were too many.
+    pub evicted: AtomicU64,
+    /// Ended because a request was not complete in time.
+    pub timed_out: AtomicU64,
+}
+
+impl Seat {
+    /// A request was answered.
+    pub fn served(&self, door: &Door) {
+        self.served.store(door.milliseconds() + 1, Relaxed);
+    }
+
+    /// When that was.
+    pub fn last(&self) -> u64 {
+        self.served.load(Relaxed)
+    }
+
+    /// A request has to wait, or not any more.
+    pub fn waits(&self, waits: bool) {
+        self.waiting.store(waits, Relaxed);
+    }
+
+    /// A request was not complete in time.
+    pub fn timed_out(&self) {
+        self.counts.timed_out.fetch_add(1, Relaxed);
+    }
+
+    /// Who goes first: connections that never asked anything, the oldest of them first; then by the last answer.
+    fn rank(&self) -> (bool, u64) {
+        match self.served.load(Relaxed) {
+            0 => (self.waiting.load(Relaxed), self.accepted),
+            served => (true, served),
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.counts.open.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The connections of one thread.
+#[derive(Debug)]
+pub struct Table {
+    limit: usize,
+    began: Instant,
+    counts: Arc<Counts>,
+    open: Arc<AtomicUsize>,
+    /// Also some that have ended: they are cleared away when they are as many as the others.
+    seats: Vec<(std::sync::Weak<Seat>, AbortHandle)>,
+}
+
+impl Table {
+    /// For so many at once.
+    #[must_use]
+    pub fn new(limit: usize, began: Instant, counts: Arc<Counts>) -> Self {
+        Self { limit: limit.max(1), began, counts, open: Arc::default(), seats: Vec::new() }
+    }
+
+    /// A seat for one more; where there is none, somebody's.
+    pub fn take(&mut self) -> Arc<Seat> {
+        if self.open.load(Relaxed) >= self.limit {
+            self.evict();
+        }
+        let open = self.open.fetch_add(1, Relaxed) + 1;
+        self.counts.open.fetch_add(1, Relaxed);
+        if self.seats.len() >= 64 + 2 * open {
+            self.seats.retain(|(seat, _)| seat.strong_count() > 0);
+        }
+        Arc::new(Seat {
+            accepted: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            served: AtomicU64::new(0),
+            waiting: AtomicBool::new(false),
+            counts: self.counts.clone(),
+            open: self.open.clone(),
+        })
+    }
+
+    /// Says how the task of that seat is ended.
+    pub fn seated(&mut self, seat: std::sync::Weak<Seat>, handle: AbortHandle) {
+        self.seats.push((seat, handle));
+    }
+
+    fn evict(&mut self) {
+        self.seats.retain(|(seat, handle)| seat.strong_count() > 0 && !handle.is_finished());
+        let ranks = self.seats.iter().enumerate().filter_map(|(at, (seat, _))| {
+            let rank = seat.upgrade()?.rank();
+            Some((rank, at))
+        });
+        let mut ranks: Vec<_> = ranks.collect();
+        // Some at once, so that a flood does not mean a search for each of its connections; but of those that a
+        // load balancer keeps, no more than has to be.
+        let silent = ranks.iter().filter(|((has_asked, _), _)| !has_asked).count();
+        let count = (self.limit / 32).clamp(1, silent.max(1)).min(ranks.len());
+        if count == 0 {
+            return;
+        }
+        ranks.select_nth_unstable(count - 1);
+        let mut going: Vec<_> = ranks[..count].iter().map(|(_, at)| *at).collect();
+        going.sort_unstable_by(|a, b| b.cmp(a));
+        for at in going {
+            let (_, handle) = self.seats.swap_remove(at);
+            handle.abort();
+            self.counts.evicted.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Ends those that are not being answered; gives how many are left.
+    pub fn end_idle(&mut self) -> usize {
+        self.seats.retain(|(seat, handle)| match seat.upgrade() {
+            Some(seat) if seat.waiting.load(Relaxed) => true,
+            Some(_) => {
+                handle.abort();
+                false
+            }
+            None => false,
+        });
+        self.seats.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(limit: usize) -> Table {
+        Table::new(limit, Instant::now(), Arc::default())
+    }
+
+    /// Takes a seat with a task that never ends by itself.
+    fn sit(table: &mut Table, served: u64) -> (std::sync::Weak<Seat>, AbortHandle) {
+        let seat = table.take();
+        seat.served.store(served, Relaxed);
+        let weak = Arc::downgrade(&seat);
+        let task = tokio::spawn(async move {
+            let _seat = seat;
+            std::future::pending::<()>().await;
+        });
+        table.seated(weak.clone(), task.abort_handle());
+        (weak, task.abort_handle())
+    }
+
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_never_asked_goes_first_then_who_asked_longest_ago() {
+        let mut table = table(4);
+        let long_ago = sit(&mut table, 10).0;
+        let silent = sit(&mut table, 0).0;
+        let lately = sit(&mut table, 30).0;
+        let before = sit(&mut table, 20).0;
+        let mut alive = Vec::new();
+        for _ in 0..3 {
+            drop(sit(&mut table, 40));
+            settle().await;
+            let seats = [&silent, &long_ago, &before, &lately];
+            alive.push(seats.map(|seat| seat.strong_count() > 0));
+        }
+        assert_eq!(
+            alive,
+            [[false, true, true, true], [false, false, true, true], [false, false, false, true]]
+        );
+        assert_eq!(table.counts.evicted.load(Relaxed), 3);
+        assert_eq!(table.counts.open.load(Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_bounded_and_leaves_who_asks() {
+        let mut table = table(64);
+        let asking: Vec<_> = (1..10).map(|at| sit(&mut table, at).0).collect();
+        for _ in 0..10_000 {
+            drop(sit(&mut table, 0));
+            settle().await;
+            assert!(table.open.load(Relaxed) <= 64);
+            assert!(table.seats.len() <= 64 * 4);
+        }
+        assert!(asking.iter().all(|seat| seat.strong_count() == 1));
+    }
+}

@@ -1,0 +1,314 @@
+//! One connection that speaks HTTP/1: requests in, answers out, nothing kept in between.
+//!
+//! hyper is not used here: its answers to what it cannot read have no body, and it has one time-out for an idle
+//! connection and for a slow header.
+
+use std::{
+    future::poll_fn,
+    io,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use hyper::StatusCode;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Sleep,
+};
+
+use super::{
+    accept::Door,
+    answers::Shape,
+    connections::Seat,
+    page::Page,
+    request::{self, Format, Parsed, Request},
+    route::Route,
+};
+use crate::config;
+
+/// How a conversation ends.
+#[derive(Debug)]
+pub enum End<S> {
+    /// For good.
+    Closed,
+    /// It is one in HTTP/2; what was read of it is given back.
+    Http2(S, Vec<u8>),
+    /// It is one in TLS.
+    Tls(S, Vec<u8>),
+}
+
+/// What the stream below is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Below {
+    /// TCP alone, where TLS may begin.
+    TcpOrTls,
+    /// TCP alone.
+    Tcp,
+    /// TLS, which wants a farewell.
+    Tls,
+}
+
+/// What comes after what has been read so far.
+enum Next {
+    Read,
+    Close,
+    /// Close, but read on for a moment: what is closed unread takes the answer with it.
+    Linger,
+    Wait(Route, Format, Shape, usize),
+    Http2,
+}
+
+/// Answers until either side ends it.
+pub async fn converse<S>(mut stream: S, below: Below, seat: &Seat, door: &Door) -> End<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let sleep = pin!(tokio::time::sleep(config::IDLE_TIMEOUT));
+    let mut deadline = Deadline::new(sleep);
+    // Without an allocation while nothing is in it.
+    let mut pending = Vec::new();
+    let linger = loop {
+        match read(&mut stream, &mut pending, &mut deadline).await {
+            Ok(0) => break false,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && !pending.is_empty() => {
+                let page = Page::error(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the request was not complete in time",
+                );
+                seat.timed_out();
+                let mut out = Vec::new();
+                refuse(door, page, &mut out);
+                let _too_late_anyway = write(&mut stream, &out, &mut deadline).await;
+                break true;
+            }
+            Err(_) => return End::Closed,
+        }
+        if below == Below::TcpOrTls && pending.first() == Some(&TLS_HANDSHAKE) {
+            return End::Tls(stream, pending);
+        }
+        let mut used = 0;
+        let end = loop {
+            let mut out = Vec::new();
+            let next = answer_all(&pending, &mut used, seat, door, &mut out);
+            if let Next::Wait(..) = next {
+                seat.waits(true);
+            }
+            if !out.is_empty() && write(&mut stream, &out, &mut deadline).await.is_err() {
+                return End::Closed;
+            }
+            let Next::Wait(route, format, shape, len) = next else { break next };
+            let page = door.answers.router().wait(&route, format).await;
+            let mut out = Vec::new();
+            door.answered.count(door.answers.write(page, shape, &mut out));
+            seat.waits(false);
+            seat.served(door);
+            used += len;
+            if write(&mut stream, &out, &mut deadline).await.is_err() {
+                return End::Closed;
+            }
+            if !shape.keep {
+                break if used == pending.len() { Next::Close } else { Next::Linger };
+            }
+        };
+        match end {
+            Next::Http2 => {
+                pending.drain(..used);
+                return End::Http2(stream, pending);
+            }
+            Next::Close => break false,
+            Next::Linger => break true,
+            Next::Read | Next::Wait(..) => {}
+        }
+        if used == pending.len() {
+            deadline.at(config::IDLE_TIMEOUT);
+            pending.clear();
+            pending.shrink_to(IDLE_BYTES);
+        } else if used > 0 || !deadline.is_of_header {
+            // The first bytes of a request: the rest has to follow soon, however it drips.
+            pending.drain(..used);
+            deadline.at(config::HEADER_TIMEOUT);
+            deadline.is_of_header = true;
+        }
+    };
+    if linger || below == Below::Tls {
+        say_farewell(&mut stream, &mut deadline, linger).await;
+    }
+    End::Closed
+}
+
+/// The first byte of a TLS record with a handshake in it, and of no request (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 22;
+
+/// What an idle connection keeps of its buffer.
+const IDLE_BYTES: usize = 512;
+
+/// Answers whole requests, however many of them came at once.
+fn answer_all(
+    pending: &[u8],
+    used: &mut usize,
+    seat: &Seat,
+    door: &Door,
+    out: &mut Vec<u8>,
+) -> Next {
+    let now = Instant::now();
+    loop {
+        let rest = &pending[*used..];
+        if rest.is_empty() {
+            return Next::Read;
+        }
+        let request = match request::parse(rest) {
+            Parsed::Whole(request) => request,
+            Parsed::Partial => return Next::Read,
+            Parsed::Http2 => return Next::Http2,
+            Parsed::Refused(status) => {
+                refuse(door, Page::error(status, words(status)), out);
+                return Next::Linger;
+            }
+        };
+        let Request { minor, format, len, body, .. } = request;
+        let keep = request.keep && !door.is_draining();
+        match door.answers.answer(&request, keep, now, out) {
+            Ok(status) => door.answered.count(status),
+            Err(route) => {
+                let shape = Shape { minor, keep, head_only: request.method == "HEAD" };
+                return Next::Wait(route, format, shape, len);
+            }
+        }
+        *used += len;
+        seat.served(door);
+        if !keep {
+            return if body || *used < pending.len() { Next::Linger } else { Next::Close };
+        }
+    }
+}
+
+fn words(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::URI_TOO_LONG => "the request line is longer than 8 KiB",
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            "the headers are longer than 8 KiB, or more than 100"
+        }
+        StatusCode::HTTP_VERSION_NOT_SUPPORTED => "not HTTP/1.0, HTTP/1.1 or HTTP/2",
+        _ => "not an HTTP request",
+    }
+}
+
+fn refuse(door: &Door, page: Page, out: &mut Vec<u8>) {
+    let shape = Shape { minor: 1, keep: false, head_only: false };
+    door.answered.count(door.answers.write(page, shape, out));
+}
+
+/// When to stop waiting. The timer is only set when it is waited for, and only moved when it has to be earlier.
+struct Deadline<'s> {
+    sleep: Pin<&'s mut Sleep>,
+    at: tokio::time::Instant,
+    /// Whether it is that of a request that has begun.
+    is_of_header: bool,
+}
+
+impl<'s> Deadline<'s> {
+    fn new(sleep: Pin<&'s mut Sleep>) -> Self {
+        let at = sleep.deadline();
+        Self { sleep, at, is_of_header: false }
+    }
+
+    fn at(&mut self, after: std::time::Duration) {
+        self.at = tokio::time::Instant::now() + after;
+        self.is_of_header = false;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.sleep.deadline() > self.at {
+            self.sleep.as_mut().reset(self.at);
+        }
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if self.sleep.deadline() >= self.at {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.at);
+        }
+    }
+}
+
+/// Appends what there is to read, 8 KiB at most.
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    pending: &mut Vec<u8>,
+    deadline: &mut Deadline<'_>,
+) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::<u8>::uninit(); config::HEADER_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(cx, &mut space) {
+            result?;
+            pending.extend_from_slice(space.filled());
+            return Poll::Ready(Ok(space.filled().len()));
+        }
+        ready!(deadline.poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    })
+    .await
+}
+
+/// Writes it all, unless the other side takes too long to take it.
+async fn write<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    mut bytes: &[u8],
+    deadline: &mut Deadline<'_>,
+) -> io::Result<()> {
+    let mut is_set = false;
+    poll_fn(|cx| {
+        loop {
+            let progress = if bytes.is_empty() {
+                Pin::new(&mut *stream).poll_flush(cx).map_ok(|()| 0)
+            } else {
+                Pin::new(&mut *stream).poll_write(cx, bytes)
+            };
+            match progress {
+                Poll::Ready(Ok(_)) if bytes.is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if !is_set {
+                        deadline.at(config::WRITE_TIMEOUT);
+                        is_set = true;
+                    }
+                    ready!(deadline.poll(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// Ends our half, and takes what the other side still sends, for a moment.
+async fn say_farewell<S>(stream: &mut S, deadline: &mut Deadline<'_>, linger: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    deadline.at(config::LINGER);
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(result) = Pin::new(&mut *stream).poll_shutdown(cx) {
+            return Poll::Ready(result.is_ok());
+        }
+        ready!(deadline.poll(cx));
+        Poll::Ready(false)
+    });
+    if !ended.await || !linger {
+        return;
+    }
+    let (mut sunk, mut total) = (Vec::new(), 0);
+    while let Ok(read @ 1..) = read(stream, &mut sunk, deadline).await {
+        total += read;
+        sunk.clear();
+        if total > config::LINGER_BYTES {
+            return;
+        }
+    }
+}

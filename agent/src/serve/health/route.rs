@@ -1,0 +1,284 @@
+//! Request -> page.
+//!
+//! * `GET|HEAD|OPTIONS /health[?check=a,b][&exclude=c][&verbose][&drain=404]` — 200 ready, 503 not ready, 404 only
+//!   cordoned where `drain=404` asks for that, 500 the node's name is needed and not set, 400 too many names
+//! * `GET|HEAD|OPTIONS /health/<check>` — that check alone; 404 where there is no such check
+//! * `OPTIONS /` — as `/health`: what `HAProxy` asks for where nothing else is configured
+//! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs
+//! * any method `/nodename` — `Node: "<name>"`, and `/nodecheck` — `OK`, or `Down` while `schedulable` fails: byte for
+//!   byte those of the page that this replaces
+//! * anything else — 404, or 405 with `Allow`
+
+use hyper::StatusCode;
+
+use super::{
+    health_json,
+    page::{Page, one_line},
+    request::Format,
+};
+use crate::{
+    health::{Answer, Board, Question, Refused},
+    serve::{JSON, TEXT},
+};
+
+/// What requests are answered from.
+#[derive(Clone, Debug)]
+pub struct Router {
+    board: Board,
+    down: StatusCode,
+}
+
+/// What a request is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The same for as long as nothing changes.
+    Page(Page),
+    /// What the checks say.
+    Health(Question),
+}
+
+impl Router {
+    /// Answers from `board`; `/nodecheck` says `Down` with that status.
+    #[must_use]
+    pub fn new(board: Board, nodecheck_down_status: u16) -> Self {
+        let down = StatusCode::from_u16(nodecheck_down_status).unwrap_or(StatusCode::OK);
+        Self { board, down }
+    }
+
+    /// What the answers are made of.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Where a target (path and query) leads.
+    #[must_use]
+    pub fn route(&self, method: &str, target: &str) -> Route {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let question = |question: Result<Question, Refused>| match question {
+            Ok(question) => Route::Health(question),
+            Err(refused) => Route::Page(no_verdict(&refused)),
+        };
+        let allowed = || matches!(method, "GET" | "HEAD" | "OPTIONS");
+        match path {
+            "/health" | "/livez" if !allowed() => Route::Page(Page::not_allowed()),
+            "/health" => question(Question::parse(query)),
+            "/" | "*" if method == "OPTIONS" => question(Question::parse(query)),
+            "/livez" => Route::Page(Page::new(StatusCode::OK, TEXT, "ok")),
+            "/nodename" => {
+                let name = quoted(self.board.node_name().unwrap_or_default());
+                Route::Page(Page::new(StatusCode::OK, TEXT, format!("Node: {name}")))
+            }
+            "/nodecheck" => Route::Page(self.nodecheck()),
+            _ => Route::Page(match path.strip_prefix("/health/") {
+                Some(name) if self.board.check(name).is_some() => {
+                    if !allowed() {
+                        return Route::Page(Page::not_allowed());
+                    }
+                    return question(Question::parse(query).map(|question| Question {
+                        checks: vec![name.to_owned()],
+                        exclude: Vec::new(),
+                        ..question
+                    }));
+                }
+                Some(_) => Page::error(StatusCode::NOT_FOUND, "no such check"),
+                None => Page::error(StatusCode::NOT_FOUND, "not found"),
+            }),
+        }
+    }
+
+    /// The page, unless a probe has to be waited for.
+    #[must_use]
+    pub fn now(&self, route: &Route, format: Format) -> Option<Page> {
+        match route {
+            Route::Page(page) => Some(page.clone()),
+            Route::Health(question) => {
+                self.board.ask_now(question).map(|answer| self.page(question, format, answer))
+            }
+        }
+    }
+
+    /// The page, once every probe that is asked for has a result.
+    pub async fn wait(&self, route: &Route, format: Format) -> Page {
+        match route {
+            Route::Page(page) => page.clone(),
+            Route::Health(question) => self.page(question, format, self.board.ask(question).await),
+        }
+    }
+
+    fn page(&self, question: &Question, format: Format, answer: Result<Answer, Refused>) -> Page {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refused) => return no_verdict(&refused),
+        };
+        let status = match (answer.is_ready(), question.drain_is_404 && answer.is_drain()) {
+            (true, _) => StatusCode::OK,
+            (false, true) => StatusCode::NOT_FOUND,
+            (false, false) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let json = |body: Result<Vec<u8>, serde_json::Error>, content_type| match body {
+            Ok(body) => Page::new(status, content_type, body),
+            Err(failed) => Page::error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+        };
+        let page = if question.verbose {
+            Page::new(status, TEXT, answer.verbose())
+        } else if format == Format::HealthJson {
+            let faults = self.board.faults();
+            let body = health_json::document(&answer, &faults, self.board.node_name());
+            json(serde_json::to_vec(&body), health_json::MEDIA_TYPE)
+        } else {
+            json(serde_json::to_vec(&answer), JSON)
+        };
+        Page { reason: answer.summary().map(|summary| one_line(&summary)), ..page }
+    }
+
+    fn nodecheck(&self) -> Page {
+        let checks = vec!["schedulable".to_owned()];
+        match self.board.answer(&Question { checks, ..Question::default() }) {
+            Ok(answer) if answer.is_ready() => Page::new(StatusCode::OK, TEXT, "OK"),
+            Ok(_) => Page::new(self.down, TEXT, "Down"),
+            Err(refused) => no_verdict(&refused),
+        }
+    }
+}
+
+fn no_verdict(refused: &Refused) -> Page {
+    match refused {
+        Refused::NoNodeName(_) => {
+            let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
+            Page::new(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string())
+        }
+        Refused::TooMany => Page::error(StatusCode::BAD_REQUEST, &refused.to_string()),
+    }
+}
+
+/// As Go's `%q` writes it, which the page that this replaces used.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if c.is_ascii_control() => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::{
+        checks::{self, Policy, runner::Probes},
+        model::{FaultView, Link, Node, NodeView, Word},
+    };
+
+    /// A router, and who tells it about faults.
+    pub(in crate::serve) fn router(
+        node_name: Option<&str>,
+        unschedulable: bool,
+        down: u16,
+    ) -> (Router, watch::Sender<Arc<FaultView>>) {
+        let (sender, kernel) = watch::channel(Arc::default());
+        let node = Node { unschedulable, ..Node::default() };
+        let last = Some(Word { at: SystemTime::UNIX_EPOCH, node: Some(node) });
+        let (_sender, node) = watch::channel(Arc::new(NodeView { link: Link::Up, last }));
+        let policy = Policy {
+            node_name: node_name.map(str::to_owned),
+            default_checks: vec![checks::find("io_stall").unwrap()],
+            ..Policy::default()
+        };
+        let board = Board::new(kernel, node, Probes::default(), Arc::new(policy));
+        (Router::new(board, down), sender)
+    }
+
+    fn get(router: &Router, method: &str, target: &str) -> Page {
+        router.now(&router.route(method, target), Format::Json).unwrap()
+    }
+
+    #[test]
+    fn the_old_page_byte_for_byte() {
+        // (name, cordoned, status of Down, path, status, body)
+        for (name, cordoned, down, path, status, body) in [
+            (Some("n-1.example"), false, 200, "/nodename", 200, r#"Node: "n-1.example""#),
+            (Some("a\"\\\u{1}\té"), false, 200, "/nodename", 200, r#"Node: "a\"\\\x01\té""#),
+            (None, false, 200, "/nodename", 200, r#"Node: """#),
+            (Some("n"), false, 200, "/nodecheck", 200, "OK"),
+            (Some("n"), true, 200, "/nodecheck", 200, "Down"),
+            (Some("n"), true, 503, "/nodecheck", 503, "Down"),
+        ] {
+            for method in ["GET", "HEAD", "POST", "BREW"] {
+                let page = get(&router(name, cordoned, down).0, method, path);
+                assert_eq!(page.status, status, "{method} {path}");
+                assert_eq!(page.content_type, "text/plain; charset=utf-8");
+                assert_eq!(page.body, body, "{method} {path}");
+            }
+        }
+        assert_eq!(get(&router(None, false, 200).0, "GET", "/nodecheck").status, 500);
+    }
+
+    #[test]
+    fn paths_and_methods() {
+        let (ready, _faults) = router(Some("n"), false, 200);
+        for (method, target, status) in [
+            ("GET", "/health", 200),
+            ("HEAD", "/health", 200),
+            ("OPTIONS", "/health", 200),
+            ("OPTIONS", "/", 200),
+            ("OPTIONS", "*", 200),
+            ("POST", "/health", 405),
+            ("GET", "/health?check=bogus", 503),
+            ("GET", "/health/io_stall", 200),
+            ("GET", "/health/io_stall?exclude=io_stall", 200),
+            ("DELETE", "/health/io_stall", 405),
+            ("GET", "/health/bogus", 404),
+            ("GET", "/health/", 404),
+            ("GET", "/healthz", 404),
+            ("GET", "/livez", 200),
+            ("PUT", "/livez", 405),
+            ("GET", "/nodename", 200),
+            ("GET", "/", 404),
+            ("GET", "/etc/passwd", 404),
+            ("GET", "/../etc/passwd", 404),
+            ("GET", "/var/run/secrets/kubernetes.io/serviceaccount/token", 404),
+        ] {
+            let page = get(&ready, method, target);
+            assert_eq!(page.status, status, "{method} {target}");
+            assert_eq!(page.allow.is_some(), status == 405, "{method} {target}");
+        }
+        let many = (0..33).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
+        assert_eq!(get(&ready, "GET", &format!("/health?check={many}")).status, 400);
+    }
+
+    #[test]
+    fn a_cordoned_node_is_404_where_that_is_asked_for() {
+        let (cordoned, _faults) = router(Some("n"), true, 200);
+        for (target, status) in [
+            ("/health?check=schedulable", 503),
+            ("/health?check=schedulable&drain=404", 404),
+            ("/health?check=schedulable,io_stall&drain=404", 404),
+            ("/health?check=schedulable,bogus&drain=404", 503),
+            ("/health?check=bogus&drain=404", 503),
+            ("/health?check=io_stall&drain=404", 200),
+            ("/health?check=schedulable&drain=yes", 503),
+        ] {
+            assert_eq!(get(&cordoned, "GET", target).status, status, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_in_a_header_too() {
+        let (cordoned, _faults) = router(Some("n"), true, 200);
+        assert_eq!(get(&cordoned, "GET", "/health").reason, None);
+        let bad = get(&cordoned, "GET", "/health?check=bogus,io_stall,schedulable").reason;
+        assert!(bad.unwrap().starts_with("bogus: Unknown check: bogus; schedulable: "));
+    }
+}

@@ -1,0 +1,129 @@
+//! The verdict as a file, for keepalived's `track_file` and whatever else reads files: replaced as a whole whenever the
+//! verdict or its reason changes.
+//!
+//! The first line is a number, 0 for ready and 1 for not ready; the second one says it in words.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use tokio::sync::watch;
+use tracing::warn;
+
+use super::{health::one_line, stopped};
+use crate::{
+    config,
+    health::{Answer, Board, Question, Refused},
+    host::Bounded,
+};
+
+/// What is in the file. Pure.
+#[must_use]
+pub fn contents(answer: &Result<Answer, Refused>) -> String {
+    match answer {
+        Ok(answer) if answer.is_ready() => "0\nready\n".to_owned(),
+        Ok(answer) => {
+            let why = one_line(&answer.summary().unwrap_or_default());
+            format!("1\nnot-ready {why}\n")
+        }
+        Err(refused) => format!("1\nnot-ready {}\n", one_line(&refused.to_string())),
+    }
+}
+
+/// Keeps the file current until `stop`; what it says last stays, since a stop of the agent says nothing about the host.
+pub async fn run(
+    path: PathBuf,
+    board: Board,
+    failures: Arc<AtomicU64>,
+    stop: watch::Receiver<bool>,
+) {
+    tokio::select! {
+        () = keep(path, board, failures) => {}
+        () = stopped(stop) => {}
+    }
+}
+
+async fn keep(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
+    let bounded = Bounded::default();
+    let mut changes = board.changes();
+    let (mut written, mut failed) = (None, None);
+    loop {
+        // Marked before it is looked at, so that nothing falls between.
+        let _whatever_it_was = changes.any();
+        let now = contents(&board.ask(&Question::default()).await);
+        if written.as_ref() != Some(&now) {
+            let (to, text) = (path.clone(), now.clone());
+            let call = move || replace(&to, &text);
+            let result = bounded.run("state".to_owned(), config::STATE_FILE_DEADLINE, call).await;
+            match result.unwrap_or_else(|stuck| Err(io::Error::other(stuck))) {
+                Ok(()) => (written, failed) = (Some(now), None),
+                Err(error) => {
+                    failures.fetch_add(1, Relaxed);
+                    let error = error.to_string();
+                    if failed.as_ref() != Some(&error) {
+                        warn!(path = %path.display(), error, "the state file could not be written");
+                    }
+                    failed = Some(error);
+                }
+            }
+        }
+        // At the latest after a second: also the next attempt at a file that could not be written.
+        changes.wait().await;
+    }
+}
+
+/// Whoever reads `path` finds the old contents or the new ones.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it has no file name"))?;
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
+    // Not synced: after a crash the agent writes it anew, and a disk that hangs should not be waited for.
+    fs::write(&beside, text)?;
+    fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::CheckAnswer;
+
+    #[test]
+    fn a_number_and_words() {
+        let answer = |passed: bool| {
+            let check = CheckAnswer {
+                name: "io_errors".into(),
+                passed,
+                reason: (!passed).then(|| "sda\nfailed".into()),
+                degraded: None,
+                duration_ms: 0,
+            };
+            let status = if passed { "ready" } else { "not-ready" };
+            Ok(Answer { status, checks: vec![check], total_duration_ms: 0 })
+        };
+        assert_eq!(contents(&answer(true)), "0\nready\n");
+        assert_eq!(contents(&answer(false)), "1\nnot-ready io_errors: sda?failed\n");
+        let refused = Err(Refused::NoNodeName("node_ready".into()));
+        assert!(contents(&refused).starts_with("1\nnot-ready NODE_NAME is not set"));
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run/tocsin/state");
+        replace(&path, "0\n").unwrap();
+        let old = fs::File::open(&path).unwrap();
+        replace(&path, "1\n").unwrap();
+        assert_eq!(io::read_to_string(old).unwrap(), "0\n");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        assert!(replace(Path::new("/"), "").is_err());
+        assert!(replace(&path.join("below"), "").is_err());
+    }
+}
