@@ -35,17 +35,23 @@ pub struct Words {
 }
 
 /// The line. Pure.
+///
+/// No weight beside `drain` and `maint`, where it means nothing: `HAProxy` (2.6, seen) logs "remains in forced drain
+/// mode" at every answer that has both. The next `ready` comes with it.
 #[must_use]
 pub fn line(answer: &Result<Answer, Refused>, maint: bool, weight: u8) -> String {
     let cordoned = if maint { "maint" } else { "drain" };
     match answer {
         Ok(answer) if answer.is_ready() => format!("up ready {weight}%\n"),
-        Ok(answer) if answer.is_drain() => format!("up {cordoned} {weight}%\n"),
+        Ok(answer) if answer.is_drain() => format!("up {cordoned}\n"),
         Ok(answer) => {
             let is_cordoned = answer.checks.iter().any(|c| c.name == "schedulable" && !c.passed);
-            let admin = if is_cordoned { cordoned } else { "ready" };
             let why = one_line(&answer.summary().unwrap_or_default());
-            format!("down {admin} {weight}% #{why}\n")
+            if is_cordoned {
+                format!("down {cordoned} #{why}\n")
+            } else {
+                format!("down ready {weight}% #{why}\n")
+            }
         }
         Err(refused) => format!("down ready {weight}% #{}\n", one_line(&refused.to_string())),
     }
@@ -187,14 +193,14 @@ mod tests {
         for (answer, maint, weight, expected) in [
             (answer(vec![check("io_stall", None)]), false, 100, "up ready 100%\n"),
             (answer(vec![]), false, 40, "up ready 40%\n"),
-            (answer(vec![cordon.clone()]), false, 100, "up drain 100%\n"),
-            (answer(vec![cordon.clone()]), true, 100, "up maint 100%\n"),
+            (answer(vec![cordon.clone()]), false, 100, "up drain\n"),
+            (answer(vec![cordon.clone()]), true, 100, "up maint\n"),
             (answer(vec![ro.clone()]), true, 50, "down ready 50% #filesystem_ro: sda1??up\n"),
             (
                 answer(vec![ro, cordon]),
                 false,
                 100,
-                "down drain 100% #filesystem_ro: sda1??up; schedulable: c\n",
+                "down drain #filesystem_ro: sda1??up; schedulable: c\n",
             ),
             (
                 Err(Refused::NoNodeName("node_ready".into())),

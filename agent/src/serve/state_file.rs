@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -86,6 +87,8 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
     // Not synced: after a crash the agent writes it anew, and a disk that hangs should not be waited for.
     fs::write(&beside, text)?;
+    // Nothing in it is secret, whatever the service's umask is.
+    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644))?;
     fs::rename(&beside, path)
 }
 

@@ -4,6 +4,7 @@
 //! names of the faults are the rows of the table in the spine's specification.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod agent_check;
 mod all_hang;
 mod bad_input;
 mod cluster;
@@ -12,9 +13,11 @@ mod command_line;
 mod container_runtime;
 mod deploy;
 mod disk_pressure;
+mod door;
 mod filesystem_ro;
 mod fixtures;
 mod fixtures_cluster;
+mod grpc;
 mod health;
 mod http_probes;
 mod io_errors;

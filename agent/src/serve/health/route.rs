@@ -56,6 +56,11 @@ impl Router {
     pub fn route(&self, method: &str, target: &str) -> Route {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let question = |question: Result<Question, Refused>| match question {
+            // Who asks for a drain wants to know of a cordon, whatever the default set is.
+            Ok(question) if question.drain_is_404 && question.checks.is_empty() => {
+                let checks = self.board.with_drain().checks;
+                Route::Health(Question { checks, ..question })
+            }
             Ok(question) => Route::Health(question),
             Err(refused) => Route::Page(no_verdict(&refused)),
         };
@@ -266,6 +271,8 @@ pub(super) mod tests {
             ("/health?check=schedulable&drain=404", 404),
             ("/health?check=schedulable,io_stall&drain=404", 404),
             ("/health?check=schedulable,bogus&drain=404", 503),
+            ("/health?drain=404", 404),
+            ("/health?exclude=schedulable&drain=404", 200),
             ("/health?check=bogus&drain=404", 503),
             ("/health?check=io_stall&drain=404", 200),
             ("/health?check=schedulable&drain=yes", 503),
