@@ -78,6 +78,12 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections served at once on each listener, at most; one more ends the one that never asked or asked longest ago.
 /// 64 load balancers with 16 each; 9 MiB if each of them has sent nearly all of a header.
 pub const CONNECTIONS: NonZero<usize> = NonZero::new(1024).unwrap();
+/// Connections accepted in a row, before those that were accepted have a turn: a flood must not outrun the answers.
+pub const ACCEPTS: u64 = 16;
+/// So many connections of a thread are a crowd, whose memory is given back when three quarters of it are gone.
+pub const CROWD: usize = 256;
+/// 1 second between looks whether they are.
+pub const CLEAN_UP: Duration = Duration::from_secs(1);
 /// Connections to the control socket: people, one by one.
 pub const CONTROL_CONNECTIONS: usize = 64;
 /// Threads of the health listener, where the host has as many processors: one answers more than 50,000 requests per

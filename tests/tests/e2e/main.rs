@@ -4,6 +4,7 @@
 //! names of the faults are the rows of the table in the spine's specification.
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
+mod abuse;
 mod agent_check;
 mod all_hang;
 mod bad_input;

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     answers::Answers,
@@ -63,9 +63,9 @@ pub struct Door {
 }
 
 impl Door {
-    /// Milliseconds since it opened.
-    pub fn milliseconds(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    /// Microseconds since it opened.
+    pub fn microseconds(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
     }
 
     /// Whether no further request is wanted.
@@ -172,13 +172,22 @@ pub fn open(
             Table::new(settings.connections.div_ceil(count), began, settings.counts.clone());
         let (line, stop, ends) = (settings.line.clone(), stop.clone(), ends.clone());
         let both = async move {
-            tokio::join!(
-                run(health, door, table, stop.clone()),
-                agent_check::run(agent_check, line, stop)
-            );
+            // As tasks among the others: what is polled beside them would have its turn before all of them.
+            let agent_check = tokio::spawn(agent_check::run(agent_check, line, stop.clone()));
+            let mut health = tokio::spawn(run(health, door, table, stop));
+            tokio::select! {
+                ended = &mut health => ended,
+                ended = agent_check => match ended {
+                    // At a stop.
+                    Ok(()) => health.await,
+                    panicked => panicked,
+                },
+            }
         };
         thread::Builder::new().name(format!("tocsin-health{number}")).spawn(move || {
-            runtime.block_on(both);
+            if let Err(panicked) = runtime.block_on(both) {
+                error!(error = %panicked, "the health listener");
+            }
             let _nobody_waits = ends.try_send(());
         })?;
     }
@@ -191,14 +200,19 @@ async fn run(
     mut table: Table,
     stop: watch::Receiver<bool>,
 ) {
+    let open = table.open();
+    let janitor = Arc::<AtomicBool>::default();
     let mut let_in = |stream: TcpStream| {
         let seat = table.take();
         let weak = Arc::downgrade(&seat);
         let task = tokio::spawn(connection(stream, seat, door.clone(), stop.clone()));
         table.seated(weak, task.abort_handle());
+        if open.load(Relaxed) > config::CROWD && !janitor.swap(true, Relaxed) {
+            tokio::spawn(clean_up(open.clone(), janitor.clone()));
+        }
     };
     let mut stopping = std::pin::pin!(stopped(stop.clone()));
-    loop {
+    for turn in 1_u64.. {
         tokio::select! {
             biased;
             () = stopping.as_mut() => break,
@@ -206,6 +220,9 @@ async fn run(
                 Ok((stream, _)) => let_in(stream),
                 Err(error) => accept_failed("health", &error).await,
             },
+        }
+        if turn.is_multiple_of(config::ACCEPTS) {
+            tokio::task::yield_now().await;
         }
     }
     // Whoever the kernel has let in already is answered.
@@ -224,6 +241,17 @@ async fn run(
         }
         sleep(config::DRAIN_LULL).await;
     }
+}
+
+/// Gives memory back after a crowd: the C library keeps what many small allocations leave behind in pieces.
+async fn clean_up(open: Arc<AtomicUsize>, janitor: Arc<AtomicBool>) {
+    while open.load(Relaxed) > config::CROWD / 4 {
+        sleep(config::CLEAN_UP).await;
+    }
+    janitor.store(false, Relaxed);
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks, and moves nothing that is in use.
+    let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
 }
 
 /// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.

@@ -15,12 +15,14 @@ use super::accept::Door;
 /// What is known of one connection; written by its task, read by who accepts.
 #[derive(Debug)]
 pub struct Seat {
-    /// Milliseconds since the door opened.
+    /// Microseconds since the door opened: a flood has many in a millisecond.
     accepted: u64,
     /// The same of the last answer, plus one; 0 before the first.
     served: AtomicU64,
     /// Within a request that waits for a probe.
     waiting: AtomicBool,
+    /// Not counted any more.
+    left: AtomicBool,
     counts: Arc<Counts>,
     /// Of the thread that it is on.
     open: Arc<AtomicUsize>,
@@ -40,7 +42,7 @@ pub struct Counts {
 impl Seat {
     /// A request was answered.
     pub fn served(&self, door: &Door) {
-        self.served.store(door.milliseconds() + 1, Relaxed);
+        self.served.store(door.microseconds() + 1, Relaxed);
     }
 
     /// When that was.
@@ -67,10 +69,20 @@ impl Seat {
     }
 }
 
+impl Seat {
+    /// Stops counting it: who is told to go is gone, also where the task has had no turn to end yet. Otherwise every
+    /// connection of a burst would send more away, until the burst sends away itself.
+    fn leave(&self) {
+        if !self.left.swap(true, Relaxed) {
+            self.counts.open.fetch_sub(1, Relaxed);
+            self.open.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.counts.open.fetch_sub(1, Relaxed);
-        self.open.fetch_sub(1, Relaxed);
+        self.leave();
     }
 }
 
@@ -103,12 +115,19 @@ impl Table {
             self.seats.retain(|(seat, _)| seat.strong_count() > 0);
         }
         Arc::new(Seat {
-            accepted: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            accepted: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             served: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             counts: self.counts.clone(),
             open: self.open.clone(),
         })
+    }
+
+    /// How many there are, for whoever waits until they are fewer.
+    #[must_use]
+    pub fn open(&self) -> Arc<AtomicUsize> {
+        self.open.clone()
     }
 
     /// Says how the task of that seat is ended.
@@ -134,7 +153,10 @@ impl Table {
         let mut going: Vec<_> = ranks[..count].iter().map(|(_, at)| *at).collect();
         going.sort_unstable_by(|a, b| b.cmp(a));
         for at in going {
-            let (_, handle) = self.seats.swap_remove(at);
+            let (seat, handle) = self.seats.swap_remove(at);
+            if let Some(seat) = seat.upgrade() {
+                seat.leave();
+            }
             handle.abort();
             self.counts.evicted.fetch_add(1, Relaxed);
         }
@@ -207,12 +229,18 @@ mod tests {
     async fn a_flood_is_bounded_and_leaves_who_asks() {
         let mut table = table(64);
         let asking: Vec<_> = (1..10).map(|at| sit(&mut table, at).0).collect();
-        for _ in 0..10_000 {
+        for turn in 0..10_000 {
             drop(sit(&mut table, 0));
-            settle().await;
+            // As in a burst: nobody has a turn to go before more have come.
+            if turn % 40 == 0 {
+                settle().await;
+            }
             assert!(table.open.load(Relaxed) <= 64);
             assert!(table.seats.len() <= 64 * 4);
         }
         assert!(asking.iter().all(|seat| seat.strong_count() == 1));
+        let latest: Vec<_> = (0..32).map(|_| sit(&mut table, 0).0).collect();
+        settle().await;
+        assert!(latest.iter().all(|seat| seat.strong_count() == 1), "a burst sends away itself");
     }
 }
