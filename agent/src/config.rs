@@ -89,6 +89,9 @@ pub const CONTROL_CONNECTIONS: usize = 64;
 /// Threads of the health listener, where the host has as many processors: one answers more than 50,000 requests per
 /// second, and a second one goes on where the first is kept waiting by the scheduler.
 pub const HEALTH_THREADS: usize = 2;
+/// Nice value of these threads: three times the share of anybody else's, which is the end of waiting for a turn, and
+/// leaves the rest of a processor to others however many connections there are.
+pub const HEALTH_NICE: i32 = -5;
 /// 1 second for which a rendered answer is true although nothing changed: a stuck probe publishes nothing.
 pub const ANSWER_AGE: Duration = Duration::from_secs(1);
 /// Rendered answers that are kept per thread: far more than there are load balancers with different questions.

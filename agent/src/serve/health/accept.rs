@@ -2,18 +2,26 @@
 
 use std::{
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
+    process::setpriority_process,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::{Interest, unix::AsyncFd},
+    net::{TcpSocket, TcpStream},
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
@@ -32,6 +40,7 @@ use super::{
 };
 use crate::{
     config,
+    host::watch_fd,
     serve::{BACKLOG, accept_failed, agent_check, bind, bind_beside, stopped},
 };
 
@@ -158,7 +167,8 @@ pub fn open(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (health, agent_check) = {
             let _to_register_with = runtime.enter();
-            (health.listen(BACKLOG)?, agent_check.listen(BACKLOG)?)
+            let health = OwnedFd::from(health.listen(BACKLOG)?.into_std()?);
+            (watch_fd(health, Interest::READABLE)?, agent_check.listen(BACKLOG)?)
         };
         let door = Arc::new(Door {
             began,
@@ -185,6 +195,9 @@ pub fn open(
             }
         };
         thread::Builder::new().name(format!("tocsin-health{number}")).spawn(move || {
+            // A host with more to do than it can is still one to send traffic to: its answers must not come too late.
+            // Without the right to it, they have their turn like everybody else.
+            let _like_everybody_else = setpriority_process(None, config::HEALTH_NICE);
             if let Err(panicked) = runtime.block_on(both) {
                 error!(error = %panicked, "the health listener");
             }
@@ -194,18 +207,55 @@ pub fn open(
     Ok(Threads { ended, health: health_addr, agent_check: agent_check_addr })
 }
 
+/// Waits for the next connection, and does not put it into epoll's set yet: many are over before that would pay.
+async fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
+    loop {
+        let mut ready = listener.readable().await?;
+        match accept_now(listener) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            accepted => return accepted,
+        }
+    }
+}
+
+fn accept_now(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
+    Ok(accept_with(listener.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?)
+}
+
+/// What there is to read of a connection at once. Who is gone, or is answered and has nothing more to ask, costs no
+/// more than this: a flood of those is dealt with as fast as the kernel lets them in.
+fn first_look(socket: OwnedFd, door: &Door) -> Option<(TcpStream, Vec<u8>)> {
+    let mut space = [MaybeUninit::<u8>::uninit(); config::HEADER_BYTES];
+    let read = match recv(&socket, &mut space, RecvFlags::DONTWAIT) {
+        Ok((([], _), _)) => return None,
+        Ok(((read, _), _)) => &*read,
+        Err(Errno::AGAIN) => &[],
+        Err(_) => return None,
+    };
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    if let Some(answer) = http1::at_once(read, door)
+        && send(&socket, &answer, flags) != Err(Errno::AGAIN)
+    {
+        return None;
+    }
+    let stream = std::net::TcpStream::from(socket);
+    let stream = TcpStream::from_std(stream).inspect_err(|error| warn!(%error, "epoll")).ok()?;
+    Some((stream, read.to_vec()))
+}
+
 async fn run(
-    listener: TcpListener,
+    listener: AsyncFd<OwnedFd>,
     door: Arc<Door>,
     mut table: Table,
     stop: watch::Receiver<bool>,
 ) {
     let open = table.open();
     let janitor = Arc::<AtomicBool>::default();
-    let mut let_in = |stream: TcpStream| {
+    let mut let_in = |socket: OwnedFd| {
+        let Some((stream, read)) = first_look(socket, &door) else { return };
         let seat = table.take();
         let weak = Arc::downgrade(&seat);
-        let task = tokio::spawn(connection(stream, seat, door.clone(), stop.clone()));
+        let task = tokio::spawn(connection(stream, read, seat, door.clone(), stop.clone()));
         table.seated(weak, task.abort_handle());
         if open.load(Relaxed) > config::CROWD && !janitor.swap(true, Relaxed) {
             tokio::spawn(clean_up(open.clone(), janitor.clone()));
@@ -216,8 +266,8 @@ async fn run(
         tokio::select! {
             biased;
             () = stopping.as_mut() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => let_in(stream),
+            accepted = accept(&listener) => match accepted {
+                Ok(socket) => let_in(socket),
                 Err(error) => accept_failed("health", &error).await,
             },
         }
@@ -226,8 +276,8 @@ async fn run(
         }
     }
     // Whoever the kernel has let in already is answered.
-    while let Ok(Ok((stream, _))) = timeout(Duration::ZERO, listener.accept()).await {
-        let_in(stream);
+    while let Ok(socket) = accept_now(&listener) {
+        let_in(socket);
     }
     drop(listener);
     door.draining.store(true, Relaxed);
@@ -257,12 +307,13 @@ async fn clean_up(open: Arc<AtomicUsize>, janitor: Arc<AtomicBool>) {
 /// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.
 async fn connection(
     stream: TcpStream,
+    read: Vec<u8>,
     seat: Arc<Seat>,
     door: Arc<Door>,
     stop: watch::Receiver<bool>,
 ) {
     let below = if door.tls.is_some() { Below::TcpOrTls } else { Below::Tcp };
-    match http1::converse(stream, below, &seat, &door).await {
+    match http1::converse(stream, read, below, &seat, &door).await {
         End::Closed => {}
         End::Http2(stream, read) => {
             seat.waits(true);
@@ -284,7 +335,8 @@ async fn tls(
         Ok(Err(error)) => return debug!(%error, "no TLS"),
         Err(_) => return seat.timed_out(),
     };
-    if let End::Http2(stream, read) = http1::converse(stream, Below::Tls, &seat, &door).await {
+    let conversation = http1::converse(stream, Vec::new(), Below::Tls, &seat, &door);
+    if let End::Http2(stream, read) = conversation.await {
         seat.waits(true);
         http2::converse(Rewind::new(read, stream), seat, door, stop).await;
     }

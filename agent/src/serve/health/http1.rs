@@ -60,17 +60,44 @@ enum Next {
     Http2,
 }
 
-/// Answers until either side ends it.
-pub async fn converse<S>(mut stream: S, below: Below, seat: &Seat, door: &Door) -> End<S>
+/// The answer to what came with the connection, where that is one whole request after which it ends: then there is no
+/// conversation.
+#[must_use]
+pub fn at_once(bytes: &[u8], door: &Door) -> Option<Vec<u8>> {
+    let Parsed::Whole(request) = request::parse(bytes) else { return None };
+    if request.keep || request.body || request.len != bytes.len() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(ANSWER_BYTES);
+    let status = door.answers.answer(&request, false, Instant::now(), &mut out).ok()?;
+    door.answered.count(status);
+    Some(out)
+}
+
+/// Most answers fit into this.
+const ANSWER_BYTES: usize = 512;
+
+/// Answers until either side ends it. `pending` is what was read of it already.
+pub async fn converse<S>(
+    mut stream: S,
+    mut pending: Vec<u8>,
+    below: Below,
+    seat: &Seat,
+    door: &Door,
+) -> End<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let sleep = pin!(tokio::time::sleep(config::IDLE_TIMEOUT));
     let mut deadline = Deadline::new(sleep);
-    // Without an allocation while nothing is in it.
-    let mut pending = Vec::new();
+    let mut is_fresh = !pending.is_empty();
     let linger = loop {
-        match read(&mut stream, &mut pending, &mut deadline).await {
+        let found = if std::mem::take(&mut is_fresh) {
+            Ok(pending.len())
+        } else {
+            read(&mut stream, &mut pending, &mut deadline).await
+        };
+        match found {
             Ok(0) => break false,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::TimedOut && !pending.is_empty() => {
