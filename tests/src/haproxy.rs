@@ -153,9 +153,12 @@ impl Haproxy {
             if right(&server) {
                 return began.elapsed();
             }
-            if began.elapsed() > PATIENCE {
-                panic!("{name} is not {what} but {}:\n{}", server.status(), self.story());
-            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{name} is not {what} but {}:\n{}",
+                server.status(),
+                self.story()
+            );
             thread::sleep(PAUSE);
         }
     }

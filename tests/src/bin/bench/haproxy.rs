@@ -21,7 +21,7 @@ const STEP: f64 = 0.618_034;
 
 fn shipped(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/lb").join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    fs::read_to_string(&path).expect("read a file of deploy/lb")
 }
 
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
