@@ -254,9 +254,9 @@ pub struct Customers {
 }
 
 /// How many there are.
-const CUSTOMERS: usize = 4;
+const CUSTOMERS: usize = 3;
 /// How long one thinks between two questions.
-const THINKS: Duration = Duration::from_millis(2);
+const THINKS: Duration = Duration::from_millis(5);
 
 impl Customers {
     /// They come; to be called within the namespace.

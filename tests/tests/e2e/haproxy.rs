@@ -149,7 +149,7 @@ fn an_agent_that_is_restarted_is_not_missed_and_one_that_is_gone_is() {
             let host = &shop.hosts[0];
             let before = monotonic_ns();
             host.stop_agent();
-            thread::sleep(Duration::from_secs(1));
+            thread::sleep(Duration::from_millis(500));
             host.start_agent();
             thread::sleep(Duration::from_secs(1));
             assert!(is_up(&shop.balancer.server("nodes", host.name())));

@@ -4,8 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::Sandbox;
 use e2e::agent::PATIENCE;
@@ -36,6 +37,9 @@ pub(crate) struct Shop<B> {
     pub(crate) hosts: [Host; 3],
 }
 
+/// The balancers' time-outs are the shipped ones, and some are short: no more than one shop at a time.
+static OPEN: Mutex<()> = Mutex::new(());
+
 /// Opens a shop and lets `story` happen in it. `start` starts the balancer; `change` is for the first host's agent.
 pub(crate) fn shop<B>(
     sandbox: &Sandbox,
@@ -43,6 +47,7 @@ pub(crate) fn shop<B>(
     start: impl FnOnce(&[Host; 3]) -> B + Send,
     story: impl FnOnce(&Shop<B>) + Send,
 ) {
+    let _only = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(network) = pool::network() else { return };
     network.run(|| {
         thread::scope(|scope| {
@@ -85,9 +90,9 @@ impl<B> Shop<B> {
     /// Some for every host; returns when all hosts have theirs.
     pub(crate) fn slow_requests(&self) -> Slow {
         let slow = Slow(pool::slow_requests(SocketAddr::from(FRONT), SLOW_REQUESTS, SLOW));
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while self.hosts.iter().any(|host| host.slow_requests() == 0) {
-            assert!(std::time::Instant::now() < deadline, "a host has no slow request");
+            assert!(Instant::now() < deadline, "a host has no slow request");
             thread::sleep(Duration::from_millis(2));
         }
         slow
