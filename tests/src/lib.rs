@@ -14,7 +14,9 @@
 pub mod agent;
 pub mod cluster;
 pub mod containerd;
+pub mod daemon;
 pub mod faultfs;
+pub mod haproxy;
 pub mod health;
 pub mod http;
 pub mod inject;
@@ -22,6 +24,7 @@ pub mod loopdev;
 pub mod mount;
 pub mod nameserver;
 pub mod netns;
+pub mod pool;
 pub mod sandbox;
 pub mod sys;
 pub mod tool;
@@ -29,7 +32,9 @@ pub mod volume;
 
 pub use agent::Agent;
 pub use cluster::ControlPlane;
+pub use daemon::Daemon;
 pub use faultfs::FaultFs;
+pub use haproxy::Haproxy;
 pub use loopdev::LoopDevice;
 pub use mount::Mount;
 pub use nameserver::Nameserver;

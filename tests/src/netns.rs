@@ -37,6 +37,12 @@ impl NetNs {
         Some(namespace)
     }
 
+    /// The machine's own, for somebody who has left it.
+    pub fn outside() -> Self {
+        // The main thread never leaves.
+        Self { namespace: File::open("/proc/self/ns/net").expect("open the machine's own") }
+    }
+
     /// Moves the calling thread here, and what it starts from now on; for good.
     pub fn enter(&self) {
         sys::join_network(self.namespace.as_fd()).expect("enter the network namespace");

@@ -4,6 +4,7 @@
 //! The compiler for the kernel programs: (1) what is there; (2) rustup's own, with core's source;
 //! (3) Debian's, which carries a ready core. See [`crate::bpf`] for what "works" means.
 
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -20,7 +21,7 @@ const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-d
 const DEBIAN_LLVM: [&str; 4] = ["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 
 /// What the tests and the demo call to make, break and repair filesystems, and Debian's name for it.
-const TEST_PROGRAMS: [(&str, &str); 14] = [
+const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("mount", "mount"),
     ("fstrim", "util-linux"),
     ("mkfs.ext4", "e2fsprogs"),
@@ -36,7 +37,23 @@ const TEST_PROGRAMS: [(&str, &str); 14] = [
     // Not in PATH, but a file all the same.
     ("/usr/lib/cni/loopback", "containernetworking-plugins"),
     ("ip", "iproute2"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx-light"),
+    ("keepalived", "keepalived"),
+    ("wrk", "wrk"),
+    ("taskset", "util-linux"),
 ];
+
+/// Packages of these that are also services, and the names of those.
+const SERVICES: [(&str, &str); 4] = [
+    ("containerd", "containerd"),
+    ("haproxy", "haproxy"),
+    ("nginx-light", "nginx"),
+    ("keepalived", "keepalived"),
+];
+
+/// What Debian asks whether a service may be started.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// What `cargo xtask kernels` makes its guests of.
 const KERNEL_PROGRAMS: [(&str, &str); 8] = [
@@ -321,12 +338,49 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     let mut install = apt(&["install", "-y", "--no-remove", "--no-install-recommends"])?;
     install.args(packages);
     announce(&install);
+    let services: Vec<_> = SERVICES.iter().filter(|(name, _)| packages.contains(name)).collect();
+    let _refusal = if services.is_empty() { None } else { Refusal::new()? };
     if output(&mut install).is_err() {
         // A new machine has no package lists, an old one has stale ones.
         output(&mut apt(&["update"])?)?;
         output(&mut install)?;
     }
+    if !services.is_empty() && find_program("systemctl").is_some() {
+        let mut disable = command("systemctl")?;
+        disable.args(["--quiet", "disable"]).args(services.iter().map(|(_, service)| service));
+        announce(&disable);
+        output(&mut disable)?;
+    }
     Ok(())
+}
+
+/// Debian starts what it installs, now and at every boot, and the tests want the programs only. While this is there, no
+/// package starts anything.
+struct Refusal;
+
+impl Refusal {
+    /// None where somebody has a policy of their own.
+    fn new() -> Result<Option<Self>> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut file = fs::OpenOptions::new();
+        match file.write(true).create_new(true).mode(0o755).open(POLICY) {
+            Ok(mut file) => {
+                let refusal = Self;
+                file.write_all(b"#!/bin/sh\nexit 101\n").context(POLICY)?;
+                Ok(Some(refusal))
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error).context(POLICY),
+        }
+    }
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(POLICY) {
+            eprintln!("setup: {POLICY} stays, and no package can start a service: {error}");
+        }
+    }
 }
 
 fn is_root() -> bool {

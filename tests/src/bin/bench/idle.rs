@@ -79,7 +79,12 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
 
 /// The nanoseconds on a CPU of every thread; `/proc/<pid>/stat` counts in ticks of 10 ms.
 pub(crate) fn cpu_time(agent: &Agent) -> Duration {
-    let threads = format!("/proc/{}/task", agent.pid());
+    cpu_time_of(agent.pid())
+}
+
+/// The same of any process.
+pub(crate) fn cpu_time_of(process: u32) -> Duration {
+    let threads = format!("/proc/{process}/task");
     let nanoseconds = |task: fs::DirEntry| -> Option<u64> {
         let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
         text.split(' ').next()?.parse().ok()

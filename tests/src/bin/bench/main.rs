@@ -1,12 +1,14 @@
 //! Measures the budgets of the design on this machine, with real faults.
 //!
 //! `bench [detect] [storm] [idle] [start] [size] [flips] [nodes] [requests] [probes]
-//! [--quick]`; all of them without arguments. Numbers of a
+//! [haproxy] [http] [--quick]`; all of them without arguments. Numbers of a
 //! busy machine are what they are, so only a budget missed tenfold is an error.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it measures, or panics")]
 
 mod cluster;
 mod detect;
+mod haproxy;
+mod http;
 mod idle;
 mod probes;
 mod report;
@@ -28,6 +30,9 @@ struct Scale {
     starts: usize,
     flips: usize,
     probe_seconds: u64,
+    haproxy_faults: usize,
+    http_rounds: usize,
+    http_seconds: u64,
 }
 
 const FULL: Scale = Scale {
@@ -38,6 +43,9 @@ const FULL: Scale = Scale {
     starts: 20,
     flips: 100,
     probe_seconds: 600,
+    haproxy_faults: 200,
+    http_rounds: 9,
+    http_seconds: 3,
 };
 
 const QUICK: Scale = Scale {
@@ -48,11 +56,14 @@ const QUICK: Scale = Scale {
     starts: 5,
     flips: 20,
     probe_seconds: 10,
+    haproxy_faults: 30,
+    http_rounds: 3,
+    http_seconds: 1,
 };
 
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 9] = [
+const MEASUREMENTS: [(&str, Measurement); 11] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
@@ -62,6 +73,8 @@ const MEASUREMENTS: [(&str, Measurement); 9] = [
     ("nodes", cluster::many_nodes),
     ("requests", cluster::requests),
     ("probes", probes::run),
+    ("haproxy", haproxy::run),
+    ("http", http::run),
 ];
 
 fn main() -> ExitCode {

@@ -41,6 +41,20 @@ impl Report {
         });
     }
 
+    /// A figure that is not to fall below its budget, in `unit`.
+    pub(crate) fn at_least(&mut self, what: &str, measured: f64, budget: f64, unit: &str) {
+        self.rows.push(Row {
+            what: what.to_owned(),
+            measured: format!("{measured:.2} {unit}"),
+            budget: format!(">= {budget} {unit}"),
+            verdict: match budget / measured {
+                share if share <= 1.0 => Verdict::Kept,
+                share if share < TOLERANCE => Verdict::Missed,
+                _ => Verdict::Failed,
+            },
+        });
+    }
+
     /// A count that is to be exact; what the kernel says it missed is accounted for.
     pub(crate) fn count(&mut self, what: &str, injected: u64, counted: u64, missed: u64) {
         let lost = injected.saturating_sub(counted + missed);
@@ -78,6 +92,16 @@ impl Report {
             self.note(&format!("{what}, p99"), &format!("{} ms", rounded(p99)));
         }
         self.note(&format!("{what}, max of {}", times.len()), &format!("{} ms", rounded(max)));
+    }
+
+    /// p50, p99, p99.9 and maximum of times, to know.
+    pub(crate) fn permilles(&mut self, what: &str, times: &mut [Duration]) {
+        times.sort_unstable();
+        for (name, permille) in [("p50", 500), ("p99", 990), ("p99.9", 999), ("max", 1000)] {
+            let rank = (times.len() * permille).div_ceil(1000);
+            let time = times.get(rank.saturating_sub(1)).copied().unwrap_or_default();
+            self.note(&format!("{what}, {name}"), &format!("{} ms", rounded(milliseconds(time))));
+        }
     }
 
     /// The table.
