@@ -56,6 +56,10 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let paths = host_paths(&config)?;
     let files = raise_open_files();
     let connections = (files.saturating_sub(config::OTHER_FILES) / 2).max(64);
+    if connections < config.door.connections {
+        let asked = config.door.connections;
+        warn!(asked, connections, files, "MAX_CONNECTIONS: this process may not open enough files");
+    }
     let (commands, commanded) = mpsc::channel(COMMANDS);
     let policy = Arc::new(config.policy.clone());
     let api = Arc::<ApiStats>::default();

@@ -52,6 +52,12 @@ pub const HOOK_RETRY: Duration = Duration::from_secs(10);
 pub const RECORDS_PER_SECOND: u32 = 10;
 /// 5 seconds for a probing write: a healthy journal on a busy disk needs less.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
+/// 30 seconds that a thread for calls that may hang waits for its next one: an agent whose probes run every second keeps
+/// it, and one without probes has none half a minute after its last look at a disk.
+pub const IDLE_THREAD: Duration = Duration::from_secs(30);
+/// 2 milliseconds that such a call waits for its turn on a thread that has another one, which takes a tenth of that
+/// while all is well; then it gets another thread.
+pub const TURN: Duration = Duration::from_millis(2);
 /// 5 seconds for reading the mount table, which no disk can delay: later it is called blind.
 pub const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// openat2(2) gives up on `..` while anything is mounted anywhere; the next attempt is microseconds later.
@@ -64,6 +70,9 @@ pub const HEADER_BYTES: usize = 8 * 1024;
 /// 2 seconds for a request to be complete from its first byte on, and for a TLS handshake: a load balancer sends it in
 /// one piece.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+/// 1 second, the kernel's smallest step, for which it keeps a connection on which nothing was sent: then it is accepted
+/// all the same.
+pub const DEFER_ACCEPT: Duration = Duration::from_secs(1);
 /// 30 seconds until the next request on a connection: most load balancers ask every few seconds, and who asks less
 /// often opens another one.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -236,7 +245,7 @@ pub const DISK_IMAGES_RETRY: Duration = Duration::from_secs(10);
 /// 3 seconds for a sample: half a second more than the question for the images, and two looks of which each has
 /// [`DISK_DEADLINE`]: where a path hangs, the others get a second one.
 pub const DISK_TIMEOUT: Duration = Duration::from_secs(3);
-/// Paths of `DISK_THRESHOLDS`: a stuck thread for each that hangs, and then a short-lived one for each of the others.
+/// Paths of `DISK_THRESHOLDS`: a stuck thread for each that hangs.
 pub const DISK_PATHS: usize = 32;
 /// Image filesystems: runtimes have one, or two where containers' layers are apart.
 pub const DISK_IMAGES: usize = 4;

@@ -1,26 +1,22 @@
 //! Where this host's /proc, /sys and / are, and blocking calls that may never return.
 
+mod bounded;
+
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
     fs,
     io::{self, Read},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, open, openat2},
     io::Errno,
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::io::{Interest, unix::AsyncFd};
 
+pub use self::bounded::{Bounded, Stuck};
 use crate::config;
 
 /// The places of the host that the agent reads. Tests and containers have others than `/`.
@@ -160,125 +156,4 @@ pub fn watch_fd<T: AsFd + AsRawFd>(inner: T, interest: Interest) -> io::Result<A
     // SAFETY: `AsFd` binds the descriptor's life to the value's, which the `AsyncFd` owns from here on, and
     // no type that is passed here replaces its descriptor.
     unsafe { AsyncFd::register_with_interest(inner, interest) }.map_err(io::Error::from)
-}
-
-/// A blocking call gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Stuck {
-    /// Not within its deadline; its thread goes on waiting.
-    #[error("no answer in time")]
-    Late,
-    /// An earlier call with the same name has not returned since it was made, this long ago. (The text does not
-    /// say how long: it would be another one each time.)
-    #[error("an earlier attempt is still stuck")]
-    Still(Duration),
-    /// No thread could be started.
-    #[error("no thread to run it on")]
-    NoThread,
-}
-
-/// Runs calls that may hang in the kernel (anything that touches a disk) on threads of their own, each
-/// with a deadline, never two of the same name at once: a disk that hangs for a day costs one thread.
-#[derive(Clone, Debug, Default)]
-pub struct Bounded {
-    /// Since when each of them.
-    running: Arc<Mutex<BTreeMap<String, Instant>>>,
-}
-
-impl Bounded {
-    /// Runs `call` on a thread called `name` and waits for it, for `deadline` at most.
-    pub async fn run<T: Send + 'static>(
-        &self,
-        name: String,
-        deadline: Duration,
-        call: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Stuck> {
-        match self.lock().entry(name.clone()) {
-            Entry::Occupied(since) => return Err(Stuck::Still(since.get().elapsed())),
-            Entry::Vacant(seat) => drop(seat.insert(Instant::now())),
-        }
-        let (sender, receiver) = oneshot::channel();
-        let guard = Running { bounded: self.clone(), name: name.clone() };
-        let body = move || {
-            let result = call();
-            // First out of the list, so that who gets the result can call again at once.
-            drop(guard);
-            let _nobody_waits = sender.send(result);
-        };
-        // The kernel cuts thread names at 15 bytes; a stack of 128 KiB is plenty for a few system calls.
-        let builder = thread::Builder::new().name("tocsin-probe".into()).stack_size(128 * 1024);
-        if builder.spawn(body).is_err() {
-            return Err(Stuck::NoThread);
-        }
-        match timeout(deadline, receiver).await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) | Err(_) => Err(Stuck::Late),
-        }
-    }
-
-    /// How long the call of that name has been running or stuck; `None` if there is none.
-    #[must_use]
-    pub fn running_for(&self, name: &str) -> Option<Duration> {
-        self.lock().get(name).map(Instant::elapsed)
-    }
-
-    /// How many calls are running or stuck.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.lock().len()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Instant>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Takes a call out of the list when it returns, or when it panics.
-struct Running {
-    bounded: Bounded,
-    name: String,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.bounded.lock().remove(&self.name);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_stuck_call_is_not_started_twice() {
-        let bounded = Bounded::default();
-        let (release, wait) = mpsc::channel::<()>();
-        let stuck =
-            bounded.run("disk".into(), Duration::from_millis(20), move || wait.recv().ok()).await;
-        assert_eq!(stuck, Err(Stuck::Late));
-        let again = bounded.run("disk".into(), Duration::from_millis(20), || ()).await;
-        assert!(matches!(again, Err(Stuck::Still(time)) if time >= Duration::from_millis(20)));
-        let other = bounded.run("other".into(), Duration::from_secs(10), || 7).await;
-        assert_eq!(other, Ok(7));
-        release.send(()).unwrap();
-        for _ in 0..1000 {
-            if bounded.running() == 0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let after = bounded.run("disk".into(), Duration::from_secs(10), || 8).await;
-        assert_eq!(after, Ok(8));
-    }
-
-    #[tokio::test]
-    async fn a_panicking_call_is_an_answer_too() {
-        let bounded = Bounded::default();
-        let result: Result<(), _> =
-            bounded.run("x".into(), Duration::from_secs(10), || panic!("on purpose")).await;
-        assert_eq!(result, Err(Stuck::Late));
-        assert_eq!(bounded.running(), 0);
-    }
 }

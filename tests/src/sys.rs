@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
@@ -179,4 +180,21 @@ pub fn resident_kib(pid: u32) -> u64 {
 pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// The time that a process has been on a CPU, with every thread it ever had.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both write what they are given a pointer to, and keep neither.
+    let result = unsafe {
+        match libc::clock_getcpuclockid(pid, &raw mut clock) {
+            0 if libc::clock_gettime(clock, &raw mut time) == 0 => Ok(()),
+            0 => Err(io::Error::last_os_error()),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    };
+    result?;
+    let seconds = Duration::from_secs(time.tv_sec.cast_unsigned());
+    Ok(seconds + Duration::from_nanos(time.tv_nsec.cast_unsigned()))
 }

@@ -2,6 +2,7 @@
 //!
 //! A check is a pure function from what is known to an [`Outcome`]; `health` alone says "ready".
 
+mod beat;
 mod cluster;
 pub mod container_runtime;
 mod custom_conditions;

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cli::ProbeArgs,
     config::{ConfigError, within},
-    host::Paths,
+    host::{Bounded, Paths},
 };
 
 /// Where the disks are that images fill; where the runtime does not say, its own check tells why.
@@ -90,14 +90,22 @@ impl Settings {
 
     /// Starts the runner of all of them; those of the default set begin at once.
     pub fn start(&self, policy: &Policy, paths: &Paths) -> io::Result<(Runner, Probes)> {
-        let runtime = Arc::new(ContainerRuntime::new(self.cri_socket.clone(), paths));
+        // One for all of them: their names differ, and they begin together.
+        let bounded = Bounded::default();
+        let runtime =
+            Arc::new(ContainerRuntime::new(self.cri_socket.clone(), paths, bounded.clone()));
+        let disks = DiskPressure::new(
+            self.disk_thresholds.clone(),
+            paths,
+            Some(images_of(runtime.clone())),
+            bounded.clone(),
+        );
         let mut probes: Vec<Probe> = vec![
             http::router(&self.router_url),
             http::kubelet(&self.kubelet_url),
             runtime.probe(),
-            DiskPressure::new(self.disk_thresholds.clone(), paths, Some(images_of(runtime)))
-                .probe(),
-            Network::new(self.network.clone()).probe(),
+            disks.probe(),
+            Network::new(self.network.clone(), bounded).probe(),
         ];
         probes.extend(self.own.iter().map(|(check, url)| http::other(check.name, url)));
         let always: Vec<_> = policy.default_checks.iter().map(|check| check.name).collect();

@@ -20,11 +20,12 @@ use std::{
 
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    time::{sleep_until, timeout},
 };
 use tracing::{debug, error};
 
-use crate::{config, host::jitter, model::Outcome};
+use super::beat::Beat;
+use crate::{config, model::Outcome};
 
 /// One sample that is being taken.
 pub type Sampling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -133,14 +134,14 @@ impl Runner {
             .max_blocking_threads(4)
             .build()?;
         let (ends, ended) = mpsc::channel(1);
-        let followed = seats.clone();
+        let (followed, beat) = (seats.clone(), Arc::<Beat>::default());
         let follow_all = async move {
             let mut tasks = tokio::task::JoinSet::new();
             for probe in probes {
-                let seats = followed.clone();
+                let (seats, beat) = (followed.clone(), beat.clone());
                 tasks.spawn(async move {
                     if let Some(seat) = seats.by_name.get(probe.name) {
-                        follow(&seats, seat, &probe, period).await;
+                        follow(&seats, seat, &probe, period, &beat).await;
                     }
                 });
             }
@@ -164,7 +165,7 @@ impl Runner {
     }
 }
 
-async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration) {
+async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration, beat: &Beat) {
     loop {
         if !seat.is_in_demand() {
             // Whoever asks next wants to know what is, not what was.
@@ -177,8 +178,7 @@ async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration) {
         let took = began.elapsed();
         debug!(probe = probe.name, ?took, ?outcome, "sampled");
         seats.put(seat, Some(Sample { outcome, took, at: Instant::now() }));
-        // Probes that began together do not stay together.
-        sleep((period + jitter(period / 10)).saturating_sub(took)).await;
+        sleep_until(beat.next(began, period).into()).await;
     }
 }
 
@@ -262,6 +262,8 @@ fn outcome(latest: Option<&Sample>, limit: Duration, now: Instant) -> Outcome {
 #[cfg(test)]
 mod tests {
     use std::sync::{Mutex, atomic::AtomicUsize};
+
+    use tokio::time::sleep;
 
     use super::*;
 

@@ -14,6 +14,7 @@ pub mod publish;
 pub mod session;
 pub mod source;
 pub mod stats;
+mod timer;
 mod why;
 
 use std::{

@@ -36,6 +36,7 @@ use super::{
     body::Lines,
     heard::{Heard, Listening},
     stats::ApiStats,
+    timer::KernelTimer,
 };
 use crate::config;
 
@@ -216,7 +217,7 @@ where
     // TLS included, unlike the TCP connector's own.
     connector.set_connect_timeout(Some(config::API_CONNECT_TIMEOUT));
     let http = legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
+        .timer(KernelTimer)
         .pool_timer(TokioTimer::new())
         .http2_keep_alive_interval(config::API_PING_INTERVAL)
         .http2_keep_alive_timeout(config::API_PING_TIMEOUT)

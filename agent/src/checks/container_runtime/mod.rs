@@ -62,9 +62,8 @@ impl fmt::Debug for ContainerRuntime {
 impl ContainerRuntime {
     /// A probe that looks for the socket below the root of `paths`.
     #[must_use]
-    pub fn new(socket: CriSocket, paths: &Paths) -> Self {
-        let (root, bounded, kept) = (paths.root.clone(), Bounded::default(), Mutex::default());
-        Self { socket, root, bounded, kept }
+    pub fn new(socket: CriSocket, paths: &Paths, bounded: Bounded) -> Self {
+        Self { socket, root: paths.root.clone(), bounded, kept: Mutex::default() }
     }
 
     /// The same for the runner.

@@ -52,7 +52,7 @@ impl Place {
             sys: "/sys".into(),
             mount_table: "/proc/self/mountinfo".into(),
         };
-        Arc::new(ContainerRuntime::new(socket.parse().unwrap(), &paths))
+        Arc::new(ContainerRuntime::new(socket.parse().unwrap(), &paths, Bounded::default()))
     }
 }
 

@@ -48,8 +48,8 @@ struct Round {
 }
 
 impl Eyes {
-    pub(super) fn new(root: PathBuf) -> Self {
-        Self { root, bounded: Bounded::default(), round: Mutex::default() }
+    pub(super) fn new(root: PathBuf, bounded: Bounded) -> Self {
+        Self { root, bounded, round: Mutex::default() }
     }
 
     /// What is seen of each path, in their order, after two deadlines at most.

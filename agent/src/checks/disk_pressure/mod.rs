@@ -28,7 +28,11 @@ use self::{
     look::{Eyes, lock},
 };
 use super::{Check, Kind, OnUnknown, runner::Probe};
-use crate::{config, host::Paths, model::Outcome};
+use crate::{
+    config,
+    host::{Bounded, Paths},
+    model::Outcome,
+};
 
 pub(super) const CHECK: Check = Check {
     name: "disk_pressure",
@@ -49,7 +53,9 @@ impl Fullest {
     /// Of the filesystems of `thresholds`, below the root of `paths`.
     #[must_use]
     pub fn new(thresholds: Thresholds, paths: &Paths) -> Self {
-        Self { thresholds, eyes: Arc::new(Eyes::new(paths.root.clone())) }
+        // The probe looks at the same paths, which are names there.
+        let eyes = Eyes::new(paths.root.clone(), Bounded::default());
+        Self { thresholds, eyes: Arc::new(eyes) }
     }
 
     /// Its free bytes, in percent of its size. `None` where none could be looked at.
@@ -90,10 +96,15 @@ impl fmt::Debug for DiskPressure {
 impl DiskPressure {
     /// A probe that looks below the root of `paths`, for the image filesystems at what `ask_images` says.
     #[must_use]
-    pub fn new(thresholds: Thresholds, paths: &Paths, ask_images: Option<AskImages>) -> Self {
+    pub fn new(
+        thresholds: Thresholds,
+        paths: &Paths,
+        ask_images: Option<AskImages>,
+        bounded: Bounded,
+    ) -> Self {
         Self {
             thresholds,
-            eyes: Arc::new(Eyes::new(paths.root.clone())),
+            eyes: Arc::new(Eyes::new(paths.root.clone(), bounded)),
             low: Mutex::default(),
             ask_images,
             images: Mutex::default(),

@@ -31,7 +31,10 @@ pub(super) async fn ask(resolvers: &Resolvers, question: &Question) -> Part {
     for (index, &server) in (0..).zip(&resolvers.servers) {
         let (question, tcp_only) = (question.clone(), resolvers.tcp_only);
         asking.spawn(async move {
-            sleep_until(began + config::DNS_STAGGER * index).await;
+            // A timer that is due already takes until the next millisecond.
+            if index > 0 {
+                sleep_until(began + config::DNS_STAGGER * index).await;
+            }
             (index, ask_one(server, &question, tcp_only, deadline).await)
         });
     }

@@ -82,11 +82,11 @@ struct State {
 impl Network {
     /// A probe that has not asked yet. resolv.conf is this process's own: that of the programs beside it.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, bounded: Bounded) -> Self {
         Self {
             settings,
             resolv_conf: config::RESOLV_CONF.into(),
-            bounded: Bounded::default(),
+            bounded,
             state: std::sync::Mutex::default(),
         }
     }
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_resolv_conf_that_cannot_be_read_is_not_known() {
-        let mut network = Network::new(Settings::default());
+        let mut network = Network::new(Settings::default(), Bounded::default());
         network.resolv_conf = "/proc/self".into();
         let part = network.resolver().await;
         let Part::Unknown(why) = part else { panic!("{part:?}") };

@@ -4,7 +4,7 @@ use std::{
     io,
     mem::MaybeUninit,
     net::SocketAddr,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -128,6 +128,24 @@ fn several(threads: usize, addr: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     Ok(sockets)
 }
 
+/// Leaves a connection with the kernel until its first byte is there, [`config::DEFER_ACCEPT`] at most: nearly all of
+/// them are then answered as they are accepted, and one that never asks anything costs no more than that.
+fn defer_accept(listener: &TcpSocket) -> io::Result<()> {
+    let seconds = libc::c_int::try_from(config::DEFER_ACCEPT.as_secs()).unwrap_or(1);
+    let size = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap_or_default();
+    // SAFETY: the pointer is to an integer that outlives the call, and `size` is that integer's.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The threads.
 #[derive(Debug)]
 pub struct Threads {
@@ -165,6 +183,9 @@ pub fn open(
     };
     for (number, (health, agent_check)) in health.into_iter().zip(agent_check).enumerate() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        if let Err(error) = defer_accept(&health) {
+            debug!(%error, "connections are accepted before their first byte");
+        }
         let (health, agent_check) = {
             let _to_register_with = runtime.enter();
             let health = OwnedFd::from(health.listen(BACKLOG)?.into_std()?);

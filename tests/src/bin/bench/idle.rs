@@ -77,18 +77,12 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     report.below(&format!("idle, CPU over {} s", wall.as_secs()), share, 0.05, "% of a core");
 }
 
-/// The nanoseconds on a CPU of every thread; `/proc/<pid>/stat` counts in ticks of 10 ms.
+/// Of the whole process. `/proc/<pid>/task` has no thread that has ended, and `/proc/<pid>/stat` counts in ticks of 10 ms.
 pub(crate) fn cpu_time(agent: &Agent) -> Duration {
     cpu_time_of(agent.pid())
 }
 
 /// The same of any process.
 pub(crate) fn cpu_time_of(process: u32) -> Duration {
-    let threads = format!("/proc/{process}/task");
-    let nanoseconds = |task: fs::DirEntry| -> Option<u64> {
-        let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse().ok()
-    };
-    let total = fs::read_dir(threads).expect("list its threads").flatten();
-    Duration::from_nanos(total.filter_map(nanoseconds).sum())
+    e2e::sys::cpu_time(process).expect("its clock")
 }

@@ -280,7 +280,8 @@ async fn the_runtime_is_asked_rarely_and_its_last_word_counts() {
         sys: "/sys".into(),
         mount_table: "/proc/self/mountinfo".into(),
     };
-    let probe = Arc::new(DiskPressure::new(thresholds("/:0%"), &paths, Some(ask)));
+    let probe =
+        Arc::new(DiskPressure::new(thresholds("/:0%"), &paths, Some(ask), Bounded::default()));
     for _ in 0..3 {
         assert_eq!(probe.images().await, [PathBuf::from("/images")]);
     }
