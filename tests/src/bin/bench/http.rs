@@ -136,6 +136,9 @@ fn throughput(sides: [Side; 2], scale: Scale, report: &mut Report, how: &str, he
     let all: Vec<_> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
     report.at_least(&format!("tocsin / nginx, {how}"), median(ratios), 1.0, "x");
     report.note(&format!("tocsin / nginx, {how}, rounds"), &all.join(" "));
+    // Where neighbours take the time, rates tell of them, and of wrk; this still tells of the two.
+    let shares = rounds.iter().map(|[ours, theirs]| ours.each / theirs.each).collect();
+    report.below(&format!("tocsin / nginx, {how}, CPU each"), median(shares), 1.0, "x");
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
