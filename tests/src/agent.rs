@@ -40,7 +40,7 @@ pub struct Agent {
     log: Log,
     health: SocketAddr,
     admin: SocketAddr,
-    agent_check: SocketAddr,
+    haproxy: SocketAddr,
     control: PathBuf,
     connections: RefCell<Connections>,
 }
@@ -157,14 +157,14 @@ impl Agent {
             log,
             health: unset,
             admin: unset,
-            agent_check: unset,
+            haproxy: unset,
             control: sandbox.path("control.sock"),
             connections: RefCell::default(),
         };
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(addresses) = agent.log().iter().find_map(|line| listening(line)) {
-                [agent.health, agent.admin, agent.agent_check] = addresses;
+                [agent.health, agent.admin, agent.haproxy] = addresses;
                 return Ok(agent);
             }
             if let Some(status) = agent.child.try_wait().expect("wait for the agent") {
@@ -189,7 +189,7 @@ impl Agent {
 
     /// Where `HAProxy`'s agent-check is.
     pub fn agent_check_address(&self) -> SocketAddr {
-        self.agent_check
+        self.haproxy
     }
 
     /// The control socket.

@@ -131,24 +131,24 @@ fn pour(mut stream: &TcpStream, chunk: &[u8], total: usize) -> usize {
 #[test]
 fn slow_clients() {
     survives("1,000 connections that drip headers", |_, to| {
-        let begin = |_| {
+        let another = |_| {
             let mut stream = TcpStream::connect(to).unwrap();
             stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n").unwrap();
             stream.set_nonblocking(true).unwrap();
             stream
         };
-        let mut streams: Vec<_> = (0..1000).map(begin).collect();
+        let mut streams: Vec<_> = (0..1000).map(another).collect();
         let began = Instant::now();
         let mut replaced = 0;
         while began.elapsed() < Duration::from_secs(5) {
             for stream in &mut streams {
                 let is_over = match stream.write_all(b"X-a: b\r\n") {
-                    Ok(()) => matches!(stream.read(&mut [0; 4096]), Ok(_)),
+                    Ok(()) => stream.read(&mut [0; 4096]).is_ok(),
                     Err(_) => true,
                 };
                 if is_over {
                     replaced += 1;
-                    *stream = begin(0);
+                    *stream = another(0);
                 }
             }
             thread::sleep(Duration::from_millis(100));
@@ -260,7 +260,9 @@ fn a_flood_of_connections() {
             }
         };
         let threads: Vec<_> = (0..4).map(|_| thread::spawn(flood)).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
         let metrics = agent.admin("/metrics").body;
         assert!(!metrics.contains("tocsin_health_connections_evicted_total 0\n"), "{metrics}");
     });

@@ -20,9 +20,8 @@ fn connect(to: SocketAddr) -> TcpStream {
 /// All that comes until the agent closes.
 fn rest(mut stream: &TcpStream) -> String {
     let mut text = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut text) {
-        panic!("{error} after {:?}", String::from_utf8_lossy(&text));
-    }
+    let end = stream.read_to_end(&mut text);
+    assert!(end.is_ok(), "{end:?} after {:?}", String::from_utf8_lossy(&text));
     String::from_utf8(text).unwrap()
 }
 
