@@ -8,6 +8,7 @@ mod bpf;
 mod build_ebpf;
 mod cluster;
 mod demo;
+mod fuzz;
 mod kernels;
 mod lint;
 mod run;
@@ -36,6 +37,8 @@ enum Command {
     Kernels(kernels::Options),
     /// Formatting, clippy for both targets, licences and sources of dependencies
     Lint,
+    /// Feed the agent's parsers with whatever breaks them, for a while
+    Fuzz(fuzz::Options),
     /// Measure the budgets
     Bench(bench::Options),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Kernels(options) => kernels::run(&options),
         Command::Lint => lint::run(),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Bench(options) => bench::run(&options),
     };
     match result {

@@ -86,6 +86,8 @@ pub(crate) enum Needs {
     /// The same, and a real control plane.
     Tests,
     Kernels,
+    /// A compiler for libFuzzer.
+    Fuzz,
     Lint,
 }
 
@@ -139,6 +141,9 @@ impl Setup {
             }
             Needs::Kernels => {
                 self.note("programs for the guests", &provide_programs(&KERNEL_PROGRAMS));
+            }
+            Needs::Fuzz => {
+                self.note("compiler for libFuzzer", &provide_programs(&[("g++", "g++")]));
             }
             Needs::Lint => {
                 self.note("rustfmt and clippy", &provide_rust_tools());

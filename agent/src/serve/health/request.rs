@@ -136,13 +136,16 @@ fn refusal(error: Error, bytes: &[u8]) -> StatusCode {
     }
 }
 
-/// `GET /health` alone on its line.
+/// `GET /health` alone on its line, or as much of that as there is.
 fn simple(bytes: &[u8]) -> Option<Parsed<'_>> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let line = std::str::from_utf8(&bytes[..end]).ok()?;
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    let line = std::str::from_utf8(&bytes[..end.unwrap_or(bytes.len())]).ok()?;
     let target = line.strip_suffix('\r').unwrap_or(line).strip_prefix("GET ")?;
-    let is_target = target.starts_with('/') && target.bytes().all(|byte| byte.is_ascii_graphic());
-    is_target.then_some(Parsed::Whole(Request {
+    if !target.starts_with('/') || !target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return None;
+    }
+    let Some(end) = end else { return Some(Parsed::Partial) };
+    Some(Parsed::Whole(Request {
         method: "GET",
         target,
         minor: 0,
@@ -220,6 +223,7 @@ mod tests {
             ("", 0),
             ("G", 0),
             ("GET /health HTTP/1.1\r\nHo", 0),
+            ("GET /health\r", 0),
             ("P", 0),
             ("PRI * HTTP/2.0\r\n", 0),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0", 2),
