@@ -23,6 +23,6 @@ RUN triple="$(rustc -vV | sed -n 's/^host: //p')" \
 FROM scratch
 COPY --from=builder /tocsin /tocsin
 # The health endpoint for load balancers; the admin endpoint for Prometheus and people.
-EXPOSE 25001 25002
+EXPOSE 25001 25002 25003
 ENTRYPOINT ["/tocsin"]
 CMD ["agent"]

@@ -23,6 +23,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     bench
         .args(["run", "--quiet", "--release", "--package", "e2e", "--bin", "bench", "--"])
         .args(&options.which)
+        // Optimising the agent over all crates is for its size; this program is thrown away.
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("TOCSIN_BIN", binary);
     if let Some(programs) = cluster::programs() {
         bench.env(cluster::ASSETS, programs);

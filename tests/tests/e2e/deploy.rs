@@ -158,6 +158,7 @@ fn the_daemon_set_says_what_the_agent_understands() {
         let expected = match port["name"].as_str() {
             Some("health") => port_of("listen-port"),
             Some("admin") => port_of("admin-port"),
+            Some("agent-check") => port_of("agent-check-port"),
             other => panic!("port {other:?}"),
         };
         assert_eq!(
@@ -165,7 +166,7 @@ fn the_daemon_set_says_what_the_agent_understands() {
             (&expected.into(), &expected.into())
         );
     }
-    assert_eq!(ports.len(), 2);
+    assert_eq!(ports.len(), 3);
 
     // The kubelet gets the answers that it asks for.
     let agent = Agent::start(&sandbox);
