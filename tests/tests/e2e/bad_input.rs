@@ -46,11 +46,26 @@ fn a_port_in_use_is_an_error_and_exit_1() {
     let Some(sandbox) = Sandbox::new() else { return };
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
-    for flag in ["--listen-port", "--admin-port"] {
+    for flag in ["--listen-port", "--admin-port", "--agent-check-port"] {
         let ended = refused(&sandbox, &[flag, &port]);
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         assert!(ended.log.iter().any(|line| line.contains(&port)), "{ended:?}");
     }
+}
+
+/// The agent's own sockets share their ports with each other, and with nobody else.
+#[test]
+fn two_agents_do_not_share_a_port() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let agent = Agent::start(&sandbox);
+    for (flag, taken) in [
+        ("--listen-port", agent.health_address()),
+        ("--agent-check-port", agent.agent_check_address()),
+    ] {
+        let ended = refused(&sandbox, &[flag, &taken.port().to_string()]);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    }
+    assert_eq!(agent.health("").status, 200);
 }
 
 #[test]
