@@ -98,7 +98,7 @@ pub struct AgentArgs {
     #[arg(long, env = "IO_STALL_AFTER", value_parser = duration, default_value = "5s", value_name = "TIME")]
     pub io_stall_after: Duration,
     /// How often the mount table and sysfs are read when nothing happens
-    #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "750ms", value_name = "TIME")]
+    #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "900ms", value_name = "TIME")]
     pub reread_interval: Duration,
     /// The mount table to watch
     #[arg(long, env = "MOUNT_TABLE", default_value = config::MOUNT_TABLE, value_name = "PATH")]

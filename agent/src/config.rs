@@ -36,9 +36,9 @@ pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
 pub const IO_ERROR_WINDOW: Duration = Duration::from_mins(5);
 /// 5 seconds: beyond any healthy flush, and far below the 30 seconds after which SCSI gives up a command.
 pub const IO_STALL_AFTER: Duration = Duration::from_secs(5);
-/// Three quarters of a second between looks at mountinfo and sysfs when nothing rings: what has no event (a
-/// remount by fsconfig, say) is seen within a second, at some 50 µs each.
-pub const REREAD_INTERVAL: Duration = Duration::from_millis(750);
+/// Nine tenths of a second between looks at mountinfo and sysfs when nothing rings: what has no event (a
+/// remount by fsconfig, say) is seen within a second. One costs some 0.2 ms where 36 filesystems are mounted.
+pub const REREAD_INTERVAL: Duration = Duration::from_millis(900);
 /// 1 second between readings of the kernel's counters while events come: what did not fit into the ring
 /// buffer is an event that much later. Who asks for `/faults` or `/metrics` gets a reading of that moment.
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,17 +8,35 @@ use std::{
 use crate::host::jitter;
 
 /// When the next samples begin.
-#[derive(Debug, Default)]
-pub(super) struct Beat(Mutex<Option<Instant>>);
+#[derive(Debug)]
+pub(super) struct Beat {
+    zero: Instant,
+    next: Mutex<Option<Instant>>,
+}
 
 impl Beat {
+    /// For a runtime that is made right after `zero`.
+    pub(super) fn new(zero: Instant) -> Self {
+        Self { zero, next: Mutex::default() }
+    }
+
     /// For a probe whose last sample began at `began`.
     pub(super) fn next(&self, began: Instant, period: Duration) -> Instant {
-        let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = again(*next, began, Instant::now(), period, jitter(period / SPREAD));
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let jitter = in_one_step(self.zero, began + period, jitter(period / SPREAD));
+        let at = again(*next, began, Instant::now(), period, jitter);
         *next = Some(at);
         at
     }
+}
+
+/// tokio's timers go by a wheel: one that is more than 64 ms away first wakes its thread at a multiple of 64 ms since
+/// the runtime was made, and then once more in its time. This makes the two one, where a jitter allows it.
+fn in_one_step(zero: Instant, at: Instant, jitter: Duration) -> Duration {
+    const SLOT: Duration = Duration::from_millis(64);
+    let since = (at + jitter).saturating_duration_since(zero).as_nanos();
+    let over = Duration::from_nanos(u64::try_from(since % SLOT.as_nanos()).unwrap_or(0));
+    jitter.checked_sub(over).unwrap_or(if over.is_zero() { jitter } else { jitter + SLOT - over })
 }
 
 /// A tenth of the period, at random, keeps agents that started together from asking together.
@@ -42,6 +60,23 @@ fn again(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_jitter_ends_where_the_wheel_stands() {
+        let zero = Instant::now();
+        let ms = Duration::from_millis;
+        // (when it may begin, the jitter, the jitter that is used)
+        for (at, jitter, expected) in [
+            (1000, 24, 24),
+            (1000, 30, 24),
+            (1000, 87, 24),
+            (1000, 88, 88),
+            (1000, 3, 24),
+            (1024, 0, 0),
+        ] {
+            assert_eq!(in_one_step(zero, zero + ms(at), ms(jitter)), ms(expected), "{at} {jitter}");
+        }
+    }
 
     #[test]
     fn probes_begin_together_where_that_is_in_time() {

@@ -128,13 +128,14 @@ impl Runner {
             .map(|probe| (probe.name, Seat::new(probe.timeout, always.contains(&probe.name))));
         let seats = Seats { by_name: seats.collect(), changes: watch::Sender::default() };
         let seats = Arc::new(seats);
+        let beat = Arc::new(Beat::new(Instant::now()));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Names that are being resolved; what may hang on a disk has threads of its own.
             .max_blocking_threads(4)
             .build()?;
         let (ends, ended) = mpsc::channel(1);
-        let (followed, beat) = (seats.clone(), Arc::<Beat>::default());
+        let followed = seats.clone();
         let follow_all = async move {
             let mut tasks = tokio::task::JoinSet::new();
             for probe in probes {

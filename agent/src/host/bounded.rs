@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{sync::oneshot, task::yield_now, time::timeout_at};
 
 use crate::config;
 
@@ -59,21 +59,24 @@ impl Bounded {
             drop(guard);
             let _nobody_waits = sender.send(result);
         });
-        let answer = async {
-            let mut waits = self.workers.give(job)?;
-            while let Some(ticket) = waits {
-                match timeout(config::TURN, &mut receiver).await {
-                    Ok(answer) => return Ok(answer),
-                    // That thread may take one that came before, and get stuck.
-                    Err(_) => waits = self.workers.hurry(ticket)?.then_some(ticket),
-                }
+        let ticket = self.workers.queue(job);
+        let _unless_taken = Queued { workers: &self.workers, ticket };
+        let end = Instant::now() + deadline;
+        // Those that come together wake one thread, once.
+        yield_now().await;
+        let mut waits = self.workers.wake(ticket);
+        loop {
+            let limit = match waits {
+                Ok(true) => end.min(Instant::now() + config::TURN),
+                Ok(false) => end,
+                Err(_) => return Err(Stuck::NoThread),
+            };
+            match timeout_at(limit.into(), &mut receiver).await {
+                Ok(answer) => return answer.map_err(|_panicked| Stuck::Late),
+                Err(_) if Instant::now() >= end => return Err(Stuck::Late),
+                // That thread may take one that came before, and get stuck.
+                Err(_) => waits = self.workers.hurry(ticket),
             }
-            io::Result::Ok(receiver.await)
-        };
-        match timeout(deadline, answer).await {
-            Ok(Ok(Ok(result))) => Ok(result),
-            Ok(Err(_no_thread)) => Err(Stuck::NoThread),
-            Ok(Ok(Err(_))) | Err(_) => Err(Stuck::Late),
         }
     }
 
@@ -99,6 +102,22 @@ struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         lock(&self.running).remove(&self.name);
+    }
+}
+
+/// A call that nobody waits for any more need not be made, if it has not begun.
+struct Queued<'a> {
+    workers: &'a Workers,
+    ticket: u64,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.workers.state);
+        let place = state.queue.iter().position(|(ticket, _)| *ticket == self.ticket);
+        let job = place.and_then(|place| state.queue.remove(place));
+        drop(state);
+        drop(job);
     }
 }
 
@@ -142,21 +161,28 @@ impl fmt::Debug for State {
 }
 
 impl Workers {
-    /// Has a thread do it. With a ticket, it has to wait until one is done with what it does.
-    fn give(self: &Arc<Self>, job: Job) -> io::Result<Option<u64>> {
+    /// Takes it, for a thread that is yet to come.
+    fn queue(&self, job: Job) -> u64 {
         let mut state = lock(&self.state);
         state.last_ticket += 1;
         let ticket = state.last_ticket;
         state.queue.push_back((ticket, job));
+        ticket
+    }
+
+    /// Has a thread do it, which may take a while where this is true.
+    fn wake(self: &Arc<Self>, ticket: u64) -> io::Result<bool> {
+        let state = lock(&self.state);
         // One is on its way, or has begun with another call just now.
         let is_one_awake = state.coming > 0
             || (state.threads > state.idle.len()
                 && state.taken.is_some_and(|at| at.elapsed() < config::TURN));
-        if is_one_awake {
-            return Ok(Some(ticket));
-        }
         drop(state);
-        self.hurry(ticket).map(|_| None)
+        if is_one_awake {
+            return Ok(true);
+        }
+        // It may take one that came before.
+        self.hurry(ticket)
     }
 
     /// Has another thread take it if none has yet; false where one has.

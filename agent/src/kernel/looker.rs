@@ -5,8 +5,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    io::{self, Read, Seek},
+    fs, io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -88,6 +88,24 @@ pub struct Looker {
     errors: Option<ErrorMarks>,
 }
 
+/// Reads a file of the kernel's from its beginning, in as few system calls as there are pieces. (`read_to_end` after
+/// `rewind` asks for the position and the size as well.)
+fn read_whole(file: &fs::File, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut length = 0;
+    loop {
+        // The kernel gives a page at a time.
+        text.resize(text.capacity().max(length + 4096), 0);
+        match file.read_at(&mut text[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(length);
+    Ok(())
+}
+
 impl Looker {
     /// Opens the mount table. With `errors`, every filesystem is watched for errors as well.
     pub fn new(paths: &Paths, errors: Option<ErrorMarks>) -> io::Result<Self> {
@@ -109,9 +127,7 @@ impl Looker {
     /// Looks at everything. A table that did not change is not parsed again.
     pub fn look(&mut self) -> io::Result<Look> {
         let at = clock::monotonic();
-        self.next.clear();
-        self.mountinfo.rewind()?;
-        self.mountinfo.read_to_end(&mut self.next)?;
+        read_whole(&self.mountinfo, &mut self.next)?;
         let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
         if stale || self.next != self.text {
             let table = MountTable::parse(&self.next);

@@ -77,6 +77,8 @@ struct State {
     resolvers: Option<Resolvers>,
     /// The default routes, and until when they need not be read again.
     routes: Option<(Arc<[Hop]>, Instant)>,
+    /// The conversation in which the last look went well.
+    kernel: Option<Kernel>,
 }
 
 impl Network {
@@ -135,8 +137,9 @@ impl Network {
     async fn gateway(&self) -> Part {
         // The kernel's routes may be very many, and reading them often costs more than what may be missed meanwhile.
         let kept = self.lock().routes.clone().filter(|(_, until)| Instant::now() < *until);
+        let kernel = self.lock().kernel.take();
         let read = move || {
-            let kernel = Kernel::open()?;
+            let mut kernel = kernel.map_or_else(Kernel::open, Ok)?;
             let began = Instant::now();
             let (hops, until) = if let Some(kept) = kept {
                 kept
@@ -145,13 +148,15 @@ impl Network {
                 let now = Instant::now();
                 (hops, now + (now - began) * config::ROUTES_REST)
             };
-            kernel.look(&hops).map(|ways| (hops, until, ways))
+            kernel.look(&hops).map(|ways| (kernel, hops, until, ways))
         };
         let name = || "netlink".to_owned();
         let deadline = config::NETLINK_DEADLINE;
         let ways = match self.bounded.run(name(), deadline, read).await {
-            Ok(Ok((hops, until, ways))) => {
-                self.lock().routes = Some((hops, until));
+            Ok(Ok((kernel, hops, until, ways))) => {
+                let mut state = self.lock();
+                state.routes = Some((hops, until));
+                state.kernel = Some(kernel);
                 ways
             }
             Ok(Err(error)) => return gateway::unread(&error),

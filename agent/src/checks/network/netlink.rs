@@ -40,8 +40,13 @@ pub(super) struct Way {
     pub(super) neighbour: Option<NeighbourState>,
 }
 
-/// A conversation with the kernel.
-pub(super) struct Kernel(Socket);
+/// A conversation with the kernel; over when a question fails, as answers to it may follow.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    socket: Socket,
+    /// The latest piece.
+    piece: Vec<u8>,
+}
 
 impl Kernel {
     /// For this thread's network namespace.
@@ -51,11 +56,11 @@ impl Kernel {
         socket.connect(&SocketAddr::new(0, 0))?;
         // The main table alone, where the kernel can (4.20): the local one may have thousands of addresses.
         let _or_all_tables = socket.set_netlink_get_strict_chk(true);
-        Ok(Self(socket))
+        Ok(Self { socket, piece: Vec::with_capacity(PIECE) })
     }
 
     /// The ways out of the main table, IPv4 first; at most [`config::GATEWAYS`].
-    pub(super) fn default_routes(&self) -> io::Result<Vec<Hop>> {
+    pub(super) fn default_routes(&mut self) -> io::Result<Vec<Hop>> {
         let mut hops = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let header = RouteHeader {
@@ -86,7 +91,7 @@ impl Kernel {
     }
 
     /// How things stand with these.
-    pub(super) fn look(&self, hops: &[Hop]) -> io::Result<Vec<Way>> {
+    pub(super) fn look(&mut self, hops: &[Hop]) -> io::Result<Vec<Way>> {
         let mut links = BTreeMap::new();
         let mut ways = Vec::new();
         for hop in hops {
@@ -104,7 +109,7 @@ impl Kernel {
         Ok(ways)
     }
 
-    fn link(&self, index: u32) -> io::Result<Option<Link>> {
+    fn link(&mut self, index: u32) -> io::Result<Option<Link>> {
         if index == 0 {
             return Ok(None);
         }
@@ -118,7 +123,7 @@ impl Kernel {
         }
     }
 
-    fn neighbour(&self, gateway: IpAddr, link: u32) -> io::Result<Option<NeighbourState>> {
+    fn neighbour(&mut self, gateway: IpAddr, link: u32) -> io::Result<Option<NeighbourState>> {
         let (family, bytes) = match gateway {
             IpAddr::V4(ip) => (AddressFamily::Inet, ip.octets().to_vec()),
             IpAddr::V6(ip) => (AddressFamily::Inet6, ip.octets().to_vec()),
@@ -138,15 +143,14 @@ impl Kernel {
 
     /// Sends a request, and gives the payload of each answer of that kind to `each`. False where what they tell of
     /// has changed meanwhile.
-    fn ask(&self, request: &[u8], kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
-        self.0.send(request, 0)?;
+    fn ask(&mut self, request: &[u8], kind: u16, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
+        self.socket.send(request, 0)?;
         let mut is_whole = true;
-        let mut bytes = Vec::with_capacity(PIECE);
         loop {
-            bytes.clear();
+            self.piece.clear();
             // Not `recv_from_full`: that asks for the length of each first.
-            self.0.recv(&mut bytes, 0)?;
-            let mut rest = &bytes[..];
+            self.socket.recv(&mut self.piece, 0)?;
+            let mut rest = &self.piece[..];
             while !rest.is_empty() {
                 let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
                 let message = NetlinkBuffer::new_checked(rest).map_err(bad)?;
@@ -197,7 +201,7 @@ mod tests {
 
     #[test]
     fn this_kernel_answers() {
-        let kernel = Kernel::open().unwrap();
+        let mut kernel = Kernel::open().unwrap();
         let routes = kernel.default_routes().unwrap();
         assert!(routes.iter().all(|hop| hop.gateway.is_some() || hop.link != 0), "{routes:?}");
         // The loopback link is always the first one, and nobody is its neighbour.

@@ -64,6 +64,7 @@ fn watch_grpc<'scope>(
     done: &'scope AtomicBool,
 ) -> Receiver<(u16, u64)> {
     let (sender, changes) = channel();
+    let (ready, is_ready) = channel();
     scope.spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
@@ -72,19 +73,22 @@ fn watch_grpc<'scope>(
             let request = HealthCheckRequest { service: String::new() };
             let watch = HealthClient::new(channel).watch(request).await.expect("a watch");
             let mut watch = watch.into_inner();
-            let mut is_first = true;
+            // The first one tells how it is, not what changed.
+            watch.message().await.expect("no error").expect("no end");
+            let _gone = ready.send(());
             while !done.load(Ordering::Relaxed) {
                 let next = timeout(Duration::from_millis(20), watch.message()).await;
                 let Ok(message) = next else { continue };
                 let at = monotonic_ns();
                 let message = message.expect("no error").expect("no end");
                 let status = if message.status() == ServingStatus::Serving { 200 } else { 503 };
-                if !std::mem::take(&mut is_first) && sender.send((status, at)).is_err() {
+                if sender.send((status, at)).is_err() {
                     return;
                 }
             }
         });
     });
+    is_ready.recv_timeout(PATIENCE).expect("a first message");
     changes
 }
 
