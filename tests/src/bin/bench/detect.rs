@@ -141,6 +141,10 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         count = counted();
     }
     report.count("of these, counted + missed", injected, count, agent.missed());
+    // While a serial console takes the kernel's message of the error, the kernel does nothing else there.
+    let printed = std::fs::read_to_string("/proc/sys/kernel/printk").unwrap_or_default();
+    let level = printed.split_whitespace().next().unwrap_or("?");
+    report.note("the kernel prints to its console below level (an ext4 error is 2)", level);
     report.note("of these, found by ext4's count first", &without.to_string());
 }
 
