@@ -36,7 +36,11 @@ fn in_one_step(zero: Instant, at: Instant, jitter: Duration) -> Duration {
     const SLOT: Duration = Duration::from_millis(64);
     let since = (at + jitter).saturating_duration_since(zero).as_nanos();
     let over = Duration::from_nanos(u64::try_from(since % SLOT.as_nanos()).unwrap_or(0));
-    jitter.checked_sub(over).unwrap_or(if over.is_zero() { jitter } else { jitter + SLOT.saturating_sub(over) })
+    jitter.checked_sub(over).unwrap_or(if over.is_zero() {
+        jitter
+    } else {
+        jitter + SLOT.saturating_sub(over)
+    })
 }
 
 /// A tenth of the period, at random, keeps agents that started together from asking together.
