@@ -4,7 +4,8 @@
 //! The first line is a number, 0 for ready and 1 for not ready; the second one says it in words.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
@@ -86,9 +87,15 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     }
     let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
     // Not synced: after a crash the agent writes it anew, and a disk that hangs should not be waited for.
-    fs::write(&beside, text)?;
+    // What is left there of a run that was killed, or a link or a pipe that somebody else made, is not written to.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    file.write_all(text.as_bytes())?;
     // Nothing in it is secret, whatever the service's umask is.
-    fs::set_permissions(&beside, fs::Permissions::from_mode(0o644))?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     fs::rename(&beside, path)
 }
 
@@ -126,6 +133,17 @@ mod tests {
         assert_eq!(io::read_to_string(old).unwrap(), "0\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        // What others have put where it is prepared is not written to, and nothing is waited for.
+        let beside = path.with_file_name(".state.new");
+        let precious = dir.path().join("precious");
+        fs::write(&precious, "as it was").unwrap();
+        std::os::unix::fs::symlink(&precious, &beside).unwrap();
+        replace(&path, "0\n").unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "as it was");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &beside, rustix::fs::Mode::RUSR).unwrap();
+        replace(&path, "1\n").unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         assert!(replace(Path::new("/"), "").is_err());
         assert!(replace(&path.join("below"), "").is_err());
     }
