@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -50,8 +50,11 @@ impl Socket {
             Ok(_) => {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it"));
             }
+            // Also where it is no socket at all; then it is somebody's, and the bind says that it is there.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                fs::remove_file(path)?;
+                if fs::symlink_metadata(path)?.file_type().is_socket() {
+                    fs::remove_file(path)?;
+                }
             }
             Err(_) => {}
         }
@@ -94,5 +97,23 @@ impl Control {
             Ok(false) => error(StatusCode::NOT_FOUND, "no open fault has this id"),
             Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(Socket::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(Socket::bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }
