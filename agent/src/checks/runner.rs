@@ -105,10 +105,20 @@ impl Seat {
         }
     }
 
+    /// Whether anybody wants a sample; where not, the next one who does wakes it.
     fn is_in_demand(&self) -> bool {
-        let asked = self.asked.load(Relaxed);
-        let since = self.began.elapsed().saturating_sub(Duration::from_millis(asked));
-        self.always || (asked != 0 && since < config::PROBE_IDLE)
+        let mut asked = self.asked.load(Relaxed);
+        loop {
+            let since = self.began.elapsed().saturating_sub(Duration::from_millis(asked));
+            if self.always || (asked != 0 && since < config::PROBE_IDLE) {
+                return true;
+            }
+            // Who asked in between has seen that it runs, and wakes nobody.
+            match self.asked.compare_exchange(asked, 0, Relaxed, Relaxed) {
+                Ok(_) => return false,
+                Err(now) => asked = now,
+            }
+        }
     }
 }
 
@@ -170,7 +180,6 @@ async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration, bea
     loop {
         if !seat.is_in_demand() {
             // Whoever asks next wants to know what is, not what was.
-            seat.asked.store(0, Relaxed);
             seats.put(seat, None);
             seat.wake.notified().await;
         }
@@ -370,6 +379,8 @@ mod tests {
         let seat = Seat { began: long_ago, ..Seat::new(PERIOD, false) };
         seat.asked.store(1, Relaxed);
         assert!(!seat.is_in_demand());
+        // The next one to ask is the first again, who wakes it.
+        assert_eq!(seat.asked.load(Relaxed), 0);
         seat.ask();
         assert!(seat.is_in_demand());
         assert!(Seat { began: long_ago, ..Seat::new(PERIOD, true) }.is_in_demand());
