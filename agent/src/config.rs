@@ -109,6 +109,8 @@ pub const CACHED_ANSWERS: usize = 64;
 pub const CACHED_TARGET: usize = 512;
 /// 256 bytes for a reason in a header or behind an agent-check's `#`: one line of a log.
 pub const REASON_BYTES: usize = 256;
+/// Of the name of a check, as of a DNS label (RFC 1035, 2.3.4): who asks for another one has it repeated in the answer.
+pub const NAME_BYTES: usize = 63;
 /// 30 seconds without a byte until TCP asks whether the other side is still there.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// 10 seconds between these questions.

@@ -58,6 +58,12 @@ pub enum Refused {
     /// 400
     #[error("more than {MAX_NAMES} checks in one request")]
     TooMany,
+    /// 400
+    #[error(
+        "the name of a check has at most {} bytes, and no control characters",
+        config::NAME_BYTES
+    )]
+    NoName,
 }
 
 /// What a request asks for.
@@ -94,6 +100,9 @@ impl Question {
 
 fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
     for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        if name.len() > config::NAME_BYTES || name.chars().any(char::is_control) {
+            return Err(Refused::NoName);
+        }
         if names.iter().all(|other| other != name) {
             if names.len() == MAX_NAMES {
                 return Err(Refused::TooMany);
@@ -123,6 +132,12 @@ impl Board {
         policy: Arc<Policy>,
     ) -> Self {
         Self { kernel, node, probes, policy }
+    }
+
+    /// What the operator wants.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// This node's name.
@@ -483,6 +498,18 @@ mod tests {
         assert_eq!(Question::parse(&format!("check={}", names(33))), Err(Refused::TooMany));
         let repeated = vec!["a"; 1000].join(",");
         assert_eq!(Question::parse(&format!("check={repeated}")).unwrap().checks, ["a"]);
+        for (name, is_one) in [
+            ("x".repeat(config::NAME_BYTES), true),
+            ("x".repeat(config::NAME_BYTES + 1), false),
+            ("a%00b".to_owned(), false),
+            ("a%C2%85b".to_owned(), false),
+            ("a%22b".to_owned(), true),
+        ] {
+            for parameter in ["check", "exclude"] {
+                let found = Question::parse(&format!("{parameter}={name}"));
+                assert_eq!(found.is_ok(), is_one, "{parameter}={name}");
+            }
+        }
     }
 
     #[test]

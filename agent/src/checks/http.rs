@@ -82,7 +82,7 @@ pub fn own(text: &str) -> Result<Vec<(&'static Check, Url)>, HttpProbeError> {
             pair.split_once('=').ok_or_else(|| HttpProbeError::Pair(pair.to_owned()))?;
         let (name, url) = (name.trim(), url.parse()?);
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-        if name.is_empty() || name.len() > 63 || !name.chars().all(is_name) {
+        if name.is_empty() || name.len() > config::NAME_BYTES || !name.chars().all(is_name) {
             return Err(HttpProbeError::Name(name.to_owned()));
         }
         if super::find(name).is_some() || checks.iter().any(|(check, _)| check.name == name) {

@@ -24,7 +24,7 @@ pub use self::{
 };
 use std::time::{Duration, Instant};
 
-use crate::model::{FaultView, NodeView, Outcome, Scope};
+use crate::model::{Fault, FaultView, NodeView, Outcome, Scope};
 
 /// What becomes of an outcome that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,16 @@ impl Policy {
     pub fn find(&self, name: &str) -> Option<&'static Check> {
         self.all().find(|check| check.name == name)
     }
+
+    /// Whether a fault of that scope fails its check.
+    #[must_use]
+    pub fn counts(&self, scope: Scope) -> bool {
+        match scope {
+            Scope::Host => true,
+            Scope::Volume => self.fail_on_volumes,
+            Scope::Member => false,
+        }
+    }
 }
 
 /// Every check, in the order in which they are shown.
@@ -143,10 +153,8 @@ impl Known<'_> {
 
     /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
     fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
-        let counts =
-            |scope| scope == Scope::Host || (scope == Scope::Volume && self.policy.fail_on_volumes);
-        let mut faults =
-            self.kernel.faults.iter().filter(|fault| fault.check == check && counts(fault.scope));
+        let counts = |fault: &&Fault| fault.check == check && self.policy.counts(fault.scope);
+        let mut faults = self.kernel.faults.iter().filter(counts);
         if let Some(first) = faults.next() {
             let more = match faults.count() {
                 0 => String::new(),
@@ -167,7 +175,7 @@ pub(crate) mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::model::{Dev, Fault, FaultKind};
+    use crate::model::{Dev, FaultKind};
 
     pub(crate) fn fault(kind: FaultKind, scope: Scope) -> Fault {
         Fault {

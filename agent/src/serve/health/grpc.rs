@@ -161,7 +161,7 @@ async fn serving(board: &Board, question: &Question) -> Serving {
     match board.ask(question).await {
         Ok(answer) if answer.is_ready() => Serving::Serving,
         Ok(_) => Serving::NotServing,
-        Err(Refused::NoNodeName(_) | Refused::TooMany) => Serving::Unknown,
+        Err(Refused::NoNodeName(_) | Refused::TooMany | Refused::NoName) => Serving::Unknown,
     }
 }
 

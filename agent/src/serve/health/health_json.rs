@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::{
+    checks::Policy,
     health::{Answer, CheckAnswer},
-    model::{Fault, FaultView, Scope},
+    model::{Fault, FaultView},
 };
 
 /// Its media type.
@@ -12,10 +13,10 @@ pub const MEDIA_TYPE: &str = "application/health+json";
 
 /// The document: one entry per check, one component per device that a kernel check has something to say about.
 #[must_use]
-pub fn document(answer: &Answer, faults: &FaultView, node_name: Option<&str>) -> Value {
-    let host = node_name.unwrap_or("host");
+pub fn document(answer: &Answer, faults: &FaultView, policy: &Policy) -> Value {
+    let host = policy.node_name.as_deref().unwrap_or("host");
     let checks: Map<_, _> =
-        answer.checks.iter().map(|check| component(check, faults, host)).collect();
+        answer.checks.iter().flat_map(|check| components(check, faults, policy, host)).collect();
     let is_degraded = answer.checks.iter().any(|check| check.degraded.is_some());
     let status = match (answer.is_ready(), is_degraded) {
         (false, _) => "fail",
@@ -36,13 +37,22 @@ pub fn document(answer: &Answer, faults: &FaultView, node_name: Option<&str>) ->
     document
 }
 
-/// One check under its name and what of it is observed.
-fn component(check: &CheckAnswer, view: &FaultView, host: &str) -> (String, Value) {
-    let faults: Vec<_> = view.faults.iter().filter(|fault| fault.check == check.name).collect();
-    if !faults.is_empty() {
-        let components = faults.into_iter().map(|fault| device(fault, check.passed)).collect();
-        return (format!("{}:errors", check.name), Value::Array(components));
-    }
+/// One check under its name and what of it is observed: its faults, and itself where they do not say it all.
+fn components(
+    check: &CheckAnswer,
+    view: &FaultView,
+    policy: &Policy,
+    host: &str,
+) -> impl Iterator<Item = (String, Value)> {
+    let faults = view.faults.iter().filter(|fault| fault.check == check.name);
+    let faults: Vec<_> = faults.map(|fault| device(fault, policy.counts(fault.scope))).collect();
+    let are_all = !faults.is_empty() && check.degraded.is_none();
+    let errors = (!faults.is_empty()).then(|| (format!("{}:errors", check.name), faults.into()));
+    let itself = (!are_all).then(|| itself(check, host));
+    errors.into_iter().chain(itself)
+}
+
+fn itself(check: &CheckAnswer, host: &str) -> (String, Value) {
     let (status, output) = match (&check.reason, &check.degraded) {
         (Some(reason), _) => ("fail", Some(reason)),
         (None, Some(why)) => ("warn", Some(why)),
@@ -61,9 +71,8 @@ fn component(check: &CheckAnswer, view: &FaultView, host: &str) -> (String, Valu
     (format!("{}:responseTime", check.name), Value::Array(vec![component]))
 }
 
-fn device(fault: &Fault, passed: bool) -> Value {
-    // A pod's volume fails nothing unless the operator wants it to.
-    let counts = fault.scope == Scope::Host || !passed;
+/// A fault fails its check, or it is only shown.
+fn device(fault: &Fault, counts: bool) -> Value {
     json!({
         "componentId": fault.device.to_string(),
         "componentType": "datastore",
@@ -78,7 +87,10 @@ fn device(fault: &Fault, passed: bool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checks::tests::fault, model::FaultKind};
+    use crate::{
+        checks::tests::fault,
+        model::{FaultKind, Scope},
+    };
 
     fn check(name: &str, reason: Option<&str>, degraded: Option<&str>) -> CheckAnswer {
         CheckAnswer {
@@ -108,7 +120,8 @@ mod tests {
                 checks,
                 total_duration_ms: 0,
             };
-            let found = document(&answer, &FaultView::default(), Some("n"));
+            let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
+            let found = document(&answer, &FaultView::default(), &policy);
             assert_eq!(found["status"], status);
             assert_eq!(found.get("output").and_then(Value::as_str), output);
             assert_eq!(found["serviceId"], "n");
@@ -122,23 +135,44 @@ mod tests {
 
     #[test]
     fn a_fault_is_a_component_with_the_device_s_id() {
+        let scopes = [Scope::Host, Scope::Volume, Scope::Member];
         let view = FaultView {
-            faults: vec![
-                fault(FaultKind::IoStall, Scope::Host),
-                fault(FaultKind::IoStall, Scope::Volume),
-            ],
+            faults: scopes.map(|scope| fault(FaultKind::IoStall, scope)).to_vec(),
+            ..FaultView::default()
+        };
+        for (fail_on_volumes, expected) in
+            [(false, ["fail", "warn", "warn"]), (true, ["fail", "fail", "warn"])]
+        {
+            let answer = Answer {
+                status: "not-ready",
+                checks: vec![check("io_stall", Some("loop3"), None)],
+                total_duration_ms: 0,
+            };
+            let policy = Policy { fail_on_volumes, ..Policy::default() };
+            let found = document(&answer, &view, &policy);
+            assert_eq!(found["checks"].as_object().map(Map::len), Some(1));
+            let components = &found["checks"]["io_stall:errors"];
+            let statuses: Vec<_> =
+                components.as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+            assert_eq!(statuses, expected);
+            assert_eq!(components[0]["componentId"], "7:3");
+            assert_eq!(components[0]["time"], "1970-01-01T00:00:00.000Z");
+        }
+    }
+
+    #[test]
+    fn a_fault_that_fails_nothing_hides_nothing() {
+        let view = FaultView {
+            faults: vec![fault(FaultKind::IoStall, Scope::Volume)],
             ..FaultView::default()
         };
         let answer = Answer {
-            status: "not-ready",
-            checks: vec![check("io_stall", Some("loop3"), None)],
+            status: "ready",
+            checks: vec![check("io_stall", None, Some("no events"))],
             total_duration_ms: 0,
         };
-        let found = document(&answer, &view, None);
-        let components = &found["checks"]["io_stall:errors"];
-        assert_eq!(components.as_array().map(Vec::len), Some(2));
-        assert_eq!(components[0]["componentId"], "7:3");
-        assert_eq!(components[0]["status"], "fail");
-        assert_eq!(components[0]["time"], "1970-01-01T00:00:00.000Z");
+        let found = document(&answer, &view, &Policy::default());
+        assert_eq!(found["checks"]["io_stall:errors"][0]["status"], "warn");
+        assert_eq!(found["checks"]["io_stall:responseTime"][0]["output"], "no events");
     }
 }

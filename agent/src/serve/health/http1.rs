@@ -53,6 +53,8 @@ pub enum Below {
 /// What comes after what has been read so far.
 enum Next {
     Read,
+    /// Answer the rest, once what there is has been written.
+    More,
     Close,
     /// Close, but read on for a moment: what is closed unread takes the answer with it.
     Linger,
@@ -126,6 +128,9 @@ where
             if !out.is_empty() && write(&mut stream, &out, &mut deadline).await.is_err() {
                 return End::Closed;
             }
+            if let Next::More = next {
+                continue;
+            }
             let Next::Wait(route, format, shape, len) = next else { break next };
             let page = door.answers.router().wait(&route, format).await;
             let mut out = Vec::new();
@@ -147,7 +152,7 @@ where
             }
             Next::Close => break false,
             Next::Linger => break true,
-            Next::Read | Next::Wait(..) => {}
+            Next::Read | Next::More | Next::Wait(..) => {}
         }
         if used == pending.len() {
             deadline.at(config::IDLE_TIMEOUT);
@@ -172,7 +177,10 @@ const TLS_HANDSHAKE: u8 = 22;
 /// What an idle connection keeps of its buffer.
 const IDLE_BYTES: usize = 512;
 
-/// Answers whole requests, however many of them came at once.
+/// What is written before more is rendered: whoever sends many small requests and takes no answer has this much held.
+const BATCH_BYTES: usize = 16 * 1024;
+
+/// Answers whole requests, as many of them as came at once or as make a batch.
 fn answer_all(
     pending: &[u8],
     used: &mut usize,
@@ -185,6 +193,9 @@ fn answer_all(
         let rest = &pending[*used..];
         if rest.is_empty() {
             return Next::Read;
+        }
+        if out.len() >= BATCH_BYTES {
+            return Next::More;
         }
         let request = match request::parse(rest) {
             Parsed::Whole(request) => request,

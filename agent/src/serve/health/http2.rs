@@ -147,7 +147,7 @@ async fn answer(
 }
 
 fn accepted(headers: &HeaderMap) -> Format {
-    headers.get(header::ACCEPT).map_or(Format::Json, |value| Format::accepted(value.as_bytes()))
+    Format::accepted(headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes))
 }
 
 fn reply(page: Page, head_only: bool) -> Response<ReplyBody> {

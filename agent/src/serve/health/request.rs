@@ -19,13 +19,37 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the value of an `Accept` header asks for.
+    /// What all `Accept` headers of a request ask for (RFC 9110, 12.5.1): `application/health+json` where it is named,
+    /// unless JSON alone is named and liked better. Who names neither takes what there is.
     #[must_use]
-    pub fn accepted(accept: &[u8]) -> Self {
-        const WANTED: &[u8] = b"application/health+json";
-        let is_wanted = |part: &[u8]| part.eq_ignore_ascii_case(WANTED);
-        if accept.windows(WANTED.len()).any(is_wanted) { Self::HealthJson } else { Self::Json }
+    pub fn accepted<'v>(headers: impl IntoIterator<Item = &'v [u8]>) -> Self {
+        let (mut health, mut json) = (0, 0);
+        for range in headers.into_iter().flat_map(|value| value.split(|byte| *byte == b',')) {
+            let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let liked = if name.eq_ignore_ascii_case(b"application/health+json") {
+                &mut health
+            } else if name.eq_ignore_ascii_case(b"application/json") {
+                &mut json
+            } else {
+                continue;
+            };
+            *liked = parts.find_map(weight).unwrap_or(1000).max(*liked);
+        }
+        if health > 0 && health >= json { Self::HealthJson } else { Self::Json }
     }
+}
+
+/// `q=0.5` in thousandths (RFC 9110, 12.4.2); what is none of that has no say.
+fn weight(parameter: &[u8]) -> Option<u16> {
+    let (b'q' | b'Q', value) = parameter.split_first()? else { return None };
+    let value = std::str::from_utf8(value.trim_ascii().strip_prefix(b"=")?.trim_ascii()).ok()?;
+    let (whole, rest) = value.split_once('.').unwrap_or((value, ""));
+    if rest.len() > 3 || !rest.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let thousandths = format!("{rest:0<3}").parse::<u16>().ok()?;
+    Some((whole.parse::<u16>().ok()?.checked_mul(1000)? + thousandths).min(1000))
 }
 
 /// What a request says, as far as it matters here.
@@ -107,8 +131,8 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
         return Parsed::Refused(StatusCode::BAD_REQUEST);
     };
     let (mut close, mut keep_alive, mut body) = (false, false, false);
-    let mut format = Format::Json;
-    for header in request.headers {
+    let mut accepts = false;
+    for header in &*request.headers {
         if header.name.eq_ignore_ascii_case("connection") {
             for token in header.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 close |= token.eq_ignore_ascii_case(b"close");
@@ -119,10 +143,17 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             body = true;
         } else if header.name.eq_ignore_ascii_case("accept") {
-            format = Format::accepted(header.value);
+            accepts = true;
         }
     }
     let keep = !close && !body && (minor == 1 || keep_alive);
+    let format = if accepts {
+        let headers = request.headers.iter();
+        let accepts = headers.filter(|header| header.name.eq_ignore_ascii_case("accept"));
+        Format::accepted(accepts.map(|header| header.value))
+    } else {
+        Format::Json
+    };
     let target = origin_form(target);
     Parsed::Whole(Request { method, target, minor, keep, body, format, len })
 }
@@ -156,11 +187,14 @@ fn simple(bytes: &[u8]) -> Option<Parsed<'_>> {
     }))
 }
 
-/// Path and query of a target that names the server too, as a proxy may write it (RFC 9112, 3.2.2).
+/// Path and query of a target that names the server too, as a proxy may write it (RFC 9112, 3.2.2): the path may be
+/// empty.
 fn origin_form(target: &str) -> &str {
-    let authority = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
-    let Some(rest) = authority else { return target };
-    rest.find('/').map_or("/", |path| &rest[path..])
+    let Some((scheme, rest)) = target.split_once("://") else { return target };
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return target;
+    }
+    rest.find(['/', '?']).map_or("", |path| &rest[path..])
 }
 
 #[cfg(test)]
@@ -191,7 +225,9 @@ mod tests {
             ("POST /x HTTP/1.1\r\nContent-Length: 0\r\n\r\n", "POST", "/x", 1, true, false),
             ("PUT /x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "PUT", "/x", 1, false, true),
             ("GET http://lb:1/health?x HTTP/1.1\r\n\r\n", "GET", "/health?x", 1, true, false),
-            ("GET http://lb HTTP/1.1\r\n\r\n", "GET", "/", 1, true, false),
+            ("GET http://lb HTTP/1.1\r\n\r\n", "GET", "", 1, true, false),
+            ("GET HTTPS://lb?a=/ HTTP/1.1\r\n\r\n", "GET", "?a=/", 1, true, false),
+            ("GET /a?b=http://c/d HTTP/1.1\r\n\r\n", "GET", "/a?b=http://c/d", 1, true, false),
             ("OPTIONS * HTTP/1.1\r\n\r\n", "OPTIONS", "*", 1, true, false),
             ("GET /health\r\n", "GET", "/health", 0, false, false),
             ("GET /health\n", "GET", "/health", 0, false, false),
@@ -203,9 +239,37 @@ mod tests {
             assert_eq!(fields, (method, target, minor, keep, body), "{bytes:?}");
             assert_eq!(found.len, bytes.len());
         }
-        let json =
-            whole("GET / HTTP/1.1\r\nAccept: text/html, Application/Health+JSON;q=1\r\n\r\n");
-        assert_eq!(json.format, Format::HealthJson);
+        for (accept, format) in [
+            ("Accept: text/html, Application/Health+JSON;q=1", Format::HealthJson),
+            ("Accept: application/health+json\r\naccept: */*", Format::HealthJson),
+            ("accept: */*\r\nAccept: application/health+json", Format::HealthJson),
+            ("Accept: application/health+json, application/json", Format::HealthJson),
+            ("Accept: application/health+json;q=0.5, application/json;q=0.49", Format::HealthJson),
+            ("Accept: application/health+json;q=0.5, application/json", Format::Json),
+            ("Accept: application/health+json;v=1; q=0", Format::Json),
+            ("Accept: application/health+json;q=0.000", Format::Json),
+            ("Accept: application/health+jsonx", Format::Json),
+            ("Accept: application/json", Format::Json),
+            ("Accept: */*", Format::Json),
+            ("X-Accept: application/health+json", Format::Json),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\n{accept}\r\n\r\n");
+            assert_eq!(whole(&request).format, format, "{accept}");
+        }
+        for (parameter, thousandths) in [
+            ("q=1", Some(1000)),
+            ("Q = 0.25", Some(250)),
+            ("q=7", Some(1000)),
+            ("q=0.", Some(0)),
+            ("q=99999", None),
+            ("q=0.1234", None),
+            ("q=x", None),
+            ("q", None),
+            ("", None),
+            ("qq=0", None),
+        ] {
+            assert_eq!(weight(parameter.as_bytes()), thousandths, "{parameter:?}");
+        }
         let two = "GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n";
         assert_eq!(whole(two).target, "/a");
         assert_eq!(whole(&two[whole(two).len..]).target, "/b");

@@ -1,7 +1,8 @@
 //! Request -> page.
 //!
 //! * `GET|HEAD|OPTIONS /health[?check=a,b][&exclude=c][&verbose][&drain=404]` — 200 ready, 503 not ready, 404 only
-//!   cordoned where `drain=404` asks for that, 500 the node's name is needed and not set, 400 too many names
+//!   cordoned where `drain=404` asks for that, 500 the node's name is needed and not set, 400 too many names, or one
+//!   that can be none
 //! * `GET|HEAD|OPTIONS /health/<check>` — that check alone; 404 where there is no such check
 //! * `OPTIONS /` — as `/health`: what `HAProxy` asks for where nothing else is configured
 //! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs
@@ -10,6 +11,7 @@
 //! * anything else — 404, or 405 with `Allow`
 
 use hyper::StatusCode;
+use percent_encoding::percent_decode_str;
 
 use super::{
     health_json,
@@ -55,6 +57,7 @@ impl Router {
     #[must_use]
     pub fn route(&self, method: &str, target: &str) -> Route {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let path = &*percent_decode_str(path).decode_utf8_lossy();
         let question = |question: Result<Question, Refused>| match question {
             // Who asks for a drain wants to know of a cordon, whatever the default set is.
             Ok(question) if question.drain_is_404 && question.checks.is_empty() => {
@@ -68,7 +71,7 @@ impl Router {
         match path {
             "/health" | "/livez" if !allowed() => Route::Page(Page::not_allowed()),
             "/health" => question(Question::parse(query)),
-            "/" | "*" if method == "OPTIONS" => question(Question::parse(query)),
+            "/" | "*" | "" if method == "OPTIONS" => question(Question::parse(query)),
             "/livez" => Route::Page(Page::new(StatusCode::OK, TEXT, "ok")),
             "/nodename" => {
                 let name = quoted(self.board.node_name().unwrap_or_default());
@@ -129,7 +132,7 @@ impl Router {
             Page::new(status, TEXT, answer.verbose())
         } else if format == Format::HealthJson {
             let faults = self.board.faults();
-            let body = health_json::document(&answer, &faults, self.board.node_name());
+            let body = health_json::document(&answer, &faults, self.board.policy());
             json(serde_json::to_vec(&body), health_json::MEDIA_TYPE)
         } else {
             json(serde_json::to_vec(&answer), JSON)
@@ -153,7 +156,9 @@ fn no_verdict(refused: &Refused) -> Page {
             let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
             Page::new(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string())
         }
-        Refused::TooMany => Page::error(StatusCode::BAD_REQUEST, &refused.to_string()),
+        Refused::TooMany | Refused::NoName => {
+            Page::error(StatusCode::BAD_REQUEST, &refused.to_string())
+        }
     }
 }
 
@@ -239,6 +244,12 @@ pub(super) mod tests {
             ("OPTIONS", "/health", 200),
             ("OPTIONS", "/", 200),
             ("OPTIONS", "*", 200),
+            ("OPTIONS", "", 200),
+            ("OPTIONS", "?check=bogus", 503),
+            ("GET", "", 404),
+            ("GET", "/%68ealth/io%5Fstall", 200),
+            ("GET", "/health%3Fcheck=bogus", 404),
+            ("GET", "/%ff%00", 404),
             ("POST", "/health", 405),
             ("GET", "/health?check=bogus", 503),
             ("GET", "/health/io_stall", 200),
