@@ -123,6 +123,11 @@ pub const HTTP2_STREAMS: u32 = 32;
 pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// 10 seconds for the answer.
 pub const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// 64 KiB of answers on an HTTP/2 connection that nobody takes: ten times what is asked for at once by the most curious.
+pub const HTTP2_UNSENT: usize = 64 * 1024;
+/// 200 milliseconds without an answer in the making, after which an HTTP/2 connection that was told of the agent's stop
+/// ends: the other side has heard of it by then, wherever it is.
+pub const HTTP2_FAREWELL: Duration = Duration::from_millis(200);
 /// gRPC watches at once: as many as connections, and some kilobytes each.
 pub const WATCHES: usize = 1024;
 /// 4 KiB for a gRPC request, which is the name of a check set.

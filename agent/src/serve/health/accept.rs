@@ -31,12 +31,12 @@ use tracing::{debug, error, warn};
 use super::{
     answers::Answers,
     connections::{Counts, Seat, Table},
-    grpc::Watches,
     http1::{self, Below, End},
     http2,
     page::Answered,
     rewind::Rewind,
     route::Router,
+    watches::Watches,
 };
 use crate::{
     config,
@@ -245,7 +245,7 @@ fn accept_now(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 
 /// What there is to read of a connection at once. Who is gone, or is answered and has nothing more to ask, costs no
 /// more than this: a flood of those is dealt with as fast as the kernel lets them in.
-fn first_look(socket: OwnedFd, door: &Door) -> Option<(TcpStream, Vec<u8>)> {
+fn first_look(socket: OwnedFd, door: &Door) -> Option<First> {
     let mut space = [MaybeUninit::<u8>::uninit(); config::HEADER_BYTES];
     let read = match recv(&socket, &mut space, RecvFlags::DONTWAIT) {
         Ok((([], _), _)) => return None,
@@ -254,14 +254,30 @@ fn first_look(socket: OwnedFd, door: &Door) -> Option<(TcpStream, Vec<u8>)> {
         Err(_) => return None,
     };
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    if let Some(answer) = http1::at_once(read, door)
-        && send(&socket, &answer, flags) != Err(Errno::AGAIN)
-    {
-        return None;
+    let mut unsent = Vec::new();
+    if let Some(mut answer) = http1::at_once(read, door) {
+        let sent = match send(&socket, &answer, flags) {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN) => 0,
+            Err(_) => return None,
+        };
+        answer.drain(..sent);
+        if answer.is_empty() {
+            return None;
+        }
+        unsent = answer;
     }
     let stream = std::net::TcpStream::from(socket);
     let stream = TcpStream::from_std(stream).inspect_err(|error| warn!(%error, "epoll")).ok()?;
-    Some((stream, read.to_vec()))
+    Some(First { stream, read: read.to_vec(), unsent })
+}
+
+/// A connection, after the first look at it.
+struct First {
+    stream: TcpStream,
+    read: Vec<u8>,
+    /// Of the only answer there will be.
+    unsent: Vec<u8>,
 }
 
 async fn run(
@@ -273,10 +289,10 @@ async fn run(
     let open = table.open();
     let janitor = Arc::<AtomicBool>::default();
     let mut let_in = |socket: OwnedFd| {
-        let Some((stream, read)) = first_look(socket, &door) else { return };
+        let Some(first) = first_look(socket, &door) else { return };
         let seat = table.take();
         let weak = Arc::downgrade(&seat);
-        let task = tokio::spawn(connection(stream, read, seat, door.clone(), stop.clone()));
+        let task = tokio::spawn(connection(first, seat, door.clone(), stop.clone()));
         table.seated(weak, task.abort_handle());
         if open.load(Relaxed) > config::CROWD && !janitor.swap(true, Relaxed) {
             tokio::spawn(clean_up(open.clone(), janitor.clone()));
@@ -326,18 +342,15 @@ async fn clean_up(open: Arc<AtomicUsize>, janitor: Arc<AtomicBool>) {
 }
 
 /// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.
-async fn connection(
-    stream: TcpStream,
-    read: Vec<u8>,
-    seat: Arc<Seat>,
-    door: Arc<Door>,
-    stop: watch::Receiver<bool>,
-) {
+async fn connection(first: First, seat: Arc<Seat>, door: Arc<Door>, stop: watch::Receiver<bool>) {
+    let First { stream, read, unsent } = first;
+    if !unsent.is_empty() {
+        return http1::finish(stream, &unsent, &seat, &door).await;
+    }
     let below = if door.tls.is_some() { Below::TcpOrTls } else { Below::Tcp };
     match http1::converse(stream, read, below, &seat, &door).await {
         End::Closed => {}
         End::Http2(stream, read) => {
-            seat.waits(true);
             Box::pin(http2::converse(Rewind::new(read, stream), seat, door, stop)).await;
         }
         End::Tls(stream, read) => Box::pin(tls(Rewind::new(read, stream), seat, door, stop)).await,
@@ -358,7 +371,6 @@ async fn tls(
     };
     let conversation = http1::converse(stream, Vec::new(), Below::Tls, &seat, &door);
     if let End::Http2(stream, read) = conversation.await {
-        seat.waits(true);
         http2::converse(Rewind::new(read, stream), seat, door, stop).await;
     }
 }

@@ -21,6 +21,10 @@ pub struct Seat {
     served: AtomicU64,
     /// Within a request that waits for a probe.
     waiting: AtomicBool,
+    /// Ends by itself when the agent stops.
+    ends_itself: AtomicBool,
+    /// gRPC watches on it.
+    watches: AtomicUsize,
     /// Not counted any more.
     left: AtomicBool,
     counts: Arc<Counts>,
@@ -55,18 +59,46 @@ impl Seat {
         self.waiting.store(waits, Relaxed);
     }
 
+    /// It knows how to end when the agent stops.
+    pub fn ends_itself(&self) {
+        self.ends_itself.store(true, Relaxed);
+    }
+
+    /// So many gRPC watches more, or fewer.
+    pub fn watches(&self, more: isize) {
+        // Wraps around, both ways.
+        self.watches.fetch_add(more.cast_unsigned(), Relaxed);
+    }
+
     /// A request was not complete in time.
     pub fn timed_out(&self) {
         self.counts.timed_out.fetch_add(1, Relaxed);
     }
 
-    /// Who goes first: connections that never asked anything, the oldest of them first; then by the last answer.
-    fn rank(&self) -> (bool, u64) {
+    fn is_watching(&self) -> bool {
+        self.watches.load(Relaxed) > 0
+    }
+
+    /// Who goes first, and of those the one with the lowest number.
+    fn rank(&self) -> Rank {
         match self.served.load(Relaxed) {
-            0 => (self.waiting.load(Relaxed), self.accepted),
-            served => (true, served),
+            0 if !self.waiting.load(Relaxed) => Rank::Silent(self.accepted),
+            0 => Rank::Asked(self.accepted),
+            served if self.is_watching() => Rank::Watches(served),
+            served => Rank::Asked(served),
         }
     }
+}
+
+/// What a connection is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It never asked anything; when it came.
+    Silent(u64),
+    /// When it was answered last.
+    Asked(u64),
+    /// The same, where it is told of news since then.
+    Watches(u64),
 }
 
 impl Seat {
@@ -118,6 +150,8 @@ impl Table {
             accepted: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             served: AtomicU64::new(0),
             waiting: AtomicBool::new(false),
+            ends_itself: AtomicBool::new(false),
+            watches: AtomicUsize::new(0),
             left: AtomicBool::new(false),
             counts: self.counts.clone(),
             open: self.open.clone(),
@@ -137,14 +171,21 @@ impl Table {
 
     fn evict(&mut self) {
         self.seats.retain(|(seat, handle)| seat.strong_count() > 0 && !handle.is_finished());
-        let ranks = self.seats.iter().enumerate().filter_map(|(at, (seat, _))| {
-            let rank = seat.upgrade()?.rank();
-            Some((rank, at))
-        });
+        let seats = self.seats.iter().enumerate();
+        let ranks = seats.filter_map(|(at, (seat, _))| Some((seat.upgrade()?.rank(), at)));
         let mut ranks: Vec<_> = ranks.collect();
+        // Half of all seats for good is enough for who only watches.
+        let watching = ranks.iter().filter(|(rank, _)| matches!(rank, Rank::Watches(_))).count();
+        if watching > self.limit / 2 {
+            for (rank, _) in &mut ranks {
+                if let Rank::Watches(served) = *rank {
+                    *rank = Rank::Asked(served);
+                }
+            }
+        }
         // Some at once, so that a flood does not mean a search for each of its connections; but of those that a
         // load balancer keeps, no more than has to be.
-        let silent = ranks.iter().filter(|((has_asked, _), _)| !has_asked).count();
+        let silent = ranks.iter().filter(|(rank, _)| matches!(rank, Rank::Silent(_))).count();
         let count = (self.limit / 32).clamp(1, silent.max(1)).min(ranks.len());
         if count == 0 {
             return;
@@ -165,7 +206,7 @@ impl Table {
     /// Ends those that are not being answered; gives how many are left.
     pub fn end_idle(&mut self) -> usize {
         self.seats.retain(|(seat, handle)| match seat.upgrade() {
-            Some(seat) if seat.waiting.load(Relaxed) => true,
+            Some(seat) if seat.waiting.load(Relaxed) || seat.ends_itself.load(Relaxed) => true,
             Some(_) => {
                 handle.abort();
                 false
@@ -223,6 +264,33 @@ mod tests {
         );
         assert_eq!(table.counts.evicted.load(Relaxed), 3);
         assert_eq!(table.counts.open.load(Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_watch_keeps_its_seat_among_those_who_ask_but_not_more_than_half_of_all() {
+        let mut table = table(4);
+        let watches = sit(&mut table, 1).0;
+        watches.upgrade().unwrap().watches(1);
+        // What only says that it speaks HTTP/2 has not asked anything.
+        let greets = sit(&mut table, 0).0;
+        greets.upgrade().unwrap().ends_itself();
+        let asked = [2, 3].map(|served| sit(&mut table, served).0);
+        let mut alive = Vec::new();
+        for served in 4..7 {
+            sit(&mut table, served);
+            settle().await;
+            let seats = [&watches, &greets, &asked[0], &asked[1]];
+            alive.push(seats.map(|seat| seat.strong_count() > 0));
+        }
+        assert_eq!(
+            alive,
+            [[true, false, true, true], [true, false, false, true], [true, false, false, false]]
+        );
+        for served in 7..11 {
+            sit(&mut table, served).0.upgrade().unwrap().watches(1);
+            settle().await;
+        }
+        assert_eq!(watches.strong_count(), 0);
     }
 
     #[tokio::test]

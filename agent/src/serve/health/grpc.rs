@@ -3,21 +3,19 @@
 //! The name of a service is a check set: names with commas, or nothing for the default set. tonic-health has no `List`,
 //! and wants its services named beforehand; so these are the protocol's messages, and tonic carries them.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::collections::HashMap;
 
 use futures_util::{Stream, stream};
-use hyper::{Request, Response, body::Incoming};
-use tokio::sync::watch;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+};
+use tokio::{sync::watch, time::timeout};
 use tonic::{Code, Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 
-use super::accept::Door;
+use super::{http2::Connection, watches::Watch};
 use crate::{
     config,
     health::{Board, Changes, Question, Refused},
@@ -68,39 +66,45 @@ impl From<Serving> for CheckResponse {
     }
 }
 
-/// Watches of all connections.
-#[derive(Debug, Default)]
-pub struct Watches(Arc<AtomicUsize>);
-
-/// One of them.
-#[derive(Debug)]
-struct Seat(Arc<AtomicUsize>);
-
-impl Watches {
-    fn one_more(&self) -> Result<Seat, Status> {
-        let seat = Seat(self.0.clone());
-        // Counted first, and taken back by the drop.
-        if self.0.fetch_add(1, Relaxed) >= config::WATCHES {
-            return Err(Status::resource_exhausted("too many watches"));
-        }
-        Ok(seat)
-    }
+/// Whether a call goes on for as long as whoever made it wants it to.
+pub fn goes_on<B>(request: &Request<B>) -> bool {
+    request.uri().path() == WATCH
 }
 
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Answers one call.
-pub async fn answer(
-    request: Request<Incoming>,
-    door: &Arc<Door>,
-    stop: watch::Receiver<bool>,
-) -> Response<Body> {
-    let board = door.answers.router().board().clone();
-    let mut response = match request.uri().path() {
+pub async fn answer(request: Request<Incoming>, connection: &Connection) -> Response<Body> {
+    let mut response = match whole(request).await {
+        Ok(request) => call(request, connection).await,
+        Err(status) => status.into_http(),
+    };
+    response
+        .headers_mut()
+        .insert(hyper::header::CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The request with all of its message, which is as long as a header may be late.
+async fn whole(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Status> {
+    /// Whether it is compressed, and its length.
+    const PREFIX: usize = 5;
+    let (parts, body) = request.into_parts();
+    let body = Limited::new(body, config::GRPC_MESSAGE + PREFIX).collect();
+    match timeout(config::HEADER_TIMEOUT, body).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, Full::new(body.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Status::out_of_range(format!("longer than {} bytes", config::GRPC_MESSAGE)))
+        }
+        Ok(Err(error)) => Err(Status::from_error(error)),
+        Err(_) => Err(Status::deadline_exceeded("the request was not complete in time")),
+    }
+}
+
+async fn call(request: Request<Full<Bytes>>, connection: &Connection) -> Response<Body> {
+    let _until_it_is_answered = connection.streams.answering();
+    let board = connection.door.answers.router().board().clone();
+    match request.uri().path() {
         "/grpc.health.v1.Health/Check" => {
             let service = tower::service_fn(move |request: tonic::Request<CheckRequest>| {
                 let board = board.clone();
@@ -108,12 +112,13 @@ pub async fn answer(
             });
             codec::<CheckRequest, CheckResponse>().unary(service, request).await
         }
-        "/grpc.health.v1.Health/Watch" => {
-            let door = door.clone();
+        WATCH => {
+            let connection = connection.clone();
             let service = tower::service_fn(move |request: tonic::Request<CheckRequest>| {
-                let (board, stop) = (board.clone(), stop.clone());
-                let seat = door.watches.one_more();
-                async move { Ok(respond(watch(board, request.get_ref(), seat?, stop))) }
+                let Connection { number, seat, door, stop, .. } = connection.clone();
+                let seat = door.watches.one_more(number, seat);
+                let stream = watch(board.clone(), request.get_ref(), seat, stop);
+                async move { Ok::<_, Status>(respond(stream)) }
             });
             codec::<CheckRequest, CheckResponse>().server_streaming(service, request).await
         }
@@ -125,11 +130,7 @@ pub async fn answer(
             codec::<ListRequest, ListResponse>().unary(service, request).await
         }
         _ => Status::unimplemented("there is only grpc.health.v1.Health").into_http(),
-    };
-    response
-        .headers_mut()
-        .insert(hyper::header::CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
-    response
+    }
 }
 
 fn respond<T>(message: T) -> tonic::Response<T> {
@@ -191,46 +192,52 @@ struct Watching {
     told: Option<Serving>,
     stop: watch::Receiver<bool>,
     /// Counted for as long as the stream is there.
-    _seat: Seat,
+    seat: Watch,
 }
 
 /// The status now, and then every other one as it comes, until the agent stops.
 fn watch(
     board: Board,
     request: &CheckRequest,
-    seat: Seat,
+    seat: Watch,
     stop: watch::Receiver<bool>,
 ) -> impl Stream<Item = Result<CheckResponse, Status>> + Send + use<> {
     let question = question(&board, &request.service);
     let changes = board.changes();
-    let watching = Watching { board, changes, question, told: None, stop, _seat: seat };
+    let watching = Watching { board, changes, question, told: None, stop, seat };
     stream::unfold(Some(watching), |watching| async move {
         let mut watching = watching?;
+        let Watching { board, changes, question, told, stop, seat } = &mut watching;
         let next = tokio::select! {
             biased;
-            () = stopped(watching.stop.clone()) => None,
-            next = watching.next() => Some(next),
+            () = stopped(stop.clone()) => Err(Status::unavailable("the agent is stopping")),
+            () = seat.ended() => {
+                Err(Status::resource_exhausted("too many watches, and most of them here"))
+            }
+            serving = next(board, changes, question.as_ref(), told) => Ok(serving.into()),
         };
-        Some(match next {
-            Some(serving) => (Ok(serving.into()), Some(watching)),
-            None => (Err(Status::unavailable("the agent is stopping")), None),
-        })
+        let goes_on = next.is_ok().then_some(watching);
+        Some((next, goes_on))
     })
 }
 
-impl Watching {
-    async fn next(&mut self) -> Serving {
-        loop {
-            // Marked before it is looked at, so that nothing falls between.
-            let _whatever_it_was = self.changes.any();
-            let now = match &self.question {
-                Some(question) => serving(&self.board, question).await,
-                None => Serving::ServiceUnknown,
-            };
-            if self.told.replace(now) != Some(now) {
-                return now;
-            }
-            self.changes.wait().await;
+/// The next status that is another than the one that was told.
+async fn next(
+    board: &Board,
+    changes: &mut Changes,
+    question: Option<&Question>,
+    told: &mut Option<Serving>,
+) -> Serving {
+    loop {
+        // Marked before it is looked at, so that nothing falls between.
+        let _whatever_it_was = changes.any();
+        let now = match question {
+            Some(question) => serving(board, question).await,
+            None => Serving::ServiceUnknown,
+        };
+        if told.replace(now) != Some(now) {
+            return now;
         }
+        changes.wait().await;
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use hyper::StatusCode;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::Sleep,
 };
 
@@ -58,8 +59,17 @@ enum Next {
     Close,
     /// Close, but read on for a moment: what is closed unread takes the answer with it.
     Linger,
-    Wait(Route, Format, Shape, usize),
+    Wait(Waiting),
     Http2,
+}
+
+/// A request that waits for a probe.
+struct Waiting {
+    route: Route,
+    format: Format,
+    shape: Shape,
+    len: usize,
+    body: bool,
 }
 
 /// The answer to what came with the connection, where that is one whole request after which it ends: then there is no
@@ -78,6 +88,13 @@ pub fn at_once(bytes: &[u8], door: &Door) -> Option<Vec<u8>> {
 
 /// Most answers fit into this.
 const ANSWER_BYTES: usize = 512;
+
+/// Sends what is left of the only answer there will be on a connection.
+pub async fn finish(mut stream: TcpStream, unsent: &[u8], seat: &Seat, door: &Door) {
+    let sleep = pin!(tokio::time::sleep(config::WRITE_TIMEOUT));
+    let _gone_or_too_slow = write(&mut stream, unsent, &mut Deadline::new(sleep)).await;
+    seat.served(door);
+}
 
 /// Answers until either side ends it. `pending` is what was read of it already.
 pub async fn converse<S>(
@@ -131,8 +148,9 @@ where
             if let Next::More = next {
                 continue;
             }
-            let Next::Wait(route, format, shape, len) = next else { break next };
+            let Next::Wait(Waiting { route, format, shape, len, body }) = next else { break next };
             let page = door.answers.router().wait(&route, format).await;
+            let shape = Shape { keep: shape.keep && !door.is_draining(), ..shape };
             let mut out = Vec::new();
             door.answered.count(door.answers.write(page, shape, &mut out));
             seat.waits(false);
@@ -142,7 +160,7 @@ where
                 return End::Closed;
             }
             if !shape.keep {
-                break if used == pending.len() { Next::Close } else { Next::Linger };
+                break if body || used < pending.len() { Next::Linger } else { Next::Close };
             }
         };
         match end {
@@ -190,6 +208,9 @@ fn answer_all(
 ) -> Next {
     let now = Instant::now();
     loop {
+        // An empty line is no beginning of a request (RFC 9112, 2.2): who ends one with it is not waited for.
+        let is_blank = |byte: &&u8| matches!(byte, b'\r' | b'\n');
+        *used += pending[*used..].iter().take_while(is_blank).count();
         let rest = &pending[*used..];
         if rest.is_empty() {
             return Next::Read;
@@ -212,7 +233,7 @@ fn answer_all(
             Ok(status) => door.answered.count(status),
             Err(route) => {
                 let shape = Shape { minor, keep, head_only: request.method == "HEAD" };
-                return Next::Wait(route, format, shape, len);
+                return Next::Wait(Waiting { route, format, shape, len, body });
             }
         }
         *used += len;

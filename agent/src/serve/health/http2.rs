@@ -1,19 +1,11 @@
 //! One connection that speaks HTTP/2: the same pages, and gRPC.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use http_body_util::Full;
 use hyper::{
     Request, Response,
-    body::{Body, Incoming},
+    body::{Body, Bytes, Frame, Incoming, SizeHint},
     header::{self, HeaderMap, HeaderValue},
     server::conn::http2,
     service::service_fn,
@@ -22,31 +14,49 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
-    time::{Instant, sleep_until, timeout},
 };
 use tonic::body::Body as ReplyBody;
 use tracing::debug;
 
-use super::{accept::Door, connections::Seat, grpc, page::Page, request::Format};
+use super::{
+    accept::Door,
+    connections::Seat,
+    grpc,
+    page::Page,
+    request::Format,
+    streams::{Over, Streams},
+};
 use crate::{config, serve::stopped};
 
-/// Answers until either side ends it, or until it has been idle for too long.
+/// What every stream of a connection knows of it.
+#[derive(Clone)]
+pub struct Connection {
+    /// Among those of its gRPC watches.
+    pub number: u64,
+    /// What is known of it among others.
+    pub seat: Arc<Seat>,
+    /// What it shares with others.
+    pub door: Arc<Door>,
+    /// What it has in hand.
+    pub streams: Arc<Streams>,
+    /// Whether the agent stops.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Answers until either side ends it, or until it is of no use any more.
 pub async fn converse<S>(stream: S, seat: Arc<Seat>, door: Arc<Door>, stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = Arc::<AtomicUsize>::default();
-    let (service_seat, service_door, service_stop) = (seat.clone(), door.clone(), stop.clone());
-    let streams = open.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (seat, door, stop) = (service_seat.clone(), service_door.clone(), service_stop.clone());
-        let stream = Stream::new(streams.clone());
-        async move {
-            let reply = answer(request, &door, stop).await;
-            seat.served(&door);
-            // A stream that goes on belongs to the connection as long as its body does.
-            Ok::<_, Infallible>(reply.map(|body| ReplyBody::new(Held { body, _stream: stream })))
-        }
+    seat.ends_itself();
+    let streams = Arc::<Streams>::default();
+    let number = door.watches.connection();
+    let (streams, seat) = (streams.clone(), seat.clone());
+    let here = Connection { number, seat, door, streams, stop: stop.clone() };
+    let there = here.clone();
+    let service = service_fn(move |request| {
+        let connection = there.clone();
+        async move { Ok::<_, Infallible>(answer(request, &connection).await) }
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -64,60 +74,33 @@ where
             }
             return;
         }
-        () = idle(&open, &seat) => {}
+        over = here.streams.over(&here.seat) => if over == Over::NotTaken {
+            here.seat.timed_out();
+            return;
+        },
         () = stopped(stop) => {}
     }
     connection.as_mut().graceful_shutdown();
-    if let Ok(Err(error)) = timeout(config::DRAIN, connection).await {
-        debug!(%error, "connection ended");
+    tokio::select! {
+        _whatever_the_end = connection => {}
+        () = here.streams.farewell() => {}
     }
 }
 
-/// Ends after [`config::IDLE_TIMEOUT`] without a stream.
-async fn idle(open: &AtomicUsize, seat: &Seat) {
-    const LOOK: Duration = Duration::from_secs(5);
-    let (mut since, mut last) = (Instant::now(), seat.last());
-    loop {
-        sleep_until(Instant::now() + LOOK).await;
-        if open.load(Relaxed) > 0 || seat.last() != last {
-            (since, last) = (Instant::now(), seat.last());
-        } else if since.elapsed() >= config::IDLE_TIMEOUT {
-            return;
-        }
-    }
-}
-
-/// Counts a stream for as long as it is open.
-#[derive(Debug)]
-struct Stream(Arc<AtomicUsize>);
-
-impl Stream {
-    fn new(open: Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Relaxed);
-        Self(open)
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A body, and the count of what it belongs to.
-struct Held {
+/// A body that goes on, and the count of what it belongs to.
+struct Held<T> {
     body: ReplyBody,
-    _stream: Stream,
+    _held: T,
 }
 
-impl Body for Held {
-    type Data = hyper::body::Bytes;
+impl<T: Unpin> Body for Held<T> {
+    type Data = Bytes;
     type Error = tonic::Status;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+    ) -> std::task::Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         std::pin::Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -125,34 +108,51 @@ impl Body for Held {
         self.body.is_end_stream()
     }
 
-    fn size_hint(&self) -> hyper::body::SizeHint {
+    fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    door: &Arc<Door>,
-    stop: watch::Receiver<bool>,
-) -> Response<ReplyBody> {
+async fn answer(request: Request<Incoming>, connection: &Connection) -> Response<ReplyBody> {
+    let Connection { seat, door, streams, .. } = connection;
+    let open = streams.open();
+    seat.waits(true);
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
-        return grpc::answer(request, door, stop).await;
-    }
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    let route = door.answers.router().route(request.method().as_str(), target);
-    let page = door.answers.router().wait(&route, accepted(request.headers())).await;
-    door.answered.count(page.status);
-    reply(page, request.method() == hyper::Method::HEAD)
+    let reply =
+        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+            let goes_on = grpc::goes_on(&request);
+            let reply = grpc::answer(request, connection).await;
+            // A stream belongs to the connection for as long as its body does.
+            if goes_on {
+                reply.map(|body| ReplyBody::new(Held { body, _held: open }))
+            } else {
+                let unsent = streams.unsent(0);
+                reply.map(|body| ReplyBody::new(Held { body, _held: unsent }))
+            }
+        } else {
+            let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+            let route = door.answers.router().route(request.method().as_str(), target);
+            let page = {
+                let _until_it_is_answered = streams.answering();
+                door.answers.router().wait(&route, accepted(request.headers())).await
+            };
+            door.answered.count(page.status);
+            let head_only = request.method() == hyper::Method::HEAD;
+            let bytes = if head_only { 0 } else { page.body.len() };
+            reply(page, head_only, |body| streams.unsent(bytes).hold(body))
+        };
+    seat.served(door);
+    reply
 }
 
 fn accepted(headers: &HeaderMap) -> Format {
     Format::accepted(headers.get_all(header::ACCEPT).iter().map(HeaderValue::as_bytes))
 }
 
-fn reply(page: Page, head_only: bool) -> Response<ReplyBody> {
+fn reply(page: Page, head_only: bool, hold: impl FnOnce(Bytes) -> Bytes) -> Response<ReplyBody> {
     let length = page.body.len();
-    let body = if head_only { ReplyBody::empty() } else { ReplyBody::new(Full::new(page.body)) };
+    let body =
+        if head_only { ReplyBody::empty() } else { ReplyBody::new(Full::new(hold(page.body))) };
     let mut reply = Response::new(body);
     *reply.status_mut() = page.status;
     let headers = reply.headers_mut();

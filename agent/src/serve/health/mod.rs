@@ -16,6 +16,8 @@ pub mod page;
 pub mod request;
 pub mod rewind;
 pub mod route;
+pub mod streams;
+pub mod watches;
 
 pub use self::{
     accept::{Listeners, Settings, Threads, open},
