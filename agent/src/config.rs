@@ -123,6 +123,8 @@ pub const HTTP2_STREAMS: u32 = 32;
 pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// 10 seconds for the answer.
 pub const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// 4 KiB for the headers of an HTTP/2 request, of which many come at once: load balancers send some hundred bytes.
+pub const HTTP2_HEADER_BYTES: u32 = 4 * 1024;
 /// 64 KiB of answers on an HTTP/2 connection that nobody takes: ten times what is asked for at once by the most curious.
 pub const HTTP2_UNSENT: usize = 64 * 1024;
 /// 200 milliseconds without an answer in the making, after which an HTTP/2 connection that was told of the agent's stop

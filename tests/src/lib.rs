@@ -19,6 +19,7 @@ pub mod faultfs;
 pub mod haproxy;
 pub mod health;
 pub mod http;
+pub mod http2;
 pub mod inject;
 pub mod loopdev;
 pub mod mount;

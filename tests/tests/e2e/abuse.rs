@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use e2e::agent::PATIENCE;
 use e2e::sandbox::say;
-use e2e::{Agent, Sandbox};
+use e2e::{Agent, Sandbox, http2};
 
 /// What a load balancer gives its probes at the very least.
 const LIMIT: Duration = Duration::from_millis(100);
@@ -84,6 +84,15 @@ fn files(agent: &Agent) -> usize {
 
 /// Runs `abuse` while a load balancer asks, and sees that nothing of it stays.
 fn survives(what: &str, abuse: impl FnOnce(&Agent, SocketAddr)) {
+    survives_again(what, |_| {}, abuse);
+}
+
+/// The same, where more than probes has to be set up once: by `first`.
+fn survives_again(
+    what: &str,
+    first: impl FnOnce(SocketAddr),
+    abuse: impl FnOnce(&Agent, SocketAddr),
+) {
     let Some(sandbox) = Sandbox::alone() else { return };
     let agent = Agent::start(&sandbox);
     let to = agent.health_address();
@@ -92,6 +101,11 @@ fn survives(what: &str, abuse: impl FnOnce(&Agent, SocketAddr)) {
         probe(to).unwrap();
     }
     assert_eq!(agent.admin("/metrics").status, 200);
+    let open = files(&agent);
+    first(to);
+    agent.wait_for("the first connections are gone", PATIENCE, |agent| {
+        (files(agent) <= open).then_some(())
+    });
     let (memory, open) = (agent.resident_kib(), files(&agent));
     let probing = Probing::start(to);
     let began = Instant::now();
@@ -284,5 +298,100 @@ fn who_keeps_asking_keeps_the_connection() {
                 assert_eq!(kept.get("/health").unwrap().status, 200);
             }
         }
+    });
+}
+
+/// The most that the agent had while something was done to it.
+fn peak(agent: &Agent, abuse: impl FnOnce() + Send) -> u64 {
+    thread::scope(|scope| {
+        let abusing = scope.spawn(abuse);
+        let mut most = 0;
+        while !abusing.is_finished() {
+            most = most.max(agent.resident_kib());
+            thread::sleep(Duration::from_millis(2));
+        }
+        abusing.join().unwrap();
+        most
+    })
+}
+
+/// Waits for the end of a connection on which nothing is taken.
+fn wait_for_the_end(stream: &TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let end = (&mut &*stream).read_to_end(&mut Vec::new());
+    assert!(!matches!(&end, Err(error) if error.kind() == ErrorKind::WouldBlock), "{end:?}");
+}
+
+#[test]
+fn requests_without_end_whose_answers_nobody_takes() {
+    survives("8 MB of requests sent ahead on each of 8 connections", |agent, to| {
+        let before = agent.resident_kib();
+        let requests = "GET /health HTTP/1.1\r\n\r\n".repeat(400_000);
+        let most = peak(agent, || {
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        let stream = TcpStream::connect(to).unwrap();
+                        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                        let began = Instant::now();
+                        pour(&stream, requests.as_bytes(), requests.len());
+                        assert!(began.elapsed() < PATIENCE, "it is read, and never answered");
+                    });
+                }
+            });
+        });
+        say(&format!("MEASURED: resident KiB {before}, at most {most}"));
+        assert!(most < before + 8 * 1024, "{before} KiB before and {most} meanwhile");
+    });
+}
+
+/// The longest answer that can be had: as many names as there may be, half of characters that JSON writes as two.
+fn longest() -> String {
+    let names: Vec<_> =
+        (0..32).map(|n| format!("{n:02}{}{}", "x".repeat(33), "%22".repeat(28))).collect();
+    format!("/health?check={}", names.join(","))
+}
+
+#[test]
+fn http_2_answers_that_nobody_takes() {
+    fn wave(to: SocketAddr) {
+        let mut bytes = http2::preface(0);
+        for stream in 0..32 {
+            bytes.extend(http2::request(2 * stream + 1, "GET", &longest(), &[], true));
+        }
+        let streams: Vec<_> = (0..200)
+            .map(|_| {
+                let mut stream = TcpStream::connect(to).unwrap();
+                let _gone_already = stream.write_all(&bytes);
+                // All at once would measure how fast two processors answer 6,400 long questions.
+                thread::sleep(Duration::from_millis(5));
+                stream
+            })
+            .collect();
+        streams.iter().for_each(wait_for_the_end);
+    }
+    let first = |to| {
+        wave(to);
+        // Until what it took is given back.
+        thread::sleep(Duration::from_secs(2));
+    };
+    survives_again("200 HTTP/2 connections without a window", first, |agent, to| {
+        let before = agent.resident_kib();
+        let most = peak(agent, || wave(to));
+        say(&format!("MEASURED: resident KiB {before}, at most {most}"));
+        assert!(most < before + 24 * 1024, "{before} KiB before and {most} meanwhile");
+    });
+    survives("HTTP/2 connections with one answer each that is not taken", |agent, to| {
+        let began = Instant::now();
+        for path in ["/health", &longest()] {
+            let mut stream = TcpStream::connect(to).unwrap();
+            let mut bytes = http2::preface(0);
+            bytes.extend(http2::request(1, "GET", path, &[], true));
+            stream.write_all(&bytes).unwrap();
+            wait_for_the_end(&stream);
+        }
+        assert!(began.elapsed() >= Duration::from_secs(4), "{:?}", began.elapsed());
+        let metrics = agent.admin("/metrics").body;
+        assert!(metrics.contains("tocsin_health_connections_timed_out_total 2\n"), "{metrics}");
     });
 }

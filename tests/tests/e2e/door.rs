@@ -8,8 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::agent::PATIENCE;
+use e2e::netns::NetNs;
 use e2e::sandbox::say;
-use e2e::{Agent, Filesystem, Sandbox, Volume, inject, require, tool};
+use e2e::{Agent, Filesystem, Sandbox, Volume, http2, inject, require, tool};
 
 fn connect(to: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(to).unwrap();
@@ -124,6 +125,12 @@ fn requests_can_be_sent_ahead_and_in_pieces() {
     let head = "POST /nodename HTTP/1.1\r\nContent-Length: 100000\r\n\r\n";
     stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
     assert!(rest(&stream).starts_with("HTTP/1.1 200 OK\r\n"));
+    // Also where the answer has to wait for a probe, which runs for the first time.
+    let mut stream = connect(agent.health_address());
+    let head = "GET /health?check=disk_pressure HTTP/1.1\r\nContent-Length: 100000\r\n\r\n";
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let answer = rest(&stream);
+    assert!(answer.ends_with('}') && answer.contains("disk_pressure"), "{answer}");
 
     // A client that has nothing more to say can say that at once.
     let mut stream = connect(agent.health_address());
@@ -164,6 +171,43 @@ fn who_begins_a_request_has_two_seconds_and_who_does_not_has_thirty() {
     agent.wait_for("the time-out is counted", PATIENCE, |agent| {
         let metrics = agent.admin("/metrics").body;
         metrics.contains("tocsin_health_connections_timed_out_total 1\n").then_some(())
+    });
+}
+
+#[test]
+fn an_empty_line_behind_a_request_begins_no_other_one() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let agent = Agent::start(&sandbox);
+    let mut stream = connect(agent.health_address());
+    for _ in 0..2 {
+        stream.write_all(b"GET /livez HTTP/1.1\r\n\r\n\r\n").unwrap();
+        let mut some = [0; 1024];
+        let read = stream.read(&mut some).unwrap();
+        let answer = String::from_utf8_lossy(&some[..read]);
+        assert!(answer.ends_with("\r\n\r\nok"), "{answer}");
+        // Longer than a request may take, and nothing is said to nobody's question.
+        stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+        let quiet = stream.read(&mut some);
+        assert!(matches!(&quiet, Err(e) if e.kind() == ErrorKind::WouldBlock), "{quiet:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_fit_into_the_socket_at_once_comes_whole() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let Some(host) = NetNs::new() else { return };
+    host.set("ipv4/tcp_wmem", "4096 4096 4096");
+    host.run(|| {
+        let agent = Agent::start(&sandbox);
+        let names: Vec<_> = (0..32).map(|n| format!("{n:02}{}", "x".repeat(61))).collect();
+        let request = format!("GET /health?check={} HTTP/1.0\r\n\r\n", names.join(","));
+        for _ in 0..20 {
+            let answer = ask(agent.health_address(), request.as_bytes());
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.0 503 "), "{head}");
+            assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+            assert!(body.len() > 6000, "{}", body.len());
+        }
     });
 }
 
@@ -363,6 +407,14 @@ fn a_stop_answers_who_is_there_and_closes_what_is_idle() {
     let mut agent = Agent::start(&sandbox);
     let to = agent.health_address();
     let idle = connect(to);
+    // HTTP/2 that asked nothing, and a gRPC call that is never whole.
+    let mut greeting = connect(to);
+    greeting.write_all(&http2::preface(1000)).unwrap();
+    let mut half = connect(to);
+    let mut bytes = http2::preface(1000);
+    let grpc = [("content-type", "application/grpc")];
+    bytes.extend(http2::request(1, "POST", "/grpc.health.v1.Health/Check", &grpc, false));
+    half.write_all(&bytes).unwrap();
     let mut kept = connect(to);
     kept.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
     let mut some = [0; 1024];
@@ -370,8 +422,20 @@ fn a_stop_answers_who_is_there_and_closes_what_is_idle() {
     let began = Instant::now();
     agent.signal(rustix::process::Signal::TERM);
     assert_eq!(agent.wait_exit().code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let took = began.elapsed();
+    say(&format!("MEASURED {}: stopped after {took:?}", sandbox.name()));
+    assert!(took < Duration::from_secs(4), "{took:?}");
     for mut stream in [idle, kept] {
         assert_eq!(stream.read(&mut some).unwrap_or(0), 0);
+    }
+    for stream in [greeting, half] {
+        let mut bytes = Vec::new();
+        let _or_a_reset = (&mut &stream).read_to_end(&mut bytes);
+        let (mut kinds, mut rest) = (Vec::new(), &*bytes);
+        while let Some((kind, _, _, more)) = http2::next(rest) {
+            kinds.push(kind);
+            rest = more;
+        }
+        assert!(kinds.contains(&http2::GOAWAY), "{kinds:?}");
     }
 }

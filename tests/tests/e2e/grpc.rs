@@ -1,10 +1,12 @@
 //! gRPC health v1 through tonic's client: what Envoy, grpcurl and gRPC's own load balancing ask.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use e2e::agent::PATIENCE;
 use e2e::sandbox::say;
-use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
+use e2e::{Agent, Filesystem, Sandbox, Volume, http2, inject};
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
@@ -112,23 +114,28 @@ fn watches_are_bounded_and_go_with_their_connection() {
     let Some(sandbox) = Sandbox::new() else { return };
     let agent = Agent::start(&sandbox);
     Runtime::new().unwrap().block_on(async {
+        // One that was there before, which the greedy do not push out.
+        let mut modest = watch(&agent, "").await;
+        assert_eq!(next(&mut modest).await, ServingStatus::Serving);
         let mut open = Vec::new();
-        let refused = loop {
+        while open.len() < 1023 {
             let mut client = connect(&agent).await;
-            let mut refused = None;
-            for _ in 0..30 {
-                match client.watch(request("")).await {
-                    Ok(watch) => open.push((watch, client.clone())),
-                    Err(status) => refused = Some(status.code()),
-                }
+            for _ in 0..31.min(1023 - open.len()) {
+                let mut watch = client.watch(request("")).await.unwrap().into_inner();
+                assert_eq!(next(&mut watch).await, ServingStatus::Serving);
+                open.push((watch, client.clone()));
             }
-            if refused.is_some() || open.len() > 2000 {
-                break refused;
-            }
-        };
-        assert_eq!((refused, open.len()), (Some(Code::ResourceExhausted), 1024));
+        }
+        let mut new = watch(&agent, "").await;
+        assert_eq!(next(&mut new).await, ServingStatus::Serving);
+        let end = tokio::time::timeout(PATIENCE, open[0].0.message()).await.unwrap();
+        assert_eq!(end.unwrap_err().code(), Code::ResourceExhausted);
+        for quiet in [&mut modest, &mut new, &mut open[1].0] {
+            let quiet = tokio::time::timeout(Duration::from_millis(100), quiet.message()).await;
+            assert!(quiet.is_err(), "{quiet:?}");
+        }
         assert_eq!(agent.health("").status, 200);
-        drop(open);
+        drop((open, modest, new));
         let began = Instant::now();
         loop {
             let mut client = connect(&agent).await;
@@ -175,4 +182,58 @@ fn a_list_names_every_check() {
     }
     // Nobody asks for it, so it does not run.
     assert_eq!(serving("kubelet"), None);
+}
+
+#[test]
+fn a_watch_outlives_a_crowd() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "data", Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("MAX_CONNECTIONS", "64");
+    });
+    Runtime::new().unwrap().block_on(async {
+        let mut watch = watch(&agent, "").await;
+        assert_eq!(next(&mut watch).await, ServingStatus::Serving);
+        let crowd: Vec<_> = (0..300)
+            .map(|_| {
+                let mut other = e2e::http::Connection::open(agent.health_address()).unwrap();
+                assert_eq!(other.get("/health").unwrap().status, 200);
+                other
+            })
+            .collect();
+        let metrics = agent.admin("/metrics").body;
+        assert!(!metrics.contains("tocsin_health_connections_evicted_total 0\n"), "{metrics}");
+        inject::ext4_error(volume.device());
+        assert_eq!(next(&mut watch).await, ServingStatus::NotServing);
+        drop(crowd);
+    });
+}
+
+#[test]
+fn a_call_has_to_be_whole_in_two_seconds() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let agent = Agent::start(&sandbox);
+    let mut stream = TcpStream::connect(agent.health_address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut bytes = http2::preface(1000);
+    let grpc = [("content-type", "application/grpc")];
+    bytes.extend(http2::request(1, "POST", "/grpc.health.v1.Health/Check", &grpc, false));
+    let began = Instant::now();
+    stream.write_all(&bytes).unwrap();
+    let mut found = Vec::new();
+    loop {
+        let mut some = [0; 4096];
+        let read = stream.read(&mut some).unwrap();
+        assert!(read > 0, "closed without an answer");
+        found.extend_from_slice(&some[..read]);
+        let (mut rest, mut kinds) = (&*found, Vec::new());
+        while let Some((kind, stream, _, more)) = http2::next(rest) {
+            kinds.push((kind, stream));
+            rest = more;
+        }
+        if kinds.contains(&(http2::HEADERS, 1)) {
+            break;
+        }
+    }
+    assert!(began.elapsed() > Duration::from_millis(1500), "{:?}", began.elapsed());
 }

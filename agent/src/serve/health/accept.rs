@@ -69,12 +69,35 @@ pub struct Door {
     pub(super) answered: Arc<Answered>,
     pub(super) watches: Arc<Watches>,
     tls: Option<TlsAcceptor>,
+    /// Connections that there are.
+    open: Arc<AtomicUsize>,
+    /// Whether somebody is about to give memory back.
+    cleaning: AtomicBool,
 }
 
 impl Door {
     /// Microseconds since it opened.
     pub fn microseconds(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// Gives memory back when the crowd has gone: the C library keeps what many small allocations leave behind in
+    /// pieces.
+    pub fn clean_up(self: &Arc<Self>) {
+        if self.cleaning.swap(true, Relaxed) {
+            return;
+        }
+        let door = self.clone();
+        tokio::spawn(async move {
+            sleep(config::CLEAN_UP).await;
+            while door.open.load(Relaxed) > config::CROWD / 4 {
+                sleep(config::CLEAN_UP).await;
+            }
+            door.cleaning.store(false, Relaxed);
+            #[cfg(target_env = "gnu")]
+            // SAFETY: it takes the allocator's own locks, and moves nothing that is in use.
+            let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
+        });
     }
 
     /// Whether no further request is wanted.
@@ -191,6 +214,8 @@ pub fn open(
             let health = OwnedFd::from(health.listen(BACKLOG)?.into_std()?);
             (watch_fd(health, Interest::READABLE)?, agent_check.listen(BACKLOG)?)
         };
+        let table =
+            Table::new(settings.connections.div_ceil(count), began, settings.counts.clone());
         let door = Arc::new(Door {
             began,
             draining: AtomicBool::new(false),
@@ -198,9 +223,9 @@ pub fn open(
             answered: settings.answered.clone(),
             watches: watches.clone(),
             tls: settings.tls.clone(),
+            open: table.open(),
+            cleaning: AtomicBool::new(false),
         });
-        let table =
-            Table::new(settings.connections.div_ceil(count), began, settings.counts.clone());
         let (line, stop, ends) = (settings.line.clone(), stop.clone(), ends.clone());
         let both = async move {
             // As tasks among the others: what is polled beside them would have its turn before all of them.
@@ -286,16 +311,14 @@ async fn run(
     mut table: Table,
     stop: watch::Receiver<bool>,
 ) {
-    let open = table.open();
-    let janitor = Arc::<AtomicBool>::default();
     let mut let_in = |socket: OwnedFd| {
         let Some(first) = first_look(socket, &door) else { return };
         let seat = table.take();
         let weak = Arc::downgrade(&seat);
         let task = tokio::spawn(connection(first, seat, door.clone(), stop.clone()));
         table.seated(weak, task.abort_handle());
-        if open.load(Relaxed) > config::CROWD && !janitor.swap(true, Relaxed) {
-            tokio::spawn(clean_up(open.clone(), janitor.clone()));
+        if door.open.load(Relaxed) > config::CROWD {
+            door.clean_up();
         }
     };
     let mut stopping = std::pin::pin!(stopped(stop.clone()));
@@ -328,17 +351,6 @@ async fn run(
         }
         sleep(config::DRAIN_LULL).await;
     }
-}
-
-/// Gives memory back after a crowd: the C library keeps what many small allocations leave behind in pieces.
-async fn clean_up(open: Arc<AtomicUsize>, janitor: Arc<AtomicBool>) {
-    while open.load(Relaxed) > config::CROWD / 4 {
-        sleep(config::CLEAN_UP).await;
-    }
-    janitor.store(false, Relaxed);
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes the allocator's own locks, and moves nothing that is in use.
-    let _whether_there_was_any = unsafe { libc::malloc_trim(0) };
 }
 
 /// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.

@@ -61,7 +61,7 @@ where
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(config::HTTP2_STREAMS)
-        .max_header_list_size(u32::try_from(config::HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(config::HTTP2_HEADER_BYTES)
         .max_send_buf_size(config::HEADER_BYTES)
         .keep_alive_interval(config::HTTP2_PING_INTERVAL)
         .keep_alive_timeout(config::HTTP2_PING_TIMEOUT)
@@ -76,6 +76,8 @@ where
         }
         over = here.streams.over(&here.seat) => if over == Over::NotTaken {
             here.seat.timed_out();
+            // It may have been one of many that did the same.
+            here.door.clean_up();
             return;
         },
         () = stopped(stop) => {}
@@ -116,6 +118,10 @@ impl<T: Unpin> Body for Held<T> {
 async fn answer(request: Request<Incoming>, connection: &Connection) -> Response<ReplyBody> {
     let Connection { seat, door, streams, .. } = connection;
     let open = streams.open();
+    if streams.is_too_much() {
+        // The connection's end is on its way.
+        return Response::new(ReplyBody::empty());
+    }
     seat.waits(true);
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let reply =

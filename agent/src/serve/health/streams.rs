@@ -37,6 +37,12 @@ struct Answers {
     made: BTreeMap<u64, Instant>,
 }
 
+impl Answers {
+    fn is_too_much(&self) -> bool {
+        self.bytes > config::HTTP2_UNSENT
+    }
+}
+
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
@@ -66,7 +72,7 @@ impl Streams {
         unsent.next += 1;
         unsent.bytes += bytes;
         unsent.made.insert(id, Instant::now());
-        if unsent.bytes > config::HTTP2_UNSENT {
+        if unsent.is_too_much() {
             self.too_much.notify_one();
         }
         Unsent { open: self.open(), id, bytes }
@@ -74,6 +80,11 @@ impl Streams {
 
     fn lock(&self) -> MutexGuard<'_, Answers> {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much is not taken that the connection is over.
+    pub fn is_too_much(&self) -> bool {
+        self.lock().is_too_much()
     }
 
     fn is_stuck(&self) -> bool {

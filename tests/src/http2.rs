@@ -1,0 +1,71 @@
+//! The bytes of an HTTP/2 client that behaves as no library's does: frames by RFC 9113, fields by RFC 7541, literal.
+
+/// `HEADERS`
+pub const HEADERS: u8 = 1;
+/// `GOAWAY`
+pub const GOAWAY: u8 = 7;
+
+/// The preface, and settings with this initial window for every stream.
+pub fn preface(window: u32) -> Vec<u8> {
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
+    setting.extend_from_slice(&window.to_be_bytes());
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &setting));
+    bytes
+}
+
+/// A request, whole or with a body to come.
+pub fn request(
+    stream: u32,
+    method: &str,
+    path: &str,
+    more: &[(&str, &str)],
+    ends: bool,
+) -> Vec<u8> {
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let mut block = Vec::new();
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x")];
+    for (name, value) in pseudo.iter().chain(more) {
+        // A literal that is not indexed, with a new name.
+        block.push(0);
+        text(&mut block, name);
+        text(&mut block, value);
+    }
+    frame(HEADERS, END_HEADERS | if ends { END_STREAM } else { 0 }, stream, &block)
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short frame");
+    let mut bytes = length.to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn text(block: &mut Vec<u8>, text: &str) {
+    let mut length = text.len();
+    // An integer with a prefix of 7 bits.
+    if length < 127 {
+        block.push(length.to_le_bytes()[0]);
+    } else {
+        block.push(127);
+        length -= 127;
+        while length >= 128 {
+            block.push(length.to_le_bytes()[0] | 128);
+            length >>= 7;
+        }
+        block.push(length.to_le_bytes()[0]);
+    }
+    block.extend(text.bytes());
+}
+
+/// The next frame's kind, stream and payload, and what follows; none where it is not whole.
+pub fn next(bytes: &[u8]) -> Option<(u8, u32, &[u8], &[u8])> {
+    let (head, rest) = bytes.split_at_checked(9)?;
+    let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+    let (payload, rest) = rest.split_at_checked(length)?;
+    Some((head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload, rest))
+}
