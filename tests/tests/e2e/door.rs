@@ -196,6 +196,8 @@ fn an_empty_line_behind_a_request_begins_no_other_one() {
 fn an_answer_that_does_not_fit_into_the_socket_at_once_comes_whole() {
     let Some(sandbox) = Sandbox::new() else { return };
     let Some(host) = NetNs::new() else { return };
+    // One segment to a buffer, and few of those.
+    host.ip("link set lo mtu 1500 gso_max_segs 1");
     host.set("ipv4/tcp_wmem", "4096 4096 4096");
     host.run(|| {
         let agent = Agent::start(&sandbox);

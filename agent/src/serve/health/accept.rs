@@ -128,6 +128,25 @@ impl Listeners {
     }
 }
 
+/// A door that answers from `router`, and a seat at it.
+#[cfg(test)]
+#[must_use]
+pub fn door(router: Router) -> (Arc<Door>, Arc<Seat>) {
+    let began = Instant::now();
+    let mut table = Table::new(1, began, Arc::default());
+    let door = Arc::new(Door {
+        began,
+        draining: AtomicBool::new(false),
+        answers: Answers::new(router),
+        answered: Arc::default(),
+        watches: Arc::default(),
+        tls: None,
+        open: table.open(),
+        cleaning: AtomicBool::new(false),
+    });
+    (door, table.take())
+}
+
 fn several(threads: usize, addr: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     // The first one alone finds out whether the port is somebody else's: `SO_REUSEPORT` would share it.
     let first = bind(addr)?;

@@ -371,3 +371,34 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::accept, super::route::tests::router, *};
+
+    #[test]
+    fn answers_are_made_as_they_are_taken() {
+        let (router, _faults) = router(Some("n"), false, 200);
+        let (door, seat) = accept::door(router);
+        let request = "\r\nGET /health HTTP/1.1\r\n\r\n\r\n";
+        let pending = request.repeat(1000);
+        let (mut used, mut batches, mut bytes) = (0, 0, 0);
+        loop {
+            let mut out = Vec::new();
+            let next = answer_all(pending.as_bytes(), &mut used, &seat, &door, &mut out);
+            assert!(out.len() < BATCH_BYTES + ANSWER_BYTES, "{}", out.len());
+            batches += 1;
+            bytes += out.len();
+            match next {
+                Next::More => {}
+                Next::Read => break,
+                _ => panic!("after {used} bytes"),
+            }
+        }
+        assert_eq!(
+            (used, door.answered.ready.load(std::sync::atomic::Ordering::Relaxed)),
+            (pending.len(), 1000)
+        );
+        assert!(batches > bytes / (BATCH_BYTES + ANSWER_BYTES));
+    }
+}
