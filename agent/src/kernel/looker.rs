@@ -23,6 +23,7 @@ use tracing::debug;
 use super::{
     fanotify::ErrorMarks,
     mounts::{Filesystem, Member, Mount, MountTable, unescape},
+    statmount::Same,
     sysfs::{BtrfsErrors, Disk, Ext4Errors, KeptFiles, Sysfs},
 };
 use crate::{
@@ -77,6 +78,8 @@ pub struct Looker {
     paths: Paths,
     sysfs: Sysfs,
     mountinfo: fs::File,
+    /// Where the kernel can say so.
+    same: Option<Same>,
     /// The table as it was read last, and a buffer for the next reading.
     text: Vec<u8>,
     next: Vec<u8>,
@@ -113,6 +116,7 @@ impl Looker {
             paths: paths.clone(),
             sysfs: Sysfs { root: paths.sys.clone() },
             mountinfo: fs::File::open(&paths.mount_table)?,
+            same: Same::new(&paths.mount_table),
             text: Vec::new(),
             next: Vec::new(),
             table: Arc::default(),
@@ -127,10 +131,19 @@ impl Looker {
     /// Looks at everything. A table that did not change is not parsed again.
     pub fn look(&mut self) -> io::Result<Look> {
         let at = clock::monotonic();
-        read_whole(&self.mountinfo, &mut self.next)?;
         let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
-        if stale || self.next != self.text {
+        // Asked in any case, and before it is read: what changes after that is another change.
+        let is_same = self.same.as_mut().is_some_and(Same::is_same);
+        if stale || !is_same {
+            read_whole(&self.mountinfo, &mut self.next)?;
+        }
+        if stale || (!is_same && self.next != self.text) {
             let table = MountTable::parse(&self.next);
+            if self.next != self.text
+                && let Some(same) = &mut self.same
+            {
+                same.watch(table.filesystems.keys().copied());
+            }
             self.resolve(table);
             std::mem::swap(&mut self.next, &mut self.text);
             if let Some(errors) = &self.errors {

@@ -11,6 +11,7 @@ pub mod looker;
 pub mod mounts;
 pub mod probe;
 pub mod reader;
+mod statmount;
 pub mod sysfs;
 pub mod task;
 pub mod tracefs;
