@@ -220,6 +220,32 @@ fn one_good_default_route_is_enough() {
 }
 
 #[test]
+fn routes_that_go_and_come_are_seen_at_the_next_sample() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let Some(world) = world(&sandbox, |_| {}) else { return };
+    world.passes("the beginning");
+    // Long enough for the agent to have read them, and not again.
+    let began = Instant::now();
+    for round in 0..5 {
+        world.host.ip("route del default");
+        world.fails("there is no default route, neither IPv4 nor IPv6");
+        world.host.ip("route add default via 10.77.0.1 dev eth0");
+        world.passes("a route again");
+        // With its link it goes without a word of its own.
+        world.host.ip("link set eth0 down");
+        world.fails(
+            "no nameserver answers . NS: 10.77.0.1: network unreachable; there is no default route, neither IPv4 nor \
+             IPv6",
+        );
+        world.host.ip("link set eth0 up");
+        world.host.ip("route add default via 10.77.0.1 dev eth0");
+        world.passes(&format!("round {round} is over"));
+    }
+    // Sooner than it is read again for no reason, which is after 5 s.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_host_with_nothing_but_ipv6() {
     let Some(sandbox) = Sandbox::new() else { return };
     let (Some(host), Some(router)) = (NetNs::new(), NetNs::new()) else { return };

@@ -123,12 +123,15 @@ async fn by_udp(
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
-    let socket = UdpSocket::bind(own).await?;
+    let socket = std::net::UdpSocket::bind(own)?;
+    socket.set_nonblocking(true)?;
     // Answers of others are not seen, and errors of this one are.
-    socket.connect(server).await?;
+    socket.connect(server)?;
+    // At once: tokio would wait first until it may.
+    socket.send(message)?;
+    let socket = UdpSocket::from_std(socket)?;
     let mut buffer = vec![0; DATAGRAM];
     loop {
-        socket.send(message).await?;
         let again = Instant::now() + config::DNS_AGAIN;
         while let Some(received) = until(again, socket.recv(&mut buffer)).await {
             match judge(question, id, buffer.get(..received?).unwrap_or_default()) {
@@ -136,6 +139,7 @@ async fn by_udp(
                 reply => return Ok(reply),
             }
         }
+        socket.send(message).await?;
     }
 }
 

@@ -29,12 +29,20 @@ enum Is {
     Unknown(String),
 }
 
+/// Whether that way alone is enough, without anybody being asked.
+pub(super) fn is_enough(way: &Way) -> bool {
+    match link(way) {
+        Some(is) => is == Is::Good,
+        None => is_proven(way),
+    }
+}
+
 /// Before anybody is asked. One way that is good is enough, and then nothing is sent at all.
 pub(super) fn first_look(ways: &[Way]) -> First {
-    let looks: Vec<_> = ways.iter().map(|way| (way, link(way))).collect();
-    if looks.iter().any(|(way, is)| *is == Some(Is::Good) || (is.is_none() && is_proven(way))) {
+    if ways.iter().any(is_enough) {
         return First::Part(Part::Good);
     }
+    let looks: Vec<_> = ways.iter().map(|way| (way, link(way))).collect();
     let open: Vec<_> =
         looks.iter().filter(|(_, is)| is.is_none()).map(|(way, _)| (*way).clone()).collect();
     if open.is_empty() {

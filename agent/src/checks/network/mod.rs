@@ -11,7 +11,7 @@ mod message;
 mod netlink;
 mod resolv;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Instant};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
@@ -75,9 +75,7 @@ pub struct Network {
 struct State {
     /// What resolv.conf said last: for a disk that hangs.
     resolvers: Option<Resolvers>,
-    /// The default routes, and until when they need not be read again.
-    routes: Option<(Arc<[Hop]>, Instant)>,
-    /// The conversation in which the last look went well.
+    /// The conversation in which the last look went well, with the default routes in it.
     kernel: Option<Kernel>,
 }
 
@@ -135,28 +133,17 @@ impl Network {
     }
 
     async fn gateway(&self) -> Part {
-        // The kernel's routes may be very many, and reading them often costs more than what may be missed meanwhile.
-        let kept = self.lock().routes.clone().filter(|(_, until)| Instant::now() < *until);
         let kernel = self.lock().kernel.take();
         let read = move || {
             let mut kernel = kernel.map_or_else(Kernel::open, Ok)?;
-            let began = Instant::now();
-            let (hops, until) = if let Some(kept) = kept {
-                kept
-            } else {
-                let hops = Arc::from(kernel.default_routes()?);
-                let now = Instant::now();
-                (hops, now + (now - began) * config::ROUTES_REST)
-            };
-            kernel.look(&hops).map(|ways| (kernel, hops, until, ways))
+            let hops = kernel.routes()?;
+            kernel.look(&hops, gateway::is_enough).map(|ways| (kernel, ways))
         };
         let name = || "netlink".to_owned();
         let deadline = config::NETLINK_DEADLINE;
         let ways = match self.bounded.run(name(), deadline, read).await {
-            Ok(Ok((kernel, hops, until, ways))) => {
-                let mut state = self.lock();
-                state.routes = Some((hops, until));
-                state.kernel = Some(kernel);
+            Ok(Ok((kernel, ways))) => {
+                self.lock().kernel = Some(kernel);
                 ways
             }
             Ok(Err(error)) => return gateway::unread(&error),
@@ -172,7 +159,7 @@ impl Network {
         }
         // To ask has made the kernel look for the gateway.
         let hops: Vec<Hop> = ways.iter().map(|way| way.hop.clone()).collect();
-        let again = move || Kernel::open()?.look(&hops);
+        let again = move || Kernel::open()?.look(&hops, |_| false);
         match self.bounded.run(name(), deadline, again).await {
             Ok(Ok(after)) => gateway::second_look(&after, &first, &echoes),
             Ok(Err(error)) => gateway::unread(&error),

@@ -3,7 +3,13 @@
 //! All of it may block for as long as somebody holds the kernel's lock for the network's configuration (a driver that
 //! hangs, say), so it runs in [`crate::host::Bounded`].
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::{
     DefaultNla, Emitable, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_MULTIPART, NLM_F_REQUEST,
@@ -30,6 +36,18 @@ const PIECE: usize = 32 << 10;
 /// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h): without IPv4's and IPv6's counters, a quarter of an answer.
 const SKIP_STATS: u32 = 1 << 3;
 
+/// What may change a default route: those of links, addresses and routes, of IPv4 and IPv6 (`RTNLGRP_*` in
+/// linux/rtnetlink.h). IPv4's routes go without a word where their link or their address does.
+const NEWS: [u32; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV6_ROUTE,
+];
+/// `RTNLGRP_NEXTHOP`, since 5.3: a route may follow an object's number.
+const NEWS_OF_OBJECTS: u32 = 32;
+
 /// A hop, and how things stand with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
@@ -46,6 +64,55 @@ pub(super) struct Kernel {
     socket: Socket,
     /// The latest piece.
     piece: Vec<u8>,
+    routes: Option<Routes>,
+}
+
+/// Default routes that were read, and who tells when they are others.
+#[derive(Debug)]
+struct Routes {
+    hops: Arc<[Hop]>,
+    at: Instant,
+    /// How long that took.
+    took: Duration,
+    has_changed: bool,
+    news: Socket,
+}
+
+impl Routes {
+    /// Whether they need not be read again.
+    fn are_fresh(&mut self) -> bool {
+        self.has_changed |= is_told(&self.news);
+        let age = self.at.elapsed();
+        age < self.took * config::ROUTES_REST || (!self.has_changed && age < config::ROUTES_KEPT)
+    }
+}
+
+/// Whether anything has been told since the last look, which is not read.
+fn is_told(news: &Socket) -> bool {
+    /// More than there is room for in [`config::ROUTES_NEWS`].
+    const MOST: usize = 64;
+    let mut is_any = false;
+    for _ in 0..MOST {
+        // One byte of room: the rest of a message is thrown away.
+        match news.recv(&mut Vec::with_capacity(1), libc::MSG_DONTWAIT) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return is_any,
+            Err(error) if error.raw_os_error() != Some(libc::ENOBUFS) => return true,
+            // More than there is room for, or a message.
+            Err(_) | Ok(_) => is_any = true,
+        }
+    }
+    is_any
+}
+
+fn listen() -> io::Result<Socket> {
+    let mut news = Socket::new(NETLINK_ROUTE)?;
+    news.set_rx_buf_sz(libc::c_int::try_from(config::ROUTES_NEWS).unwrap_or(libc::c_int::MAX))?;
+    news.bind_auto()?;
+    for group in NEWS {
+        news.add_membership(group)?;
+    }
+    let _none_before_5_3 = news.add_membership(NEWS_OF_OBJECTS);
+    Ok(news)
 }
 
 impl Kernel {
@@ -56,11 +123,27 @@ impl Kernel {
         socket.connect(&SocketAddr::new(0, 0))?;
         // The main table alone, where the kernel can (4.20): the local one may have thousands of addresses.
         let _or_all_tables = socket.set_netlink_get_strict_chk(true);
-        Ok(Self { socket, piece: Vec::with_capacity(PIECE) })
+        Ok(Self { socket, piece: Vec::with_capacity(PIECE), routes: None })
+    }
+
+    /// The default routes as they are, for as long as this conversation goes on read only when they have changed.
+    pub(super) fn routes(&mut self) -> io::Result<Arc<[Hop]>> {
+        if let Some(routes) = &mut self.routes
+            && routes.are_fresh()
+        {
+            return Ok(routes.hops.clone());
+        }
+        let news = self.routes.take().map_or_else(listen, |routes| Ok(routes.news))?;
+        let at = Instant::now();
+        let hops: Arc<[Hop]> = self.default_routes()?.into();
+        let took = at.elapsed();
+        let routes = Routes { hops: hops.clone(), at: at + took, took, has_changed: false, news };
+        self.routes = Some(routes);
+        Ok(hops)
     }
 
     /// The ways out of the main table, IPv4 first; at most [`config::GATEWAYS`].
-    pub(super) fn default_routes(&mut self) -> io::Result<Vec<Hop>> {
+    fn default_routes(&mut self) -> io::Result<Vec<Hop>> {
         let mut hops = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let header = RouteHeader {
@@ -90,8 +173,12 @@ impl Kernel {
         Ok(hops)
     }
 
-    /// How things stand with these.
-    pub(super) fn look(&mut self, hops: &[Hop]) -> io::Result<Vec<Way>> {
+    /// How things stand with these, up to the first one that is `enough`.
+    pub(super) fn look(
+        &mut self,
+        hops: &[Hop],
+        enough: impl Fn(&Way) -> bool,
+    ) -> io::Result<Vec<Way>> {
         let mut links = BTreeMap::new();
         let mut ways = Vec::new();
         for hop in hops {
@@ -104,7 +191,12 @@ impl Kernel {
                 Some(gateway) if link.is_some() => self.neighbour(gateway, hop.link)?,
                 _ => None,
             };
-            ways.push(Way { hop: hop.clone(), link, neighbour });
+            let way = Way { hop: hop.clone(), link, neighbour };
+            let is_enough = enough(&way);
+            ways.push(way);
+            if is_enough {
+                break;
+            }
         }
         Ok(ways)
     }
@@ -202,12 +294,14 @@ mod tests {
     #[test]
     fn this_kernel_answers() {
         let mut kernel = Kernel::open().unwrap();
-        let routes = kernel.default_routes().unwrap();
+        let routes = kernel.routes().unwrap();
         assert!(routes.iter().all(|hop| hop.gateway.is_some() || hop.link != 0), "{routes:?}");
         // The loopback link is always the first one, and nobody is its neighbour.
         let loopback = Hop { gateway: Some([127, 0, 0, 9].into()), link: 1 };
         let gone = Hop { gateway: Some([10, 0, 0, 1].into()), link: 0x7fff_0000 };
-        let ways = kernel.look(&[loopback.clone(), gone, loopback]).unwrap();
+        let hops = [loopback.clone(), gone, loopback];
+        assert_eq!(kernel.look(&hops, |_| true).unwrap().len(), 1);
+        let ways = kernel.look(&hops, |_| false).unwrap();
         let link = ways[0].link.clone().unwrap();
         assert_eq!(link.name, "lo");
         assert!(link.flags.contains(LinkFlags::Loopback));
