@@ -160,12 +160,12 @@ pub const CUSTOM_CONDITIONS: &str = "KernelDeadlock=True,ReadonlyFilesystem=True
     CperHardwareErrorFatal=True,CorruptDockerOverlay2=True,FrequentKubeletRestart=True,FrequentDockerRestart=True,\
     FrequentContainerdRestart=True,FrequentUnregisterNetDevice=True,KubeletUnhealthy=True,\
     ContainerRuntimeUnhealthy=True,NetworkUnavailable=True";
-/// 400 ms between HTTP/2 PINGs on the connection of the watch: with [`API_PING_TIMEOUT`] and what is left of
-/// [`API_GRACE`] after it, a server that stops answering is called lost between 1.0 and 1.4 seconds later.
-pub const API_PING_INTERVAL: Duration = Duration::from_millis(400);
+/// 450 ms between HTTP/2 PINGs on the connection of the watch: with [`API_PING_TIMEOUT`] and what is left of
+/// [`API_GRACE`] after it, a server that stops answering is called lost between 1.0 and 1.45 seconds later.
+pub const API_PING_INTERVAL: Duration = Duration::from_millis(450);
 /// Half a second for the answer to a PING, which a healthy API server gives within a round trip.
 pub const API_PING_TIMEOUT: Duration = Duration::from_millis(500);
-/// 4 seconds between questions to a server without HTTP/2: ten times [`API_PING_INTERVAL`], as each is a request.
+/// 4 seconds between questions to a server without HTTP/2: nine times [`API_PING_INTERVAL`], as each is a request.
 pub const API_ASK_INTERVAL: Duration = Duration::from_secs(4);
 /// 1 second from the loss of the API server to the verdict that goes by it: a restart of one of several servers
 /// behind one address is over by then.
@@ -276,9 +276,13 @@ pub const DNS_AGAIN: Duration = Duration::from_millis(400);
 pub const DNS_STAGGER: Duration = Duration::from_millis(100);
 /// 1 second for netlink, which needs less than a millisecond unless the kernel's network configuration is locked.
 pub const NETLINK_DEADLINE: Duration = Duration::from_secs(1);
-/// Default routes are read again after this many times the time that it took: at every sample on most hosts, at 2.5
-/// percent of a core with a million routes.
+/// Where they change all the time, default routes are read again after this many times the time that it took: at every
+/// sample on most hosts, at 2.5 percent of a core with a million routes.
 pub const ROUTES_REST: u32 = 40;
+/// 5 seconds after which they are read again although the kernel told of no change: it tells of nearly all.
+pub const ROUTES_KEPT: Duration = Duration::from_secs(5);
+/// 4 KiB for what it tells of changes, of which it only matters that there are some.
+pub const ROUTES_NEWS: usize = 4 * 1024;
 /// Attempts at reading routes that change meanwhile.
 pub const DUMP_ATTEMPTS: usize = 3;
 /// Ways out that are looked at, each leg of a multipath route for itself: twice what a router with two times eight

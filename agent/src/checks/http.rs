@@ -1,18 +1,14 @@
 //! Checks that ask a local HTTP server: `okd_router_1936`, `kubelet`, and those of `HTTP_PROBES`.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{
-    Request, StatusCode, Uri,
-    body::Bytes,
-    client::conn::http1,
-    header::{HOST, USER_AGENT},
+use hyper::{StatusCode, Uri};
+
+use super::{
+    Check, Kind, OnUnknown,
+    exchange::{Answer, get},
+    runner::Probe,
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use super::{Check, Kind, OnUnknown, runner::Probe};
 use crate::{config, model::Outcome};
 
 pub(super) const ROUTER: Check = Check {
@@ -124,7 +120,10 @@ fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> 
     let sample = move || -> super::runner::Sampling {
         let url = url.clone();
         Box::pin(async move {
-            let asked = tokio::time::timeout(timeout, ask(&url, expects)).await;
+            // A connection of its own each time: a router that does not accept any is broken, whatever it did with old
+            // ones.
+            let exchange = get(&url, matches!(expects, Expects::Body(_)));
+            let asked = tokio::time::timeout(timeout, exchange).await;
             match asked {
                 Ok(Ok(answer)) => judge(&url, expects, &answer),
                 Ok(Err(why)) => Outcome::Fail(format!("GET {url}: {why}")),
@@ -136,12 +135,6 @@ fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> 
     };
     // The text that names the URL comes first.
     Probe { name, timeout: timeout + Duration::from_secs(1), sample: Box::new(sample) }
-}
-
-struct Answer {
-    status: StatusCode,
-    /// Empty where nobody wants it.
-    body: Bytes,
 }
 
 fn judge(url: &Uri, expects: Expects, answer: &Answer) -> Outcome {
@@ -161,60 +154,6 @@ fn judge(url: &Uri, expects: Expects, answer: &Answer) -> Outcome {
         }
         _ => Outcome::Pass,
     }
-}
-
-/// A body that is compared is short.
-const BODY: usize = 4 * 1024;
-/// A head of headers without end is an error.
-const HEAD: usize = 16 * 1024;
-
-/// A connection of its own each time: a router that does not accept any is broken, whatever it did with old ones.
-async fn ask(url: &Uri, expects: Expects) -> Result<Answer, String> {
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let stream = TcpStream::connect((host, url.port_u16().unwrap_or(80)))
-        .await
-        .map_err(|error| text(&error))?;
-    let (mut sender, connection) = http1::Builder::new()
-        .max_buf_size(HEAD)
-        .handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| text(&error))?;
-    let path = url.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.authority().map_or(host, |authority| authority.as_str());
-    let request = Request::get(path)
-        .header(HOST, authority)
-        .header(USER_AGENT, concat!("tocsin/", env!("CARGO_PKG_VERSION")))
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| text(&error))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|error| text(&error))?;
-        let status = response.status();
-        let body = match expects {
-            Expects::Success => Bytes::new(),
-            Expects::Body(_) => {
-                let body = Limited::new(response.into_body(), BODY).collect().await;
-                body.map_err(|error| error.to_string())?.to_bytes()
-            }
-        };
-        Ok(Answer { status, body })
-    };
-    // Here, not in a task of its own: it ends with this sample.
-    let mut connection = std::pin::pin!(connection);
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        ended = &mut connection => match ended {
-            // What has been read before the end is still to be taken.
-            Ok(()) => exchange.await,
-            Err(error) => Err(text(&error)),
-        },
-    }
-}
-
-/// The last cause says most.
-fn text(error: &(dyn Error + 'static)) -> String {
-    let last = std::iter::successors(Some(error), |&error| error.source()).last();
-    last.unwrap_or(error).to_string()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod cluster;
 pub mod container_runtime;
 mod custom_conditions;
 pub mod disk_pressure;
+mod exchange;
 mod filesystem_ro;
 pub mod http;
 mod io_errors;

@@ -1,6 +1,6 @@
 //! Timers of the connection to the API server, each a timer of the kernel's.
 //!
-//! A PING every 400 ms and the deadline for its answer are all that this thread ever waits for, day and night. tokio's
+//! A PING every 450 ms and the deadline for its answer are all that this thread ever waits for, day and night. tokio's
 //! timers go by a wheel: one that is 400 ms away wakes its thread twice, and to set it writes to an eventfd, which
 //! wakes the thread once more. A timerfd wakes it once, in its time.
 
