@@ -59,10 +59,7 @@ pub enum Refused {
     #[error("more than {MAX_NAMES} checks in one request")]
     TooMany,
     /// 400
-    #[error(
-        "the name of a check has at most {} bytes, and no control characters",
-        config::NAME_BYTES
-    )]
+    #[error("the name of a check has at most {} bytes", config::NAME_BYTES)]
     NoName,
 }
 
@@ -100,7 +97,7 @@ impl Question {
 
 fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
     for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        if name.len() > config::NAME_BYTES || name.chars().any(char::is_control) {
+        if name.len() > config::NAME_BYTES {
             return Err(Refused::NoName);
         }
         if names.iter().all(|other| other != name) {
@@ -501,9 +498,7 @@ mod tests {
         for (name, is_one) in [
             ("x".repeat(config::NAME_BYTES), true),
             ("x".repeat(config::NAME_BYTES + 1), false),
-            ("a%00b".to_owned(), false),
-            ("a%C2%85b".to_owned(), false),
-            ("a%22b".to_owned(), true),
+            ("a%00b".to_owned(), true),
         ] {
             for parameter in ["check", "exclude"] {
                 let found = Question::parse(&format!("{parameter}={name}"));

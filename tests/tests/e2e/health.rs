@@ -44,6 +44,9 @@ fn an_unknown_check_fails() {
     // Whatever is asked for is only ever data.
     let health = agent.health("?check=%22%0a%3Cb%3E");
     assert_eq!(health.failure("\"\n<b>"), Some("Unknown check: \"\n<b>"));
+    // None is as long as this, and it would be repeated in the answer.
+    assert_eq!(agent.get(&format!("/health?check={}", "x".repeat(63))).status, 503);
+    assert_eq!(agent.get(&format!("/health?check={}", "x".repeat(64))).status, 400);
 }
 
 #[test]
