@@ -146,6 +146,8 @@ where
                 return End::Closed;
             }
             if let Next::More = next {
+                // Others have their turn: a probe does not wait until all that some ask ahead is answered.
+                tokio::task::yield_now().await;
                 continue;
             }
             let Next::Wait(Waiting { route, format, shape, len, body }) = next else { break next };
@@ -195,8 +197,9 @@ const TLS_HANDSHAKE: u8 = 22;
 /// What an idle connection keeps of its buffer.
 const IDLE_BYTES: usize = 512;
 
-/// What is written before more is rendered: whoever sends many small requests and takes no answer has this much held.
-const BATCH_BYTES: usize = 16 * 1024;
+/// What is written before more is rendered, and before others have their turn: whoever sends many small requests and
+/// takes no answer has this much held, and hundreds of such connections make a turn of milliseconds.
+const BATCH_BYTES: usize = 4 * 1024;
 
 /// Answers whole requests, as many of them as came at once or as make a batch.
 fn answer_all(
