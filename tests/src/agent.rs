@@ -303,6 +303,15 @@ impl Agent {
         }
     }
 
+    /// Waits for a line of the log with all these words, and returns how many there are. What the log tells is read a
+    /// moment after the answers change.
+    pub fn wait_told(&self, words: &[&str]) -> usize {
+        let all = |line: &&String| words.iter().all(|word| line.contains(word));
+        self.wait_for(&format!("{words:?} in the log"), PATIENCE, |agent| {
+            Some(agent.log().iter().filter(all).count()).filter(|told| *told > 0)
+        })
+    }
+
     /// Waits until `/health` is 503 and `check` fails for a reason with all these words; prints how
     /// long after the injection that was.
     pub fn wait_failure(&self, since: Instant, check: &str, words: &[&str]) -> String {

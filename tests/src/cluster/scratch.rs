@@ -41,10 +41,14 @@ impl Scratch {
         self.0.path().join(name)
     }
 
+    /// As a whole: tests that run at the same time write the same files, and read them.
     pub(super) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, contents)
-            .unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+        let written = tempfile::NamedTempFile::new_in(self.0.path()).and_then(|file| {
+            fs::write(file.path(), contents)?;
+            file.persist(&path).map_err(Into::into)
+        });
+        written.unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
         path
     }
 

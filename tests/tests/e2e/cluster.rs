@@ -91,7 +91,7 @@ fn a_node_that_is_not_there_is_not_ready() {
     // Its kubelet registers it again.
     let _node = cluster.node("cluster-deleted");
     follows(&agent, "node_ready", None);
-    assert!(agent.log().iter().any(|line| line.contains("the cluster has no Node")));
+    agent.wait_told(&["the cluster has no Node"]);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn without_the_nodes_name_what_needs_it_is_an_error() {
     }
     assert_eq!(agent.health("?check=filesystem_ro,io_errors,io_stall").status, 200);
     assert_eq!(agent.get("/nodename").body, "Node: \"\"");
-    assert!(agent.log().iter().any(|line| line.contains("NODE_NAME is not set")));
+    agent.wait_told(&["NODE_NAME is not set"]);
 }
 
 #[test]

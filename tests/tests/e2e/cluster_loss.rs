@@ -75,9 +75,12 @@ fn is_well(status: u16, words: &str) -> bool {
     status == 200 && words.is_empty()
 }
 
-fn warnings(agent: &Agent) -> usize {
-    let log = agent.log();
-    log.iter().filter(|line| line.contains("Kubernetes API appears to be down")).count()
+/// The log tells of so many losses, and of no more.
+fn warned(agent: &Agent, times: usize) {
+    const WORDS: &str = "Kubernetes API appears to be down";
+    let what = format!("{times} times {WORDS:?} in the log");
+    agent.wait_for(&what, PATIENCE, |agent| (agent.wait_told(&[WORDS]) >= times).then_some(()));
+    assert_eq!(agent.wait_told(&[WORDS]), times);
 }
 
 fn agent_with(sandbox: &Sandbox, kubeconfig: &Path, node: &str, on_api_loss: &str) -> Agent {
@@ -101,12 +104,11 @@ fn killed_stopped_and_wiped() {
     let words = changes(&agent, "killed", [GRACE / 2, LOST], is_open);
     assert!(words.contains("refused"), "{words}");
     assert_eq!(agent.health("").status, 200);
-    assert_eq!(warnings(&agent), 1);
-    let log = agent.log();
-    assert!(log.iter().any(|line| line.contains("Assuming node is ready.")), "{log:?}");
+    warned(&agent, 1);
+    agent.wait_told(&["Assuming node is ready."]);
     cluster.start_api();
     changes(&agent, "started again", [Duration::ZERO, BACK], is_well);
-    assert_eq!(warnings(&agent), 1);
+    warned(&agent, 1);
 
     // It accepts connections and never answers: only PINGs tell.
     cluster.stop_api();
@@ -119,7 +121,7 @@ fn killed_stopped_and_wiped() {
     say(&format!("MEASURED first answer with a hanging API after {:?}: {words}", began.elapsed()));
     assert!(is_open(status, &words), "{status} {words}");
     assert_eq!(other.terminate().code(), Some(0));
-    assert_eq!(warnings(&agent), 2);
+    warned(&agent, 2);
     cluster.resume_api();
     changes(&agent, "resumed", [Duration::ZERO, BACK], is_well);
 
@@ -138,7 +140,7 @@ fn killed_stopped_and_wiped() {
         assert!(is_well(status, &words), "{status} {words}");
         thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(warnings(&agent), 2);
+    warned(&agent, 2);
 
     // Another cluster in its place, whose resource versions begin anew, and which has no such Node.
     cluster.start_api_wiped();
@@ -220,7 +222,7 @@ fn an_api_that_cannot_be_reached_at_the_start() {
         say(&format!("MEASURED first answer, API refused, {policy}, after {took:?}: {words}"));
         assert_eq!(found, status, "{words}");
         assert!(words.contains("refused"), "{words}");
-        assert_eq!(warnings(&agent), 1);
+        warned(&agent, 1);
         assert_eq!(agent.terminate().code(), Some(0));
     }
     let agent = agent_with(&sandbox, &kubeconfig, node.name(), "open");
@@ -267,7 +269,7 @@ fn an_api_that_refuses() {
         words.contains("it answers 403: Forbidden") && words.contains("cannot list"),
         "{words}"
     );
-    assert_eq!(warnings(&agent), 1);
+    warned(&agent, 1);
     for (status, body) in [
         (404, "<html>not here</html>"),
         (429, "{}"),
@@ -322,7 +324,7 @@ fn a_server_without_http2_is_asked_now_and_then() {
     let node = cluster.node("loss-http1");
     let agent = Agent::start_with(&sandbox, on(&cluster, &node));
     follows(&agent, "node_ready", None);
-    assert!(agent.log().iter().any(|line| line.contains("speaks HTTP/1.1 only")));
+    agent.wait_told(&["speaks HTTP/1.1 only"]);
     node.set_ready("False", "KubeletNotReady");
     follows(&agent, "node_ready", Some("KubeletNotReady"));
     node.set_ready("True", "KubeletReady");
@@ -418,9 +420,5 @@ fn an_agent_that_stood_still_catches_up() {
     changes(&agent, "awake", [Duration::ZERO, BACK], is_well);
     node.set_ready("False", "KubeletNotReady");
     follows(&agent, "node_ready", Some("KubeletNotReady"));
-    let log = agent.log();
-    let told = log
-        .iter()
-        .any(|line| line.contains("the Node fails a check") && line.contains("KubeletNotReady"));
-    assert!(told, "{log:?}");
+    agent.wait_told(&["the Node fails a check", "KubeletNotReady"]);
 }

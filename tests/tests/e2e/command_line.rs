@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Output;
 
-use e2e::agent::{PATIENCE, run_cli};
+use e2e::agent::run_cli;
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
 use rustix::process::Signal;
 
@@ -115,9 +115,7 @@ fn stopping_with_half_a_request(sandbox: &Sandbox) -> (Agent, TcpStream) {
     // Answered by the same loop, so the half request has been accepted before the signal.
     assert_eq!(agent.health("").status, 200);
     agent.signal(Signal::TERM);
-    agent.wait_for("the log says that it stops", PATIENCE, |agent| {
-        agent.log().iter().any(|line| line.contains("stopping")).then_some(())
-    });
+    agent.wait_told(&["stopping"]);
     (agent, client)
 }
 
@@ -139,7 +137,7 @@ fn a_second_signal_ends_it_at_once() {
     let (mut agent, _client) = stopping_with_half_a_request(&sandbox);
     agent.signal(Signal::TERM);
     assert_eq!(agent.wait_exit().code(), Some(1));
-    assert!(agent.log().iter().any(|line| line.contains("second signal")), "{:?}", agent.log());
+    agent.wait_told(&["second signal"]);
 }
 
 /// The runs of all programs that the agent holds, from the kernel's own statistics.
