@@ -96,7 +96,10 @@ fn an_ordinary_user_with_an_unreadable_tracefs() {
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     // The binary may lie where only root can go.
     let binary = sandbox.path("tocsin");
-    fs::copy(e2e::agent::binary(), &binary).unwrap();
+    // By a process of its own: what this one has open for writing, a child of another test may have open too, and
+    // then it cannot be run.
+    let copied = std::process::Command::new("cp").arg(e2e::agent::binary()).arg(&binary).status();
+    assert!(copied.unwrap().success());
     let run = sandbox.path("run");
     fs::create_dir(&run).unwrap();
     std::os::unix::fs::chown(&run, Some(65534), Some(65534)).unwrap();
