@@ -14,6 +14,8 @@ use tokio::net::{TcpStream, lookup_host};
 const BODY: usize = 4 * 1024;
 /// A head of headers without end is an error.
 const HEAD: usize = 16 * 1024;
+/// 48 KiB for all of it: answers before the answer, and what is between and behind chunks, have no end of their own.
+const ALL: usize = HEAD + 8 * BODY;
 /// More than any server sends.
 const HEADERS: usize = 100;
 
@@ -36,6 +38,8 @@ pub(super) enum Failure {
     LongHead,
     #[error("message body is too large")]
     LongBody,
+    #[error("message is too large")]
+    Long,
     #[error("its length cannot be read")]
     BadLength,
     #[error("connection closed before message completed")]
@@ -117,6 +121,13 @@ enum Framing {
 
 /// The answer, if `bytes` are all of it that anybody wants. Pure.
 fn read(bytes: &[u8], is_end: bool, wants_body: bool) -> Result<Option<Answer>, Failure> {
+    match whole(bytes, is_end, wants_body)? {
+        None if bytes.len() > ALL => Err(Failure::Long),
+        answer => Ok(answer),
+    }
+}
+
+fn whole(bytes: &[u8], is_end: bool, wants_body: bool) -> Result<Option<Answer>, Failure> {
     let mut rest = bytes;
     loop {
         let mut headers = [EMPTY_HEADER; HEADERS];
@@ -255,6 +266,12 @@ mod tests {
                 false,
                 Err("message head is too large"),
             ),
+            (
+                &"HTTP/1.1 100 Continue\r\n\r\n".repeat(ALL / 25 + 1),
+                false,
+                Err("message is too large"),
+            ),
+            (&format!("{chunked}1;{}", "x".repeat(ALL)), false, Err("message is too large")),
         ] {
             let expected =
                 expected.map(|found| found.map(|(status, body)| (status, body.to_owned())));

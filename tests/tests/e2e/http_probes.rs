@@ -24,11 +24,19 @@ enum Does {
     Closes,
     /// A head without end, a line every millisecond.
     HeadsForEver,
+    /// Says the first, and then the second without end, as fast as it is taken.
+    Floods(&'static str, &'static str),
     /// A right head and a byte of the body now and then.
     DripsBody,
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+/// What follows belongs to the length of the first chunk, up to the end of the line.
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+/// What follows is a body.
+const ENDLESS: &str = "HTTP/1.1 200 OK\r\n\r\n";
 
 /// A server on loopback that can change its mind, and counts who asks.
 struct Server {
@@ -106,6 +114,10 @@ fn serve(mut stream: TcpStream, does: &Does, done: &AtomicBool) {
             let _head = stream.write_all(b"HTTP/1.1 200 OK\r\n");
             waits(&mut stream, b"X-Header: more\r\n", 1);
         }
+        Does::Floods(head, each) => {
+            let _head = stream.write_all(head.as_bytes());
+            waits(&mut stream, each.repeat(1000).as_bytes(), 0);
+        }
         Does::DripsBody => {
             let _head = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
             waits(&mut stream, b"o", 100);
@@ -156,6 +168,7 @@ fn the_router_is_any_2xx() {
         (Does::Closes, Some(": connection closed before message completed")),
         (Does::Says("SSH-2.0-OpenSSH_9.2p1\r\n"), Some(": invalid HTTP version")),
         (Does::HeadsForEver, Some(": message head is too large")),
+        (Does::Floods("", CONTINUE), Some(": message is too large")),
         (Does::DripsBody, None),
         (Does::Hangs, Some(": no answer within 5 s")),
         (Does::Says(OK), None),
@@ -183,16 +196,21 @@ fn the_kubelet_has_to_say_ok() {
             .env("DEFAULT_CHECKS", "kubelet,io_stall");
     });
     assert_eq!(agent.health("").status, 200);
-    // In the default set it runs by itself.
-    let before = server.asked();
-    thread::sleep(Duration::from_secs(1));
-    assert!((5..=11).contains(&(server.asked() - before)), "{}", server.asked() - before);
+    // In the default set it runs by itself, as often as it should.
+    let (before, began) = (server.asked(), Instant::now());
+    agent.wait_for("samples", PATIENCE, |_| (server.asked() >= before + 10).then_some(()));
+    assert!(began.elapsed() >= Duration::from_millis(800), "{:?}", began.elapsed());
+    let resident = agent.resident_kib();
     for (does, failure) in [
         (
             Does::Says("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfail"),
             Some(": 200, but \"fail\" instead of \"ok\""),
         ),
         (Does::Says("HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nok"), Some(": 500")),
+        (Does::Floods("", CONTINUE), Some(": message is too large")),
+        (Does::Says(OK), None),
+        (Does::Floods(CHUNKED, "x"), Some(": message is too large")),
+        (Does::Floods(ENDLESS, "ok"), Some(": message body is too large")),
         (Does::DripsBody, Some(": no answer within 1 s")),
         (Does::Hangs, Some(": no answer within 1 s")),
         (Does::Says(OK), None),
@@ -201,6 +219,9 @@ fn the_kubelet_has_to_say_ok() {
         server.does(does);
         waits_for(&agent, "kubelet", failure);
     }
+    let after = agent.resident_kib();
+    say(&format!("MEASURED resident KiB {resident}, and {after} after all that was sent"));
+    assert!(after < resident + 4096, "{resident} KiB before and {after} after");
 }
 
 #[test]
