@@ -134,8 +134,14 @@ impl Looker {
         let stale = self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE);
         // Asked in any case, and before it is read: what changes after that is another change.
         let is_same = self.same.as_mut().is_some_and(Same::is_same);
-        if stale || !is_same {
-            read_whole(&self.mountinfo, &mut self.next)?;
+        if (stale || !is_same)
+            && let Err(error) = read_whole(&self.mountinfo, &mut self.next)
+        {
+            // What has changed is not known, and will not be told again.
+            if let Some(same) = &mut self.same {
+                same.forget();
+            }
+            return Err(error);
         }
         if stale || (!is_same && self.next != self.text) {
             let table = MountTable::parse(&self.next);

@@ -24,6 +24,8 @@ const ALL: u64 = u64::MAX;
 /// `STATMOUNT_SB_BASIC` and `STATMOUNT_MNT_OPTS` (linux/mount.h).
 const SUPERBLOCK: u32 = 0x1;
 const OPTIONS: u32 = 0x80;
+/// No mount's number.
+const UNKNOWN: u64 = 0;
 /// A page for one answer: options are some hundred bytes.
 const ANSWER: usize = 4096;
 /// Up to which answer a list is asked for at once.
@@ -86,11 +88,15 @@ impl Same {
 
     /// Asks about these from now on: the next answer is that the table has to be read.
     pub(super) fn watch(&mut self, devices: impl IntoIterator<Item = Dev>) {
+        self.forget();
+        self.mounts = devices.into_iter().map(|device| (device, UNKNOWN)).collect();
+        // What it does not find cannot be asked about, and the table is read each time.
+        let _refused = self.find();
+    }
+
+    /// The table could not be read: the next answer is that it has to be.
+    pub(super) fn forget(&mut self) {
         self.seen = None;
-        self.mounts = devices.into_iter().map(|device| (device, 0)).collect();
-        if self.find().is_err() {
-            self.mounts.clear();
-        }
     }
 
     /// Whether the kernel tells of a change of its mounts, or cannot.
@@ -105,6 +111,9 @@ impl Same {
         let mut answers = Vec::with_capacity(64 * self.mounts.len());
         let mut answer = [0; ANSWER];
         for mount in self.mounts.values() {
+            if *mount == UNKNOWN {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             let wanted = SUPERBLOCK | OPTIONS;
             let answer = self.statmount(*mount, wanted, &mut answer)?;
             let told = number(answer, MASK);
@@ -212,12 +221,20 @@ mod tests {
         };
         assert!(!same.is_same(), "never read");
         same.watch(table.lines().filter_map(device));
-        assert!(same.mounts.values().all(|mount| *mount != 0), "{:?}", same.mounts);
+        assert!(same.mounts.values().all(|mount| *mount != UNKNOWN), "{:?}", same.mounts);
         assert!(!same.is_same(), "not read since");
         // Other tests mount.
         assert!((0..100).any(|_| same.is_same()));
         let seen = String::from_utf8_lossy(same.seen.as_deref().unwrap()).into_owned();
         assert!(seen.contains("mode=") || seen.contains("size="), "{seen:?}");
+        // A table that could not be read then.
+        same.forget();
+        assert!(!same.is_same());
+        // listmount(2) is refused, by a seccomp filter or for want of a privilege: nothing is the same ever.
+        let mut refused = Same::new(path).unwrap();
+        refused.namespace = 1;
+        refused.watch(table.lines().filter_map(device));
+        assert!((0..3).all(|_| !refused.is_same()));
         // A mount that is gone.
         same.mounts.insert(Dev::new(0, 0), 1);
         assert!(!same.is_same() && !same.is_same());
