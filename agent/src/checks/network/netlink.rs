@@ -75,6 +75,9 @@ struct Routes {
     /// How long that took.
     took: Duration,
     has_changed: bool,
+    /// They were read because of news, which the kernel tells of some changes before it makes them (an address or a
+    /// route of IPv4's that goes): they are read once more.
+    once_more: bool,
     news: Socket,
 }
 
@@ -83,7 +86,8 @@ impl Routes {
     fn are_fresh(&mut self) -> bool {
         self.has_changed |= is_told(&self.news);
         let age = self.at.elapsed();
-        age < self.took * config::ROUTES_REST || (!self.has_changed && age < config::ROUTES_KEPT)
+        age < self.took * config::ROUTES_REST
+            || (!self.has_changed && !self.once_more && age < config::ROUTES_KEPT)
     }
 }
 
@@ -133,11 +137,15 @@ impl Kernel {
         {
             return Ok(routes.hops.clone());
         }
-        let news = self.routes.take().map_or_else(listen, |routes| Ok(routes.news))?;
+        let (news, once_more) = match self.routes.take() {
+            Some(routes) => (routes.news, routes.has_changed),
+            None => (listen()?, false),
+        };
         let at = Instant::now();
         let hops: Arc<[Hop]> = self.default_routes()?.into();
         let took = at.elapsed();
-        let routes = Routes { hops: hops.clone(), at: at + took, took, has_changed: false, news };
+        let routes =
+            Routes { hops: hops.clone(), at: at + took, took, has_changed: false, once_more, news };
         self.routes = Some(routes);
         Ok(hops)
     }
