@@ -14,12 +14,10 @@ use crate::cluster::{follows, on};
 
 /// A loss changes nothing before.
 const GRACE: Duration = Duration::from_secs(1);
-/// The server's last answer can be that old when it stops: see [`ControlPlane::stop_api`].
-const QUICK: Duration = Duration::from_millis(100);
-/// A loss has changed everything after; and a quarter of a second for this machine.
-const LOST: Duration = Duration::from_millis(1500 + 250);
-/// What is back is heard after; and as much for this machine.
-const BACK: Duration = Duration::from_millis(2000 + 250);
+/// A loss has changed everything after 1.5 s; and as much again for this machine.
+const LOST: Duration = Duration::from_secs(3);
+/// What is back is heard after 2 s; and as much for this machine.
+const BACK: Duration = Duration::from_secs(4);
 /// Half of the answers take this long at most, whatever the API server does: they take half a millisecond, on a
 /// machine that does nothing else.
 const ANSWER: Duration = Duration::from_millis(25);
@@ -112,7 +110,8 @@ fn killed_stopped_and_wiped() {
 
     // It accepts connections and never answers: only PINGs tell.
     cluster.stop_api();
-    let words = changes(&agent, "stopped", [GRACE - QUICK, LOST], is_open);
+    // A PING may have been without an answer for half a second by then.
+    let words = changes(&agent, "stopped", [GRACE / 2, LOST], is_open);
     assert!(words.contains("PING") || words.contains("no answer"), "{words}");
     // An agent that starts now answers all the same.
     let began = Instant::now();
@@ -125,9 +124,9 @@ fn killed_stopped_and_wiped() {
     cluster.resume_api();
     changes(&agent, "resumed", [Duration::ZERO, BACK], is_well);
 
-    // A pause that is shorter than the grace is nobody's business.
+    // A pause that no PING notices is nobody's business.
     cluster.stop_api();
-    let until = Instant::now() + Duration::from_millis(700);
+    let until = Instant::now() + Duration::from_millis(400);
     while Instant::now() < until {
         let (status, words, _) = look(&agent);
         assert!(is_well(status, &words), "{status} {words}");
@@ -334,7 +333,7 @@ fn a_server_without_http2_is_asked_now_and_then() {
     });
     cluster.stop_api();
     // Four seconds between questions, one for the answer, one of grace.
-    changes(&agent, "stopped", [GRACE, Duration::from_millis(6250)], is_open);
+    changes(&agent, "stopped", [GRACE, Duration::from_secs(9)], is_open);
     cluster.resume_api();
     changes(&agent, "resumed", [Duration::ZERO, BACK], is_well);
 }
@@ -398,10 +397,10 @@ fn what_a_login_plugin_or_a_broken_file_says_is_nobodys_business() {
         "kind": "ExecCredential",
         "status": { "token": cluster.token("admin") },
     });
-    std::fs::write(&kubeconfig, plugin(&format!("sleep 2; echo '{status}'"))).unwrap();
+    std::fs::write(&kubeconfig, plugin(&format!("sleep 5; echo '{status}'"))).unwrap();
     let began = Instant::now();
     let agent = agent_with(&sandbox, &kubeconfig, node.name(), "open");
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     changes(&agent, "a slow login", [Duration::ZERO, 2 * BACK], is_well);
 }
 
