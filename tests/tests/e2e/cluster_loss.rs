@@ -397,10 +397,11 @@ fn what_a_login_plugin_or_a_broken_file_says_is_nobodys_business() {
         "kind": "ExecCredential",
         "status": { "token": cluster.token("admin") },
     });
-    std::fs::write(&kubeconfig, plugin(&format!("sleep 5; echo '{status}'"))).unwrap();
+    std::fs::write(&kubeconfig, plugin(&format!("sleep 2; echo '{status}'"))).unwrap();
     let began = Instant::now();
     let agent = agent_with(&sandbox, &kubeconfig, node.name(), "open");
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // It is run twice.
+    assert!(began.elapsed() < Duration::from_millis(3500), "{:?}", began.elapsed());
     changes(&agent, "a slow login", [Duration::ZERO, 2 * BACK], is_well);
 }
 
