@@ -15,11 +15,12 @@ use tracing::{error, info, warn};
 use crate::{
     checks::{Policy, disk_pressure::Fullest},
     cluster::{self, Cluster, source::Source, stats::ApiStats},
-    config::{self, Config},
+    config::Config,
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{Command, Published, loader::HookState, task::Kernel},
     model::{FaultView, NodeView},
+    serve,
     serve::{
         BACKLOG,
         admin::Admin,
@@ -55,7 +56,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (tls, certificate) = start_tls(&config, &stats_of_door)?;
     let paths = host_paths(&config)?;
     let files = raise_open_files();
-    let connections = (files.saturating_sub(config::OTHER_FILES) / 2).max(64);
+    let connections = (files.saturating_sub(serve::settings::OTHER_FILES) / 2).max(64);
     if connections < config.door.connections {
         let asked = config.door.connections;
         warn!(asked, connections, files, "MAX_CONNECTIONS: this process may not open enough files");
@@ -66,7 +67,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
     let (faults_to_tell, to_tell) = oneshot::channel();
     let (mut cluster, node) = start_cluster(&config, &policy, to_tell, &api)?;
     let (kernel, published) =
-        Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
+        Kernel::start(&config.kernel, &paths, commanded).await.context("read the mount table")?;
     // Nobody is answered before the answer is right, or is known not to come.
     if let Some(cluster) = &mut cluster {
         cluster.first_word().await;
@@ -107,7 +108,7 @@ pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> 
         let handler = handler.clone();
         async move { handler.handle(request).await }
     };
-    let limit = connections.min(config::CONNECTIONS.get());
+    let limit = connections.min(serve::settings::CONNECTIONS.get());
     spawn(&mut listeners, "admin", serve("admin", limit, admin, handle, stopped.clone()));
     let socket_file = open_control(&config, &commands, &mut listeners, &stopped);
     let mut sources: JoinSet<Ended> = JoinSet::new();
@@ -239,7 +240,7 @@ fn open_control(
                 let handler = handler.clone();
                 async move { handler.handle(request).await }
             };
-            let limit = config::CONTROL_CONNECTIONS;
+            let limit = serve::settings::CONTROL_CONNECTIONS;
             let task = serve("control", limit, listener, handle, stopped.clone());
             spawn(listeners, "control", task);
             Some(file)

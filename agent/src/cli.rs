@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duratio
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
 
-use crate::{checks::OnApiLoss, config, serve::weight};
+use crate::{checks, checks::OnApiLoss, kernel, serve, serve::weight};
 
 /// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this
 /// host should get traffic, and why.
@@ -44,7 +44,7 @@ pub struct AgentArgs {
     #[arg(long, env = "ON_API_LOSS", value_enum, default_value_t, value_name = "POLICY")]
     pub on_api_loss: OnApiLoss,
     /// Conditions of the Node that fail `custom_conditions`: types, or type=status
-    #[arg(long, env = "CUSTOM_CONDITIONS", default_value = config::CUSTOM_CONDITIONS, value_name = "LIST")]
+    #[arg(long, env = "CUSTOM_CONDITIONS", default_value = checks::settings::CUSTOM_CONDITIONS, value_name = "LIST")]
     pub custom_conditions: String,
     /// Tell the cluster what the kernel says, as conditions of the Node and events
     #[arg(long, env = "PUBLISH_CONDITIONS", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
@@ -57,22 +57,22 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub probes: ProbeArgs,
     /// Address of the health listener
-    #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    #[arg(long, env = "LISTEN_ADDR", default_value_t = serve::settings::LISTEN_ADDR, value_name = "IP")]
     pub listen_addr: IpAddr,
     /// Port of the health listener; 0 for any
-    #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
+    #[arg(long, env = "LISTEN_PORT", default_value_t = serve::settings::LISTEN_PORT, value_name = "PORT")]
     pub listen_port: u16,
     /// How load balancers are answered.
     #[command(flatten)]
     pub door: DoorArgs,
     /// Address of the admin listener: /faults and /metrics
-    #[arg(long, env = "ADMIN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    #[arg(long, env = "ADMIN_ADDR", default_value_t = serve::settings::LISTEN_ADDR, value_name = "IP")]
     pub admin_addr: IpAddr,
     /// Port of the admin listener; 0 for any
-    #[arg(long, env = "ADMIN_PORT", default_value_t = config::ADMIN_PORT, value_name = "PORT")]
+    #[arg(long, env = "ADMIN_PORT", default_value_t = serve::settings::ADMIN_PORT, value_name = "PORT")]
     pub admin_port: u16,
     /// Socket for actions such as `tocsin faults clear`, for root only
-    #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
+    #[arg(long, env = "CONTROL_SOCKET", default_value = serve::settings::CONTROL_SOCKET, value_name = "PATH")]
     pub control_socket: PathBuf,
     /// Checks that /health runs when it is not told which [default: `filesystem_ro,io_errors,io_stall`, and `node_ready` where there is a cluster]
     #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
@@ -87,7 +87,7 @@ pub struct AgentArgs {
     pub bpf_log: bool,
     /// How changes of the mount table are noticed between re-reads
     #[arg(long, env = "MOUNT_HOOKS", value_enum, default_value_t, value_name = "HOW")]
-    pub mount_hooks: config::MountHooks,
+    pub mount_hooks: kernel::settings::MountHooks,
     /// Mount points that are faulty when read-only, even when they were so from the start
     #[arg(long, env = "REQUIRE_WRITABLE", value_delimiter = ',', value_name = "PATHS")]
     pub require_writable: Vec<PathBuf>,
@@ -101,7 +101,7 @@ pub struct AgentArgs {
     #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "900ms", value_name = "TIME")]
     pub reread_interval: Duration,
     /// The mount table to watch
-    #[arg(long, env = "MOUNT_TABLE", default_value = config::MOUNT_TABLE, value_name = "PATH")]
+    #[arg(long, env = "MOUNT_TABLE", default_value = kernel::settings::MOUNT_TABLE, value_name = "PATH")]
     pub mount_table: PathBuf,
     /// Let faults of pods' volumes fail the node's checks
     #[arg(long, env = "FAIL_ON_VOLUMES", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
@@ -122,10 +122,10 @@ pub struct ProbeArgs {
     #[arg(long, env = "PROBE_INTERVAL", value_parser = duration, default_value = "1s", value_name = "TIME")]
     pub probe_interval: Duration,
     /// What `okd_router_1936` asks: any local router's health URL
-    #[arg(long, env = "ROUTER_URL", default_value = config::ROUTER_URL, value_name = "URL")]
+    #[arg(long, env = "ROUTER_URL", default_value = checks::http::ROUTER_URL, value_name = "URL")]
     pub router_url: String,
     /// What `kubelet` asks
-    #[arg(long, env = "KUBELET_URL", default_value = config::KUBELET_URL, value_name = "URL")]
+    #[arg(long, env = "KUBELET_URL", default_value = checks::http::KUBELET_URL, value_name = "URL")]
     pub kubelet_url: String,
     /// Checks of your own: name=url with commas; each passes while its URL answers 2xx
     #[arg(
@@ -154,7 +154,7 @@ pub struct DoorArgs {
     #[arg(long, env = "AGENT_CHECK_ADDR", value_name = "IP")]
     pub agent_check_addr: Option<IpAddr>,
     /// Port of the listener for `HAProxy`'s agent-check; 0 for any
-    #[arg(long, env = "AGENT_CHECK_PORT", default_value_t = config::AGENT_CHECK_PORT, value_name = "PORT")]
+    #[arg(long, env = "AGENT_CHECK_PORT", default_value_t = serve::settings::AGENT_CHECK_PORT, value_name = "PORT")]
     pub agent_check_port: u16,
     /// Tell `HAProxy` `maint` instead of `drain` while the node is cordoned, which also stops its health checks
     #[arg(long, env = "AGENT_CHECK_MAINT", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
@@ -176,7 +176,7 @@ pub struct DoorArgs {
     #[arg(long, env = "HEALTH_THREADS", value_name = "COUNT")]
     pub health_threads: Option<NonZero<usize>>,
     /// Connections to the health listener at once; one more ends one that is idle
-    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = config::CONNECTIONS, value_name = "COUNT")]
+    #[arg(long, env = "MAX_CONNECTIONS", default_value_t = serve::settings::CONNECTIONS, value_name = "COUNT")]
     pub max_connections: NonZero<usize>,
 }
 
@@ -191,10 +191,10 @@ pub struct CheckArgs {
     #[arg(long, env = "HEALTH_URL", value_name = "URL")]
     pub health_url: Option<String>,
     /// Address of this host's agent
-    #[arg(long, env = "LISTEN_ADDR", default_value_t = config::LISTEN_ADDR, value_name = "IP")]
+    #[arg(long, env = "LISTEN_ADDR", default_value_t = serve::settings::LISTEN_ADDR, value_name = "IP")]
     pub listen_addr: IpAddr,
     /// Port of this host's agent
-    #[arg(long, env = "LISTEN_PORT", default_value_t = config::LISTEN_PORT, value_name = "PORT")]
+    #[arg(long, env = "LISTEN_PORT", default_value_t = serve::settings::LISTEN_PORT, value_name = "PORT")]
     pub listen_port: u16,
     /// Look once, without asking an agent
     #[arg(long)]
@@ -203,7 +203,7 @@ pub struct CheckArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
     /// The mount table to look at
-    #[arg(long, env = "MOUNT_TABLE", default_value = config::MOUNT_TABLE, value_name = "PATH")]
+    #[arg(long, env = "MOUNT_TABLE", default_value = kernel::settings::MOUNT_TABLE, value_name = "PATH")]
     pub mount_table: PathBuf,
 }
 
@@ -229,7 +229,7 @@ pub enum FaultsAction {
         /// The fault's id, from `tocsin faults`
         id: String,
         /// The agent's control socket
-        #[arg(long, env = "CONTROL_SOCKET", default_value = config::CONTROL_SOCKET, value_name = "PATH")]
+        #[arg(long, env = "CONTROL_SOCKET", default_value = serve::settings::CONTROL_SOCKET, value_name = "PATH")]
         control_socket: PathBuf,
     },
 }
@@ -306,12 +306,12 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_config() {
+    fn defaults_are_those_of_the_wings() {
         let Command::Agent(args) = Cli::parse_from(["tocsin", "agent"]).command else { panic!() };
-        assert_eq!(args.io_error_window, config::IO_ERROR_WINDOW);
-        assert_eq!(args.io_stall_after, config::IO_STALL_AFTER);
-        assert_eq!(args.reread_interval, config::REREAD_INTERVAL);
-        assert_eq!(args.probes.probe_interval, config::PROBE_INTERVAL);
+        assert_eq!(args.io_error_window, kernel::settings::IO_ERROR_WINDOW);
+        assert_eq!(args.io_stall_after, kernel::settings::IO_STALL_AFTER);
+        assert_eq!(args.reread_interval, kernel::settings::REREAD_INTERVAL);
+        assert_eq!(args.probes.probe_interval, checks::settings::PROBE_INTERVAL);
         assert!(!args.no_ebpf);
     }
 

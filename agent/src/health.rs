@@ -9,13 +9,16 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
+    checks::settings,
     checks::{
         Check, Kind, Known, OnUnknown, Policy,
         runner::{Probes, Sample},
     },
-    config,
     model::{FaultView, Link, NodeView, Outcome},
 };
+
+/// 1 second for which a rendered answer is true although nothing changed: a stuck probe publishes nothing.
+pub const ANSWER_AGE: Duration = Duration::from_secs(1);
 
 /// More names than this in one request are refused: there are not that many checks, and an answer has a
 /// bounded size.
@@ -59,7 +62,7 @@ pub enum Refused {
     #[error("more than {MAX_NAMES} checks in one request")]
     TooMany,
     /// 400
-    #[error("the name of a check has at most {} bytes", config::NAME_BYTES)]
+    #[error("the name of a check has at most {} bytes", settings::NAME_BYTES)]
     NoName,
 }
 
@@ -97,7 +100,7 @@ impl Question {
 
 fn add_names(names: &mut Vec<String>, value: &str) -> Result<(), Refused> {
     for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
-        if name.len() > config::NAME_BYTES {
+        if name.len() > settings::NAME_BYTES {
             return Err(Refused::NoName);
         }
         if names.iter().all(|other| other != name) {
@@ -282,7 +285,7 @@ impl Changes {
         kernel || node || probes
     }
 
-    /// Waits for the next publication, or for [`config::ANSWER_AGE`], which alone can make an answer another one.
+    /// Waits for the next publication, or for [`ANSWER_AGE`], which alone can make an answer another one.
     pub async fn wait(&mut self) {
         /// Whose sender is gone never changes.
         async fn changed<T>(receiver: &mut watch::Receiver<T>) {
@@ -294,7 +297,7 @@ impl Changes {
             () = changed(&mut self.kernel) => {}
             () = changed(&mut self.node) => {}
             () = changed(&mut self.probes) => {}
-            () = tokio::time::sleep(config::ANSWER_AGE) => {}
+            () = tokio::time::sleep(ANSWER_AGE) => {}
         }
     }
 }
@@ -496,8 +499,8 @@ mod tests {
         let repeated = vec!["a"; 1000].join(",");
         assert_eq!(Question::parse(&format!("check={repeated}")).unwrap().checks, ["a"]);
         for (name, is_one) in [
-            ("x".repeat(config::NAME_BYTES), true),
-            ("x".repeat(config::NAME_BYTES + 1), false),
+            ("x".repeat(settings::NAME_BYTES), true),
+            ("x".repeat(settings::NAME_BYTES + 1), false),
             ("a%00b".to_owned(), true),
         ] {
             for parameter in ["check", "exclude"] {

@@ -17,7 +17,9 @@ use rustix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::bounded::{Bounded, Stuck};
-use crate::config;
+
+/// openat2(2) gives up on `..` while anything is mounted anywhere; the next attempt is microseconds later.
+pub const OPEN_RETRIES: usize = 8;
 
 /// The places of the host that the agent reads. Tests and containers have others than `/`.
 #[derive(Clone, Debug)]
@@ -82,7 +84,7 @@ pub fn open_below(root: &Path, path: &Path) -> rustix::io::Result<OwnedFd> {
     let root_fd = open(root, flags | OFlags::DIRECTORY, Mode::empty())?;
     let in_root = || openat2(&root_fd, path, flags, Mode::empty(), ResolveFlags::IN_ROOT);
     let mut found = in_root();
-    for _ in 0..config::OPEN_RETRIES {
+    for _ in 0..OPEN_RETRIES {
         // A link with `..` while something is mounted anywhere: see openat2(2).
         if found.as_ref().err() != Some(&Errno::AGAIN) {
             break;

@@ -9,7 +9,16 @@ use super::{
     exchange::{Answer, get},
     runner::Probe,
 };
-use crate::{config, model::Outcome};
+use crate::{checks::settings, model::Outcome};
+
+/// The router that the readiness endpoint asked which this replaces: `OpenShift`'s, on its metrics port.
+pub const ROUTER_URL: &str = "http://127.0.0.1:1936/healthz/ready";
+/// 5 seconds: what the readiness endpoint gave it.
+pub const ROUTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// kubelet's own default, `--healthz-bind-address` and `--healthz-port`.
+pub const KUBELET_URL: &str = "http://127.0.0.1:10248/healthz";
+/// 1 second for a kubelet that has only to say `ok`.
+pub const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) const ROUTER: Check = Check {
     name: "okd_router_1936",
@@ -78,7 +87,7 @@ pub fn own(text: &str) -> Result<Vec<(&'static Check, Url)>, HttpProbeError> {
             pair.split_once('=').ok_or_else(|| HttpProbeError::Pair(pair.to_owned()))?;
         let (name, url) = (name.trim(), url.parse()?);
         let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_".contains(c);
-        if name.is_empty() || name.len() > config::NAME_BYTES || !name.chars().all(is_name) {
+        if name.is_empty() || name.len() > settings::NAME_BYTES || !name.chars().all(is_name) {
             return Err(HttpProbeError::Name(name.to_owned()));
         }
         if super::find(name).is_some() || checks.iter().any(|(check, _)| check.name == name) {
@@ -100,19 +109,19 @@ pub fn own(text: &str) -> Result<Vec<(&'static Check, Url)>, HttpProbeError> {
 /// The probe of the router.
 #[must_use]
 pub fn router(url: &Url) -> Probe {
-    probe(ROUTER.name, url, Expects::Success, config::ROUTER_TIMEOUT)
+    probe(ROUTER.name, url, Expects::Success, ROUTER_TIMEOUT)
 }
 
 /// The probe of the kubelet.
 #[must_use]
 pub fn kubelet(url: &Url) -> Probe {
-    probe(KUBELET.name, url, Expects::Body("ok"), config::KUBELET_TIMEOUT)
+    probe(KUBELET.name, url, Expects::Body("ok"), KUBELET_TIMEOUT)
 }
 
 /// The probe of one of the operator's own.
 #[must_use]
 pub fn other(name: &'static str, url: &Url) -> Probe {
-    probe(name, url, Expects::Success, config::ROUTER_TIMEOUT)
+    probe(name, url, Expects::Success, ROUTER_TIMEOUT)
 }
 
 fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> Probe {
@@ -178,7 +187,7 @@ mod tests {
         ] {
             assert_eq!(names(text).unwrap_err().to_string(), error);
         }
-        for default in [config::ROUTER_URL, config::KUBELET_URL] {
+        for default in [ROUTER_URL, KUBELET_URL] {
             default.parse::<Url>().unwrap();
         }
     }

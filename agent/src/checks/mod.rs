@@ -17,6 +17,7 @@ mod node_ready;
 pub mod probes;
 pub mod runner;
 mod schedulable;
+pub mod settings;
 
 use self::runner::Probes;
 pub use self::{

@@ -12,11 +12,7 @@ use super::{
     network::{self, Network},
     runner::{Probe, Probes, Runner},
 };
-use crate::{
-    cli::ProbeArgs,
-    config::{ConfigError, within},
-    host::{Bounded, Paths},
-};
+use crate::host::{Bounded, Paths};
 
 /// Where the disks are that images fill; where the runtime does not say, its own check tells why.
 fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
@@ -32,50 +28,23 @@ fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
 /// What was configured.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    interval: Duration,
-    router_url: http::Url,
-    kubelet_url: http::Url,
-    network: network::Settings,
-    own: Vec<(&'static Check, http::Url)>,
-    cri_socket: CriSocket,
-    disk_thresholds: Thresholds,
+    /// Time between samples.
+    pub interval: Duration,
+    /// What `okd_router_1936` asks.
+    pub router_url: http::Url,
+    /// What `kubelet` asks.
+    pub kubelet_url: http::Url,
+    /// What `network` asks for.
+    pub network: network::Settings,
+    /// The operator's own checks, and what each asks.
+    pub own: Vec<(&'static Check, http::Url)>,
+    /// Where the container runtime is.
+    pub cri_socket: CriSocket,
+    /// How much has to be free.
+    pub disk_thresholds: Thresholds,
 }
 
 impl Settings {
-    /// Reads what was typed.
-    pub fn new(args: ProbeArgs) -> Result<Self, ConfigError> {
-        let ProbeArgs {
-            probe_interval,
-            router_url,
-            kubelet_url,
-            http_probes,
-            cri_socket,
-            disk_thresholds,
-            dns_probe_name,
-        } = args;
-        let (least, most) = (Duration::from_millis(100), Duration::from_mins(1));
-        within("PROBE_INTERVAL", probe_interval, least, most)?;
-        let url = |name, text: &str| {
-            text.parse::<http::Url>().map_err(|error| ConfigError::Http(name, error))
-        };
-        Ok(Self {
-            interval: probe_interval,
-            router_url: url("ROUTER_URL", &router_url)?,
-            kubelet_url: url("KUBELET_URL", &kubelet_url)?,
-            network: dns_probe_name.unwrap_or_default().parse()?,
-            own: http::own(&http_probes)
-                .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
-            cri_socket: cri_socket.unwrap_or_default().parse().map_err(ConfigError::CriSocket)?,
-            disk_thresholds: disk_thresholds.unwrap_or_default().parse()?,
-        })
-    }
-
-    /// Time between samples.
-    #[must_use]
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
     /// The checks of the operator's own.
     #[must_use]
     pub fn own(&self) -> Vec<&'static Check> {

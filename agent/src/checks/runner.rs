@@ -1,7 +1,7 @@
 //! Samples probes in the background, so that no request waits for one that is already running.
 //!
 //! A probe of the default set runs from the start. Any other one starts at its first request, which waits for the
-//! first result, and stops [`config::PROBE_IDLE`] after the last one. Every probe runs as a task of its own on a thread
+//! first result, and stops [`settings::PROBE_IDLE`] after the last one. Every probe runs as a task of its own on a thread
 //! that answers nobody: one that panics, hangs or keeps the thread busy costs its own result at most.
 
 use std::{
@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, error};
 
 use super::beat::Beat;
-use crate::{config, model::Outcome};
+use crate::{checks::settings, model::Outcome};
 
 /// One sample that is being taken.
 pub type Sampling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -110,7 +110,7 @@ impl Seat {
         let mut asked = self.asked.load(Relaxed);
         loop {
             let since = self.began.elapsed().saturating_sub(Duration::from_millis(asked));
-            if self.always || (asked != 0 && since < config::PROBE_IDLE) {
+            if self.always || (asked != 0 && since < settings::PROBE_IDLE) {
                 return true;
             }
             // Who asked in between has seen that it runs, and wakes nobody.
@@ -375,7 +375,7 @@ mod tests {
         assert!(!seat.is_in_demand());
         seat.ask();
         assert!(seat.is_in_demand());
-        let long_ago = Instant::now().checked_sub(config::PROBE_IDLE * 2).unwrap();
+        let long_ago = Instant::now().checked_sub(settings::PROBE_IDLE * 2).unwrap();
         let seat = Seat { began: long_ago, ..Seat::new(PERIOD, false) };
         seat.asked.store(1, Relaxed);
         assert!(!seat.is_in_demand());

@@ -6,7 +6,7 @@ use humantime::format_rfc3339_seconds;
 
 use crate::{
     checks::{self, Known},
-    config,
+    cluster::settings,
     model::{Condition, Node, Outcome, Scope},
 };
 
@@ -129,7 +129,7 @@ impl Book {
             let beat = humantime::parse_rfc3339(&found.last_heartbeat_time).ok();
             // One of the future is from before the clock was set.
             let age = beat.and_then(|beat| wall.duration_since(beat).ok());
-            stale |= age.is_none_or(|age| age >= config::PUBLISH_HEARTBEAT);
+            stale |= age.is_none_or(|age| age >= settings::PUBLISH_HEARTBEAT);
         }
         if !(urgent || text) {
             self.in_flight = None;
@@ -140,12 +140,12 @@ impl Book {
             (true, ..) if self.in_flight.as_deref() == Some(wanted) => IN_FLIGHT,
             (true, ..) => Duration::ZERO,
             (false, false, true) => IN_FLIGHT,
-            (false, true, _) => config::PUBLISH_MESSAGE_INTERVAL,
-            (false, false, false) => config::PUBLISH_HEARTBEAT,
+            (false, true, _) => settings::PUBLISH_MESSAGE_INTERVAL,
+            (false, false, false) => settings::PUBLISH_HEARTBEAT,
         };
         let remaining = passed.map_or(Duration::ZERO, |passed| wait.saturating_sub(passed));
         if !(urgent || text || stale) {
-            return Due::At(now + remaining.max(config::PUBLISH_INTERVAL));
+            return Due::At(now + remaining.max(settings::PUBLISH_INTERVAL));
         }
         if !remaining.is_zero() {
             return Due::At(now + remaining);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    config,
+    cluster::settings,
     model::{Fault, FaultKind, Scope},
 };
 
@@ -116,7 +116,7 @@ impl Journal {
         let same = self.written.iter().find(|written| {
             written.reason == reason
                 && written.note == note
-                && now.saturating_duration_since(written.at) < config::EVENT_SERIES
+                && now.saturating_duration_since(written.at) < settings::EVENT_SERIES
         });
         let series = same.map(|written| (written.name.clone(), written.count.saturating_add(1)));
         Some(Event { kind, opened, reason, note, series })

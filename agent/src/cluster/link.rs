@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
-    config,
+    cluster::settings,
     model::{self, Node, NodeView, Word},
 };
 
@@ -65,7 +65,7 @@ pub struct State {
 const STEADY: Duration = Duration::from_secs(1);
 
 /// Two signs of life that did not come, and some time to be scheduled.
-const STUCK: Duration = config::API_ALIVE_INTERVAL.saturating_mul(2);
+const STUCK: Duration = settings::API_ALIVE_INTERVAL.saturating_mul(2);
 
 impl State {
     /// Nothing has been heard yet.
@@ -98,7 +98,7 @@ impl State {
             (model::Link::Lost { .. } | model::Link::None, _) => {
                 self.proving.map(|since| since + STEADY)
             }
-            (_, Some(down)) => stuck.min(Some(down.since.monotonic + config::API_GRACE)),
+            (_, Some(down)) => stuck.min(Some(down.since.monotonic + settings::API_GRACE)),
             (_, None) => stuck,
         }
     }
@@ -175,7 +175,7 @@ impl State {
             return;
         }
         let after = |then: Now| now.monotonic.saturating_duration_since(then.monotonic);
-        if let Some(down) = self.down.take_if(|down| after(down.since) >= config::API_GRACE) {
+        if let Some(down) = self.down.take_if(|down| after(down.since) >= settings::API_GRACE) {
             self.view.link = model::Link::Lost { since: down.since.wall, why: down.why };
         } else if after(self.alive) >= STUCK {
             self.stuck = self.view.link == model::Link::Up;

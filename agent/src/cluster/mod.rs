@@ -12,6 +12,7 @@ pub mod heard;
 pub mod link;
 pub mod publish;
 pub mod session;
+pub mod settings;
 pub mod source;
 pub mod stats;
 mod timer;
@@ -115,7 +116,7 @@ impl Cluster {
         Ok((Self { state, news: heard, view, policy: judged, told: Vec::new(), stats }, viewed))
     }
 
-    /// Waits until the API server has said something, or is lost: [`config::API_GRACE`] at most.
+    /// Waits until the API server has said something, or is lost: [`settings::API_GRACE`] at most.
     pub async fn first_word(&mut self) {
         while self.state.view().link == Link::Awaited && self.step().await {}
     }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     checks::{Known, Policy, runner::Probes},
-    config,
+    cluster::settings,
     host::jitter,
     model::{Condition, FaultView, Link, Node, NodeView},
 };
@@ -90,10 +90,10 @@ impl Lane {
 
     fn pause(&self) -> Duration {
         if self.failures == 0 {
-            return config::PUBLISH_INTERVAL;
+            return settings::PUBLISH_INTERVAL;
         }
-        let backoff = config::PUBLISH_INTERVAL * 2_u32.pow((self.failures - 1).min(5));
-        backoff.min(config::PUBLISH_RETRY_MAX) + jitter(config::API_JITTER)
+        let backoff = settings::PUBLISH_INTERVAL * 2_u32.pow((self.failures - 1).min(5));
+        backoff.min(settings::PUBLISH_RETRY_MAX) + jitter(settings::API_JITTER)
     }
 }
 
@@ -148,7 +148,7 @@ impl Publisher {
         };
         let (Some(client), Some(node)) = (client, node) else {
             // Woken by whoever brings it.
-            return Instant::now() + config::PUBLISH_HEARTBEAT;
+            return Instant::now() + settings::PUBLISH_HEARTBEAT;
         };
         // The conditions tell of signals alone.
         let (probes, now) = (Probes::default(), Instant::now());
@@ -264,7 +264,7 @@ impl Publisher {
 }
 
 async fn bounded<T>(write: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
-    match timeout(config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT, write).await {
+    match timeout(settings::API_CONNECT_TIMEOUT + settings::API_READ_TIMEOUT, write).await {
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => {
             let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };

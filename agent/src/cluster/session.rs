@@ -33,7 +33,7 @@ use super::{
     why::{one_line, told},
 };
 use crate::{
-    config,
+    cluster::settings,
     host::jitter,
     model::{Condition, Node},
 };
@@ -115,7 +115,7 @@ impl Session {
     /// Talks until nobody listens.
     pub async fn run(self) {
         let alive = async {
-            let mut ticks = interval(config::API_ALIVE_INTERVAL);
+            let mut ticks = interval(settings::API_ALIVE_INTERVAL);
             loop {
                 ticks.tick().await;
                 // A full queue has newer signs of life in it.
@@ -142,7 +142,7 @@ impl Session {
             }
             // A conversation that lasted starts the count anew.
             failures = if started.elapsed() > STEADY { 0 } else { failures + 1 };
-            sleep(retry_after(failures) + jitter(config::API_JITTER)).await;
+            sleep(retry_after(failures) + jitter(settings::API_JITTER)).await;
         }
     }
 
@@ -166,12 +166,12 @@ impl Session {
             End::Trouble(_)
                 if is_followed(&self.client)
                     && !connection.is_without_http2()
-                    && silent >= config::API_PING_TIMEOUT =>
+                    && silent >= settings::API_PING_TIMEOUT =>
             {
-                let ms = config::API_PING_TIMEOUT.as_millis();
+                let ms = settings::API_PING_TIMEOUT.as_millis();
                 let why = format!("no answer to a PING within {ms} ms");
                 // It was there until then, as far as anybody knows.
-                End::Trouble(Trouble { why, silent: config::API_PING_TIMEOUT })
+                End::Trouble(Trouble { why, silent: settings::API_PING_TIMEOUT })
             }
             end => end,
         }
@@ -184,7 +184,7 @@ impl Session {
     ) -> Result<std::convert::Infallible, End> {
         let fields = format!("metadata.name={}", self.node_name);
         // The first request waits for the connection too.
-        let limit = config::API_CONNECT_TIMEOUT + config::API_READ_TIMEOUT;
+        let limit = settings::API_CONNECT_TIMEOUT + settings::API_READ_TIMEOUT;
         let found =
             bounded(connection, limit, api.list(&ListParams::default().fields(&fields))).await?;
         let Some(mut version) = found.metadata.resource_version else {
@@ -196,19 +196,20 @@ impl Session {
         if connection.is_without_http2() && !self.without_http2.swap(true, Relaxed) {
             info!(
                 "the Kubernetes API speaks HTTP/1.1 only: it is asked every {} seconds whether it is there",
-                config::API_ASK_INTERVAL.as_secs()
+                settings::API_ASK_INTERVAL.as_secs()
             );
         }
-        let first = Instant::now() + config::API_ASK_INTERVAL;
-        let mut ask = interval_at(first, config::API_ASK_INTERVAL);
+        let first = Instant::now() + settings::API_ASK_INTERVAL;
+        let mut ask = interval_at(first, settings::API_ASK_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let seconds = (config::API_WATCH + jitter(config::API_WATCH_SPREAD)).as_secs();
+            let seconds = (settings::API_WATCH + jitter(settings::API_WATCH_SPREAD)).as_secs();
             let params = WatchParams::default()
                 .fields(&fields)
                 .timeout(u32::try_from(seconds).unwrap_or(u32::MAX));
             let stream =
-                bounded(connection, config::API_READ_TIMEOUT, api.watch(&params, &version)).await?;
+                bounded(connection, settings::API_READ_TIMEOUT, api.watch(&params, &version))
+                    .await?;
             let mut stream = pin!(stream);
             // Only now every change arrives by itself.
             self.tell(News::Word(last.clone())).await?;
@@ -279,10 +280,10 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// Any answer to an idle question says that the server is there, but for one that it is in trouble.
 async fn is_there(connection: &Connection) -> Result<(), End> {
     let asked =
-        bounded(connection, config::API_READ_TIMEOUT, connection.client.apiserver_version());
+        bounded(connection, settings::API_READ_TIMEOUT, connection.client.apiserver_version());
     match asked.await {
         Err(_)
-            if connection.heard.silent_for() < config::API_READ_TIMEOUT
+            if connection.heard.silent_for() < settings::API_READ_TIMEOUT
                 && connection.status() < 500 =>
         {
             Ok(())
@@ -301,8 +302,8 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// The first reconnection is at once, and the next ones come ever later.
 fn retry_after(failures: u32) -> Duration {
-    let step = config::API_RETRY_MAX / 3;
-    (step * failures).min(config::API_RETRY_MAX)
+    let step = settings::API_RETRY_MAX / 3;
+    (step * failures).min(settings::API_RETRY_MAX)
 }
 
 async fn bounded<T>(

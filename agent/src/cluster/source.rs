@@ -38,7 +38,7 @@ use super::{
     stats::ApiStats,
     timer::KernelTimer,
 };
-use crate::config;
+use crate::cluster::settings;
 
 /// Where the cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Source {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(config::API_CONNECT_TIMEOUT));
+        tcp.set_connect_timeout(Some(settings::API_CONNECT_TIMEOUT));
         // Without HTTP/2, and so without its PING, this is what ends a connection that a firewall forgot.
         tcp.set_keepalive(Some(Duration::from_secs(5)));
         tcp.set_keepalive_interval(Some(Duration::from_secs(1)));
@@ -128,8 +128,8 @@ impl Source {
         let stats = stats.clone();
         // A login plugin is run here, and nothing else on this thread may wait for it.
         let made = tokio::task::spawn_blocking(move || Self::client(&config, tcp, &stats));
-        let Ok(made) = tokio::time::timeout(config::LOGIN_TIMEOUT, made).await else {
-            let seconds = config::LOGIN_TIMEOUT.as_secs();
+        let Ok(made) = tokio::time::timeout(settings::LOGIN_TIMEOUT, made).await else {
+            let seconds = settings::LOGIN_TIMEOUT.as_secs();
             bail!("the kubeconfig's login plugin gives no answer within {seconds} s")
         };
         made.context("make a client")?
@@ -215,12 +215,12 @@ where
     let mut connector =
         TimeoutConnector::new(tls.enable_http1().enable_http2().wrap_connector(tcp));
     // TLS included, unlike the TCP connector's own.
-    connector.set_connect_timeout(Some(config::API_CONNECT_TIMEOUT));
+    connector.set_connect_timeout(Some(settings::API_CONNECT_TIMEOUT));
     let http = legacy::Client::builder(TokioExecutor::new())
         .timer(KernelTimer)
         .pool_timer(TokioTimer::new())
-        .http2_keep_alive_interval(config::API_PING_INTERVAL)
-        .http2_keep_alive_timeout(config::API_PING_TIMEOUT)
+        .http2_keep_alive_interval(settings::API_PING_INTERVAL)
+        .http2_keep_alive_timeout(settings::API_PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
         .build::<_, Body>(connector);
 

@@ -8,7 +8,7 @@ use std::{error::Error, fmt::Display};
 
 use kube::{client::AuthError, config::KubeconfigError};
 
-use crate::config;
+use crate::cluster::settings;
 
 /// Characters of a reason, at most.
 const LENGTH: usize = 300;
@@ -41,7 +41,7 @@ pub(super) fn told<'a>(chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -
         }
     }
     // In the words of what was waited for.
-    let limit = config::API_CONNECT_TIMEOUT.as_secs();
+    let limit = settings::API_CONNECT_TIMEOUT.as_secs();
     let told = parts
         .join(": ")
         .replace("deadline has elapsed", &format!("no connection within {limit} s"));

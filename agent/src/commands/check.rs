@@ -124,7 +124,7 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
     let (paths, _own_table) = Paths::new(&config.mount_table)?;
     let (_commands, commanded) = mpsc::channel(1);
     let (_kernel, published) =
-        Kernel::start(&config, &paths, commanded).await.context("read the mount table")?;
+        Kernel::start(&config.kernel, &paths, commanded).await.context("read the mount table")?;
     let view = published.faults.borrow().clone();
     // Polling is all that a single look does: that is no degradation worth telling.
     let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };

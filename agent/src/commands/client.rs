@@ -21,7 +21,10 @@ pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, B
     let host = base.strip_prefix("http://").unwrap_or(base);
     let host = host.split('/').next().unwrap_or_default();
     if base.starts_with("https://") || !host.contains(':') {
-        bail!("{base:?} is not an address like http://127.0.0.1:{}", crate::config::LISTEN_PORT);
+        bail!(
+            "{base:?} is not an address like http://127.0.0.1:{}",
+            crate::serve::settings::LISTEN_PORT
+        );
     }
     let ask = async {
         let stream =

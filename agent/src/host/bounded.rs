@@ -10,7 +10,12 @@ use std::{
 
 use tokio::{sync::oneshot, task::yield_now, time::timeout_at};
 
-use crate::config;
+/// 30 seconds that a thread for calls that may hang waits for its next one: an agent whose probes run every second keeps
+/// it, and one without probes has none half a minute after its last look at a disk.
+const IDLE_THREAD: Duration = Duration::from_secs(30);
+/// 2 milliseconds that such a call waits for its turn on a thread that has another one, which takes a tenth of that
+/// while all is well; then it gets another thread.
+const TURN: Duration = Duration::from_millis(2);
 
 /// A blocking call gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +72,7 @@ impl Bounded {
         let mut waits = self.workers.wake(ticket);
         loop {
             let limit = match waits {
-                Ok(true) => end.min(Instant::now() + config::TURN),
+                Ok(true) => end.min(Instant::now() + TURN),
                 Ok(false) => end,
                 Err(_) => return Err(Stuck::NoThread),
             };
@@ -134,7 +139,7 @@ struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { state: Mutex::default(), patience: config::IDLE_THREAD }
+        Self { state: Mutex::default(), patience: IDLE_THREAD }
     }
 }
 
@@ -176,7 +181,7 @@ impl Workers {
         // One is on its way, or has begun with another call just now.
         let is_one_awake = state.coming > 0
             || (state.threads > state.idle.len()
-                && state.taken.is_some_and(|at| at.elapsed() < config::TURN));
+                && state.taken.is_some_and(|at| at.elapsed() < TURN));
         drop(state);
         if is_one_awake {
             return Ok(true);

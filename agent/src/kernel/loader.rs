@@ -127,7 +127,7 @@ impl Loader {
         Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new() })
     }
 
-    /// Attaches what is wanted and not attached yet. Called at start and every [`crate::config::HOOK_RETRY`]:
+    /// Attaches what is wanted and not attached yet. Called at start and every [`HOOK_RETRY`](super::settings::HOOK_RETRY):
     /// modules bring their tracepoints when they are loaded.
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {

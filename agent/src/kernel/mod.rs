@@ -11,6 +11,7 @@ pub mod looker;
 pub mod mounts;
 pub mod probe;
 pub mod reader;
+pub mod settings;
 mod statmount;
 pub mod sysfs;
 pub mod task;

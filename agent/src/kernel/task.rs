@@ -27,9 +27,9 @@ use super::{
     wake::{BATCH, Hooks, filesystem_error, mount_poll, mounts_changed, ring_readable},
 };
 use crate::{
-    config::{self, Config},
     errno,
     host::{Bounded, Paths, clock},
+    kernel::settings::{self, Settings},
     model::{Dev, Fault, FaultView, MOUNT_POINTS_SHOWN},
 };
 
@@ -80,9 +80,9 @@ pub struct Kernel {
 
 impl Kernel {
     /// Loads the hooks (or finds out why not), makes the first look and waits, within
-    /// [`config::START_DEADLINE`], until what it says of this host is right.
+    /// [`settings::START_DEADLINE`], until what it says of this host is right.
     pub async fn start(
-        config: &Config,
+        config: &Settings,
         paths: &Paths,
         commands: mpsc::Receiver<Command>,
     ) -> io::Result<(Self, Published)> {
@@ -105,7 +105,7 @@ impl Kernel {
         let (faults, faults_seen) = watch::channel(Arc::default());
         let (stats, stats_seen) = watch::channel(Arc::default());
         let mut kernel = Self {
-            ledger: Ledger::new(config.rules()),
+            ledger: Ledger::new(config.rules.clone()),
             paths: paths.clone(),
             bounded: Bounded::default(),
             fanotify,
@@ -136,7 +136,7 @@ impl Kernel {
 
     /// The first look, its probes, and I/O that was in flight before us.
     async fn settle_at_start(&mut self) {
-        let deadline = Instant::now() + config::START_DEADLINE;
+        let deadline = Instant::now() + settings::START_DEADLINE;
         loop {
             self.look_now();
             tokio::select! {
@@ -162,7 +162,7 @@ impl Kernel {
 
     /// Runs until the commands' senders are gone or something it needs has died.
     pub async fn run(mut self) -> anyhow::Error {
-        let mut hooks_at = Instant::now() + config::HOOK_RETRY;
+        let mut hooks_at = Instant::now() + settings::HOOK_RETRY;
         let mut events = Vec::with_capacity(BATCH);
         loop {
             let next = self.next_wake();
@@ -189,10 +189,10 @@ impl Kernel {
                     self.publish_stats();
                     self.is_looker_stuck();
                     let now = Instant::now();
-                    let pause = if self.is_eventful(now) { config::COUNTERS_INTERVAL } else { config::IDLE_INTERVAL };
+                    let pause = if self.is_eventful(now) { settings::COUNTERS_INTERVAL } else { settings::IDLE_INTERVAL };
                     self.tick_at = now + pause;
                     if now >= hooks_at {
-                        hooks_at = now + config::HOOK_RETRY;
+                        hooks_at = now + settings::HOOK_RETRY;
                         self.retry_hooks();
                     }
                 }
@@ -243,13 +243,13 @@ impl Kernel {
     /// Whether counters may have moved in a way that the ledger has to know: what was not sent (too many, or no
     /// room) comes in the same second as what was.
     fn is_eventful(&self, now: Instant) -> bool {
-        self.last_event.is_some_and(|at| now.duration_since(at) < 3 * config::COUNTERS_INTERVAL)
+        self.last_event.is_some_and(|at| now.duration_since(at) < 3 * settings::COUNTERS_INTERVAL)
     }
 
     fn events(&mut self, events: &mut Vec<Event>) {
         let arrived = Instant::now();
         self.last_event = Some(arrived);
-        self.tick_at = self.tick_at.min(arrived + config::COUNTERS_INTERVAL);
+        self.tick_at = self.tick_at.min(arrived + settings::COUNTERS_INTERVAL);
         let now = now();
         for event in events.drain(..) {
             debug!(kind = kind_name(event.kind), dev = %event.dev, errno = event.errno,
@@ -282,8 +282,8 @@ impl Kernel {
 
     /// A look that does not come back means that nothing can be said.
     fn is_looker_stuck(&mut self) {
-        if self.ask.age() > config::LOOK_DEADLINE {
-            let deadline = config::LOOK_DEADLINE;
+        if self.ask.age() > settings::LOOK_DEADLINE {
+            let deadline = settings::LOOK_DEADLINE;
             self.blind = Some(format!("reading the mount table has taken more than {deadline:?}"));
         } else if self.blind.is_some() {
             self.look_now();
@@ -471,7 +471,7 @@ async fn run_probe(
         let report = (how == How::Write).then(|| write_probe(&path, dev));
         (root, report)
     };
-    match bounded.run(name, config::PROBE_DEADLINE, call).await {
+    match bounded.run(name, settings::PROBE_DEADLINE, call).await {
         Ok((root, report)) => {
             let full = report.as_ref().is_some_and(|report| report.full);
             let write = report.map(|report| report.probe);

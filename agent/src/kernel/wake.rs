@@ -11,8 +11,8 @@ use super::{
     reader::{Event, drain},
 };
 use crate::{
-    config::{self, Config},
     host::{Paths, watch_fd},
+    kernel::settings::{self, MountHooks, Settings},
 };
 
 /// Events taken out of the ring before the other work gets its turn.
@@ -28,9 +28,9 @@ pub(super) struct Hooks {
 }
 
 impl Hooks {
-    pub(super) fn load(config: &Config, paths: &Paths) -> Result<Self, String> {
-        let syscalls = config.mount_hooks == config::MountHooks::Syscalls;
-        let limit = config::RECORDS_PER_SECOND;
+    pub(super) fn load(config: &Settings, paths: &Paths) -> Result<Self, String> {
+        let syscalls = config.mount_hooks == MountHooks::Syscalls;
+        let limit = settings::RECORDS_PER_SECOND;
         let mut loader =
             Loader::load(&paths.sys, limit, syscalls, config.bpf_log).map_err(|e| e.to_string())?;
         loader.attach_missing();

@@ -16,10 +16,10 @@ use tokio::{
 
 use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
 use crate::{
-    config,
     health::Board,
     kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
     model::{Fault, FaultView},
+    serve::settings,
 };
 
 const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which hooks work (JSON)\n\
@@ -84,7 +84,7 @@ impl Admin {
     async fn refresh(&self) {
         let (done, refreshed) = oneshot::channel();
         if self.commands.try_send(Command::Refresh(done)).is_ok() {
-            let _late_or_gone = timeout(config::REFRESH_DEADLINE, refreshed).await;
+            let _late_or_gone = timeout(settings::REFRESH_DEADLINE, refreshed).await;
         }
     }
 

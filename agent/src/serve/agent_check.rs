@@ -21,8 +21,9 @@ use tokio::{
 
 use super::{accept_failed, health::one_line, stopped};
 use crate::{
-    config,
+    health,
     health::{Answer, Board, Changes, Refused},
+    serve::settings,
 };
 
 /// What a line says, besides what the checks say.
@@ -86,7 +87,7 @@ impl Line {
     fn now(&self) -> Option<Arc<str>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_old = |made| now.saturating_duration_since(made) >= config::ANSWER_AGE;
+        let is_old = |made| now.saturating_duration_since(made) >= health::ANSWER_AGE;
         if kept.changes.any() || kept.made.is_none_or(is_old) {
             kept.made = None;
             let answer = self.board.ask_now(&self.board.with_drain())?;
@@ -111,7 +112,7 @@ impl Line {
 
 /// Answers until `stop`.
 pub async fn run(listener: TcpListener, line: Arc<Line>, stop: watch::Receiver<bool>) {
-    let seats = Arc::new(Semaphore::new(config::AGENT_CHECKS));
+    let seats = Arc::new(Semaphore::new(settings::AGENT_CHECKS));
     let mut stopped = std::pin::pin!(stopped(stop));
     loop {
         let stream = tokio::select! {

@@ -5,6 +5,7 @@ pub mod agent_check;
 pub mod control;
 pub mod health;
 pub mod metrics;
+pub mod settings;
 pub mod state_file;
 pub mod tls;
 pub mod weight;
@@ -36,8 +37,6 @@ use tokio::{
     time::timeout,
 };
 use tracing::{debug, warn};
-
-use crate::config;
 
 /// What every handler gives.
 pub type Reply = Response<Full<Bytes>>;
@@ -157,7 +156,7 @@ pub async fn serve<L, H, F>(
     }
     drop(listener);
     let drain = async { while connections.join_next().await.is_some() {} };
-    if timeout(config::DRAIN, drain).await.is_err() {
+    if timeout(settings::DRAIN, drain).await.is_err() {
         warn!(listener = name, "connections did not end in time");
     }
 }
@@ -191,8 +190,8 @@ where
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(config::ADMIN_TIMEOUT)
-        .max_buf_size(config::HEADER_BYTES)
+        .header_read_timeout(settings::ADMIN_TIMEOUT)
+        .max_buf_size(settings::HEADER_BYTES)
         // A client may shut down its half after the request.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);

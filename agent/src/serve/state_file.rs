@@ -19,9 +19,9 @@ use tracing::warn;
 
 use super::{health::one_line, stopped};
 use crate::{
-    config,
     health::{Answer, Board, Question, Refused},
     host::Bounded,
+    serve::settings,
 };
 
 /// What is in the file. Pure.
@@ -61,7 +61,7 @@ async fn keep(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
         if written.as_ref() != Some(&now) {
             let (to, text) = (path.clone(), now.clone());
             let call = move || replace(&to, &text);
-            let result = bounded.run("state".to_owned(), config::STATE_FILE_DEADLINE, call).await;
+            let result = bounded.run("state".to_owned(), settings::STATE_FILE_DEADLINE, call).await;
             match result.unwrap_or_else(|stuck| Err(io::Error::other(stuck))) {
                 Ok(()) => (written, failed) = (Some(now), None),
                 Err(error) => {

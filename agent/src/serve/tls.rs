@@ -19,7 +19,7 @@ use rustls::{
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
-use crate::{config, host::Bounded};
+use crate::{host::Bounded, serve::settings};
 
 /// `TLS_CERT` and `TLS_KEY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,16 +88,16 @@ impl Tls {
         Ok(TlsAcceptor::from(Arc::new(config)))
     }
 
-    /// Looks every [`config::TLS_INTERVAL`] whether the files say something else. A pair that cannot be used, such as
+    /// Looks every [`settings::TLS_INTERVAL`] whether the files say something else. A pair that cannot be used, such as
     /// one of which half has been written, changes nothing.
     pub async fn follow(mut self) {
         let bounded = Bounded::default();
         let mut failed = None;
         loop {
-            tokio::time::sleep(config::TLS_INTERVAL).await;
+            tokio::time::sleep(settings::TLS_INTERVAL).await;
             let files = self.files.clone();
             let call = move || read(&files);
-            let now = bounded.run("certificate".to_owned(), config::TLS_DEADLINE, call).await;
+            let now = bounded.run("certificate".to_owned(), settings::TLS_DEADLINE, call).await;
             let now = now.unwrap_or(Err(TlsError::Late));
             match now.and_then(|now| self.renew(now)) {
                 Ok(true) => info!(certificate = %self.files.cert.display(), "a new certificate"),
@@ -132,7 +132,7 @@ fn read(files: &Files) -> Result<Contents, TlsError> {
         let failed = |error| TlsError::Read(path.to_owned(), error);
         let mut bytes = Vec::new();
         let file = fs::File::open(path).map_err(failed)?;
-        let mut file = io::Read::take(file, config::TLS_BYTES);
+        let mut file = io::Read::take(file, settings::TLS_BYTES);
         io::Read::read_to_end(&mut file, &mut bytes).map_err(failed)?;
         Ok(bytes)
     };

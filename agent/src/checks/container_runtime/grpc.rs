@@ -22,7 +22,7 @@ use percent_encoding::percent_decode;
 use tokio::{net::UnixStream, task::JoinSet};
 
 use super::text::one_line;
-use crate::config;
+use crate::checks::container_runtime::settings;
 
 /// A question without a usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,7 +96,7 @@ impl Channel {
     pub(super) async fn open(stream: UnixStream) -> Result<Self, GrpcError> {
         let tasks = Arc::new(Mutex::new(JoinSet::new()));
         let executor = Executor(Arc::downgrade(&tasks));
-        let window = u32::try_from(config::CRI_MESSAGE).unwrap_or(u32::MAX);
+        let window = u32::try_from(settings::CRI_MESSAGE).unwrap_or(u32::MAX);
         let (sender, connection) = Builder::new(executor.clone())
             .initial_stream_window_size(window)
             .initial_connection_window_size(window)
@@ -140,7 +140,7 @@ impl Channel {
             let what = format!("HTTP {} of type {content_type:?}", head.status.as_u16());
             return Err(GrpcError::NotGrpc(what));
         }
-        let body = Limited::new(body, config::CRI_MESSAGE + PREFIX).collect().await;
+        let body = Limited::new(body, settings::CRI_MESSAGE + PREFIX).collect().await;
         let body = body.map_err(|error| match error.downcast_ref::<LengthLimitError>() {
             Some(_) => GrpcError::Malformed("longer than any such answer"),
             None => broken(&*error),

@@ -7,6 +7,7 @@
 
 mod cri;
 mod grpc;
+pub mod settings;
 mod socket;
 mod text;
 
@@ -30,7 +31,6 @@ use self::{
 };
 use super::{Check, Kind, OnUnknown, runner::Probe};
 use crate::{
-    config,
     host::{Bounded, Paths, Stuck},
     model::Outcome,
 };
@@ -73,7 +73,7 @@ impl ContainerRuntime {
         Probe {
             name: CHECK.name,
             // The text that names the socket comes first.
-            timeout: config::CRI_LOOK_DEADLINE + config::CRI_TIMEOUT * 2,
+            timeout: settings::CRI_LOOK_DEADLINE + settings::CRI_TIMEOUT * 2,
             sample: Box::new(move || Box::pin(this.clone().sample())),
         }
     }
@@ -89,12 +89,12 @@ impl ContainerRuntime {
                 return Outcome::Unknown(format!("looking for {places}: {stuck}"));
             }
         };
-        let deadline = Instant::now() + config::CRI_TIMEOUT;
+        let deadline = Instant::now() + settings::CRI_TIMEOUT;
         let mut refusals = Vec::new();
         for found in &looked.found {
             let asking = self.status(found, kept.remove(&found.id));
             let answer = timeout_at(deadline, asking).await;
-            match answer.unwrap_or(Err(CriError::Late(config::CRI_TIMEOUT))) {
+            match answer.unwrap_or(Err(CriError::Late(settings::CRI_TIMEOUT))) {
                 Ok(status) => return at(found, judge(&status)),
                 // Docker's containerd, say, on a host of cri-dockerd.
                 Err(error @ CriError::Unimplemented(_)) => {
@@ -116,14 +116,14 @@ impl ContainerRuntime {
         kept: Option<Runtime>,
     ) -> Result<RuntimeStatus, CriError> {
         if let Some(mut runtime) = kept.filter(Runtime::is_open) {
-            match runtime.status(config::CRI_TIMEOUT).await {
+            match runtime.status(settings::CRI_TIMEOUT).await {
                 // It ended just now: a restart, which is over if the new one answers.
                 Err(CriError::Grpc(GrpcError::Connection(_))) => {}
                 answer => return self.keep(found, runtime, answer),
             }
         }
         let mut runtime = connect(found).await?;
-        let answer = runtime.status(config::CRI_TIMEOUT).await;
+        let answer = runtime.status(settings::CRI_TIMEOUT).await;
         self.keep(found, runtime, answer)
     }
 
@@ -148,13 +148,13 @@ impl ContainerRuntime {
             Ok(looked) => looked,
             Err(stuck) => return Err(CriError::NoSocket(stuck.to_string())),
         };
-        let deadline = Instant::now() + config::CRI_TIMEOUT;
+        let deadline = Instant::now() + settings::CRI_TIMEOUT;
         let mut nothing = CriError::NoSocket(self.nowhere(&looked));
         for found in &looked.found {
             let asking =
-                async { connect(found).await?.image_filesystems(config::CRI_TIMEOUT).await };
+                async { connect(found).await?.image_filesystems(settings::CRI_TIMEOUT).await };
             let answer = timeout_at(deadline, asking).await;
-            match answer.unwrap_or(Err(CriError::Late(config::CRI_TIMEOUT))) {
+            match answer.unwrap_or(Err(CriError::Late(settings::CRI_TIMEOUT))) {
                 Err(error @ CriError::Unimplemented(_)) => nothing = error,
                 answer => return answer,
             }
@@ -167,7 +167,7 @@ impl ContainerRuntime {
     async fn look(&self, why: &str) -> Result<Looked, Stuck> {
         let (socket, root) = (self.socket.clone(), self.root.clone());
         let call = move || socket.look(&root);
-        self.bounded.run(format!("cri {why}"), config::CRI_LOOK_DEADLINE, call).await
+        self.bounded.run(format!("cri {why}"), settings::CRI_LOOK_DEADLINE, call).await
     }
 
     fn nowhere(&self, looked: &Looked) -> String {

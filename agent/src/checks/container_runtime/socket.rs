@@ -13,7 +13,7 @@ use rustix::{
 };
 use tokio::net::UnixStream;
 
-use crate::{config, host::open_below};
+use crate::{checks::container_runtime::settings, host::open_below};
 
 /// Where to look: `CRI_SOCKET`, or where runtimes have theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl FromStr for CriSocket {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let path = text.trim();
         if path.is_empty() {
-            return Ok(Self(config::CRI_SOCKETS.map(PathBuf::from).to_vec()));
+            return Ok(Self(settings::CRI_SOCKETS.map(PathBuf::from).to_vec()));
         }
         let path = path.strip_prefix("unix://").unwrap_or(path);
         if !path.starts_with('/') || path.ends_with('/') {
@@ -123,7 +123,7 @@ mod tests {
         }
         for text in ["", " "] {
             let CriSocket(places) = text.parse().unwrap();
-            assert_eq!(places, config::CRI_SOCKETS.map(PathBuf::from));
+            assert_eq!(places, settings::CRI_SOCKETS.map(PathBuf::from));
         }
         for text in [
             "x.sock",

@@ -104,7 +104,7 @@ fn fail(why: &str) -> Outcome {
 
 #[tokio::test]
 async fn answers_are_believed_only_where_they_are_grpc() {
-    const LONG: &[u8] = &[0; config::CRI_MESSAGE + 6];
+    const LONG: &[u8] = &[0; settings::CRI_MESSAGE + 6];
     let malformed = |what: &str| fail(&format!("a malformed gRPC answer: {what}"));
     for (says, expected) in [
         (WELL, Outcome::Pass),
@@ -184,7 +184,7 @@ async fn who_accepts_and_is_silent_is_let_go_in_time() {
         let (outcome, mut stream) =
             tokio::join!(probe.clone().sample(), async { listener.accept().await.unwrap().0 });
         assert_eq!(outcome, fail("no answer within 1 s"));
-        assert!(began.elapsed() < config::CRI_TIMEOUT + Duration::from_millis(500));
+        assert!(began.elapsed() < settings::CRI_TIMEOUT + Duration::from_millis(500));
         // To the end, which is there: nothing of it is left.
         let mut heard = Vec::new();
         let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut heard));
@@ -239,7 +239,7 @@ async fn others_than_runtimes_are_told_apart_and_leave_nothing_behind() {
 #[tokio::test]
 async fn a_socket_without_the_interface_is_passed_over() {
     let place = Place::new();
-    let [first, second] = [config::CRI_SOCKETS[0], config::CRI_SOCKETS[1]];
+    let [first, second] = [settings::CRI_SOCKETS[0], settings::CRI_SOCKETS[1]];
     for socket in [first, second] {
         let directory = Path::new(socket).parent().unwrap().strip_prefix("/").unwrap();
         std::fs::create_dir_all(place.0.path().join(directory)).unwrap();

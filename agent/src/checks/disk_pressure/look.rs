@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::judge::{Amount, Look, Space};
 use crate::{
-    config,
+    checks::disk_pressure::settings,
     host::{Bounded, Stuck, open_below},
 };
 
@@ -72,11 +72,11 @@ impl Eyes {
             go_round(&this.root, all, &here);
         };
         let (mut seen, stuck, time) =
-            match self.bounded.run(String::new(), config::DISK_DEADLINE, call).await {
+            match self.bounded.run(String::new(), settings::DISK_DEADLINE, call).await {
                 Ok(()) => return std::mem::take(&mut lock(&round).seen),
                 Err(Stuck::Late) => {
                     let (seen, at) = give_up(&round);
-                    (seen, at, config::DISK_DEADLINE)
+                    (seen, at, settings::DISK_DEADLINE)
                 }
                 Err(Stuck::Still(time)) => {
                     let round = lock(&self.round).clone();
@@ -114,9 +114,9 @@ impl Eyes {
     async fn look(&self, path: PathBuf) -> Look {
         let name = name_of(&path);
         let root = self.root.clone();
-        match self.bounded.run(name, config::DISK_DEADLINE, move || see(&root, &path)).await {
+        match self.bounded.run(name, settings::DISK_DEADLINE, move || see(&root, &path)).await {
             Ok(look) => look,
-            Err(Stuck::Late) => Look::Stuck(config::DISK_DEADLINE),
+            Err(Stuck::Late) => Look::Stuck(settings::DISK_DEADLINE),
             Err(Stuck::Still(time)) => Look::Stuck(time),
             Err(stuck @ Stuck::NoThread) => Look::Failed(stuck.to_string()),
         }

@@ -6,6 +6,7 @@
 
 mod judge;
 mod look;
+pub mod settings;
 mod thresholds;
 
 #[cfg(test)]
@@ -29,7 +30,6 @@ use self::{
 };
 use super::{Check, Kind, OnUnknown, runner::Probe};
 use crate::{
-    config,
     host::{Bounded, Paths},
     model::Outcome,
 };
@@ -117,7 +117,7 @@ impl DiskPressure {
         let this = Arc::new(self);
         Probe {
             name: CHECK.name,
-            timeout: config::DISK_TIMEOUT,
+            timeout: settings::DISK_TIMEOUT,
             sample: Box::new(move || Box::pin(this.clone().sample())),
         }
     }
@@ -138,15 +138,15 @@ impl DiskPressure {
         let Some(ask) = &self.ask_images else { return Vec::new() };
         let is_due = lock(&self.images).ask_again.is_none_or(|at| Instant::now() >= at);
         if is_due {
-            let answer = timeout(config::DISK_IMAGES_TIMEOUT, ask()).await.ok().flatten();
+            let answer = timeout(settings::DISK_IMAGES_TIMEOUT, ask()).await.ok().flatten();
             let mut images = lock(&self.images);
             let wait = match answer {
                 Some(paths) => {
                     images.paths = paths;
-                    config::DISK_IMAGES_INTERVAL
+                    settings::DISK_IMAGES_INTERVAL
                 }
                 // Whether the runtime answers is another check's question: the last answer has to do.
-                None => config::DISK_IMAGES_RETRY,
+                None => settings::DISK_IMAGES_RETRY,
             };
             images.ask_again = Instant::now().checked_add(wait);
         }

@@ -6,7 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::config;
+use crate::checks::disk_pressure::settings;
 
 /// Pods' own files and volumes; like every default, looked at where it exists.
 const KUBELET: &str = "/var/lib/kubelet";
@@ -54,16 +54,16 @@ impl Limit {
         }
     }
 
-    /// The limit above which a filesystem that was below this one passes again: [`config::DISK_MARGIN`] of the
+    /// The limit above which a filesystem that was below this one passes again: [`settings::DISK_MARGIN`] of the
     /// limit more, but no more than half of what there is above the limit, since nothing has more than its size.
     pub(super) fn to_pass_again(&self, size: u64) -> Self {
         match self.mark {
             Mark::Share(share) => {
-                let more = (share / config::DISK_MARGIN).min(WHOLE.saturating_sub(share) / 2);
+                let more = (share / settings::DISK_MARGIN).min(WHOLE.saturating_sub(share) / 2);
                 Self::share(share + more)
             }
             Mark::Bytes(bytes) => {
-                let more = bytes / u64::from(config::DISK_MARGIN);
+                let more = bytes / u64::from(settings::DISK_MARGIN);
                 let bytes = bytes.saturating_add(more.min(size.saturating_sub(bytes) / 2));
                 Self { mark: Mark::Bytes(bytes), text: super::judge::Size(bytes).to_string() }
             }
@@ -157,7 +157,7 @@ enum Why {
     InodesInBytes,
     #[error("there is another limit of this kind for the same path")]
     Twice,
-    #[error("more than {} paths", config::DISK_PATHS)]
+    #[error("more than {} paths", settings::DISK_PATHS)]
     TooManyPaths,
 }
 
@@ -216,7 +216,7 @@ impl Thresholds {
         let known = self.paths.iter().position(|own| own.path == path);
         let at = match known {
             Some(at) => at,
-            None if self.paths.len() == config::DISK_PATHS => return Err(Why::TooManyPaths),
+            None if self.paths.len() == settings::DISK_PATHS => return Err(Why::TooManyPaths),
             None => {
                 self.paths.push(Own { path, bytes: None, inodes: None });
                 self.paths.len() - 1
@@ -227,10 +227,10 @@ impl Thresholds {
 
     /// Every path to look at, with its limits. `images` are the image filesystems, where a runtime has named them.
     pub(super) fn targets(&self, images: &[PathBuf]) -> Vec<Target> {
-        let node = ["/", KUBELET].map(|path| (PathBuf::from(path), config::DISK_NODE_PERCENT));
+        let node = ["/", KUBELET].map(|path| (PathBuf::from(path), settings::DISK_NODE_PERCENT));
         let images: Vec<PathBuf> =
             if images.is_empty() { IMAGES.map(PathBuf::from).to_vec() } else { images.to_vec() };
-        let images = images.into_iter().map(|path| (path, config::DISK_IMAGE_PERCENT));
+        let images = images.into_iter().map(|path| (path, settings::DISK_IMAGE_PERCENT));
         let mut targets: Vec<Target> = Vec::new();
         for (path, percent) in node.into_iter().chain(images) {
             let target = self.target(path, percent);
@@ -240,7 +240,7 @@ impl Thresholds {
         }
         for own in &self.paths {
             if targets.iter().all(|target| target.path != own.path) {
-                targets.push(self.target(own.path.clone(), config::DISK_NODE_PERCENT));
+                targets.push(self.target(own.path.clone(), settings::DISK_NODE_PERCENT));
             }
         }
         targets
@@ -256,7 +256,7 @@ impl Thresholds {
         Target {
             is_configured: own.is_some(),
             bytes: rule(own.and_then(|own| own.bytes.as_ref()), percent),
-            inodes: rule(inodes, config::DISK_INODES_PERCENT),
+            inodes: rule(inodes, settings::DISK_INODES_PERCENT),
             path,
         }
     }

@@ -18,7 +18,7 @@ use super::{
     random,
     resolv::{Resolvers, shown},
 };
-use crate::config;
+use crate::checks::network::settings;
 
 /// More than a UDP answer without EDNS can be (512 bytes): who sends more sends nonsense, which is seen as such.
 const DATAGRAM: usize = 4096;
@@ -26,14 +26,14 @@ const DATAGRAM: usize = 4096;
 /// Asks them all, one shortly after the other: the first answer is enough.
 pub(super) async fn ask(resolvers: &Resolvers, question: &Question) -> Part {
     let began = Instant::now();
-    let deadline = began + config::DNS_TIMEOUT;
+    let deadline = began + settings::DNS_TIMEOUT;
     let mut asking = JoinSet::new();
     for (index, &server) in (0..).zip(&resolvers.servers) {
         let (question, tcp_only) = (question.clone(), resolvers.tcp_only);
         asking.spawn(async move {
             // A timer that is due already takes until the next millisecond.
             if index > 0 {
-                sleep_until(began + config::DNS_STAGGER * index).await;
+                sleep_until(began + settings::DNS_STAGGER * index).await;
             }
             (index, ask_one(server, &question, tcp_only, deadline).await)
         });
@@ -95,7 +95,7 @@ async fn ask_one(
 }
 
 fn limit() -> f64 {
-    config::DNS_TIMEOUT.as_secs_f64()
+    settings::DNS_TIMEOUT.as_secs_f64()
 }
 
 async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
@@ -132,7 +132,7 @@ async fn by_udp(
     let socket = UdpSocket::from_std(socket)?;
     let mut buffer = vec![0; DATAGRAM];
     loop {
-        let again = Instant::now() + config::DNS_AGAIN;
+        let again = Instant::now() + settings::DNS_AGAIN;
         while let Some(received) = until(again, socket.recv(&mut buffer)).await {
             match judge(question, id, buffer.get(..received?).unwrap_or_default()) {
                 Reply::Foreign(what) => *foreign = Some(what),

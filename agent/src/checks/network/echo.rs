@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{netlink::Way, random};
-use crate::{config, host::watch_fd};
+use crate::{checks::network::settings, host::watch_fd};
 
 /// What became of an echo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) enum Echo {
 
 /// Asks them all at once, until one answers.
 pub(super) async fn ask(ways: &[Way]) -> Vec<Echo> {
-    let deadline = Instant::now() + config::ECHO_TIMEOUT;
+    let deadline = Instant::now() + settings::ECHO_TIMEOUT;
     let mut echoes = vec![Echo::Silent; ways.len()];
     let mut asking = JoinSet::new();
     for (index, way) in ways.iter().enumerate() {
@@ -100,7 +100,7 @@ async fn talk(socket: Socket, gateway: IpAddr) -> io::Result<()> {
     let mut buffer = vec![0; 1500];
     for number in 1.. {
         watched.get_ref().send(&request(gateway, number, nonce))?;
-        let again = Instant::now() + config::ECHO_AGAIN;
+        let again = Instant::now() + settings::ECHO_AGAIN;
         let answer = async {
             loop {
                 let mut ready = watched.readable().await?;

@@ -10,6 +10,7 @@ mod gateway;
 mod message;
 mod netlink;
 mod resolv;
+pub mod settings;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -17,7 +18,7 @@ use hickory_proto::rr::Name;
 
 use self::{dns::Question, message::Hop, netlink::Kernel, resolv::Resolvers};
 use super::{Check, Kind, OnUnknown, runner::Probe};
-use crate::{config, host::Bounded, model::Outcome};
+use crate::{host::Bounded, model::Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "network",
@@ -85,7 +86,7 @@ impl Network {
     pub fn new(settings: Settings, bounded: Bounded) -> Self {
         Self {
             settings,
-            resolv_conf: config::RESOLV_CONF.into(),
+            resolv_conf: settings::RESOLV_CONF.into(),
             bounded,
             state: std::sync::Mutex::default(),
         }
@@ -99,7 +100,7 @@ impl Network {
             let network = network.clone();
             Box::pin(async move { network.sample().await }) as super::runner::Sampling
         };
-        Probe { name: CHECK.name, timeout: config::NETWORK_TIMEOUT, sample: Box::new(sample) }
+        Probe { name: CHECK.name, timeout: settings::NETWORK_TIMEOUT, sample: Box::new(sample) }
     }
 
     /// One sample.
@@ -111,7 +112,7 @@ impl Network {
     async fn resolver(&self) -> Part {
         let path = self.resolv_conf.clone();
         let read = move || resolv::read(&path);
-        let deadline = config::RESOLV_CONF_DEADLINE;
+        let deadline = settings::RESOLV_CONF_DEADLINE;
         let resolvers = match self.bounded.run("resolv.conf".to_owned(), deadline, read).await {
             Ok(Ok(resolvers)) => {
                 self.lock().resolvers = Some(resolvers.clone());
@@ -140,7 +141,7 @@ impl Network {
             kernel.look(&hops, gateway::is_enough).map(|ways| (kernel, ways))
         };
         let name = || "netlink".to_owned();
-        let deadline = config::NETLINK_DEADLINE;
+        let deadline = settings::NETLINK_DEADLINE;
         let ways = match self.bounded.run(name(), deadline, read).await {
             Ok(Ok((kernel, ways))) => {
                 self.lock().kernel = Some(kernel);

@@ -24,7 +24,7 @@ use netlink_packet_route::{
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use super::message::{Hop, Link, error_of, hops_of, link_of};
-use crate::config;
+use crate::checks::network::settings;
 
 /// Length of `nlmsghdr`.
 const HEADER: usize = 16;
@@ -86,14 +86,14 @@ impl Routes {
     fn are_fresh(&mut self) -> bool {
         self.has_changed |= is_told(&self.news);
         let age = self.at.elapsed();
-        age < self.took * config::ROUTES_REST
-            || (!self.has_changed && !self.once_more && age < config::ROUTES_KEPT)
+        age < self.took * settings::ROUTES_REST
+            || (!self.has_changed && !self.once_more && age < settings::ROUTES_KEPT)
     }
 }
 
 /// Whether anything has been told since the last look, which is not read.
 fn is_told(news: &Socket) -> bool {
-    /// More than there is room for in [`config::ROUTES_NEWS`].
+    /// More than there is room for in [`settings::ROUTES_NEWS`].
     const MOST: usize = 64;
     let mut is_any = false;
     for _ in 0..MOST {
@@ -110,7 +110,7 @@ fn is_told(news: &Socket) -> bool {
 
 fn listen() -> io::Result<Socket> {
     let mut news = Socket::new(NETLINK_ROUTE)?;
-    news.set_rx_buf_sz(libc::c_int::try_from(config::ROUTES_NEWS).unwrap_or(libc::c_int::MAX))?;
+    news.set_rx_buf_sz(libc::c_int::try_from(settings::ROUTES_NEWS).unwrap_or(libc::c_int::MAX))?;
     news.bind_auto()?;
     for group in NEWS {
         news.add_membership(group)?;
@@ -150,7 +150,7 @@ impl Kernel {
         Ok(hops)
     }
 
-    /// The ways out of the main table, IPv4 first; at most [`config::GATEWAYS`].
+    /// The ways out of the main table, IPv4 first; at most [`settings::GATEWAYS`].
     fn default_routes(&mut self) -> io::Result<Vec<Hop>> {
         let mut hops = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -161,7 +161,7 @@ impl Kernel {
             };
             let request = request(libc::RTM_GETROUTE, NLM_F_DUMP, &header, &[]);
             let mut latest = Vec::new();
-            for _attempt in 0..config::DUMP_ATTEMPTS {
+            for _attempt in 0..settings::DUMP_ATTEMPTS {
                 let mut found = Vec::new();
                 let each = |payload: &[u8]| found.extend(hops_of(payload, family));
                 let is_whole = match self.ask(&request, libc::RTM_NEWROUTE, each) {
@@ -177,7 +177,7 @@ impl Kernel {
             }
             hops.append(&mut latest);
         }
-        hops.truncate(config::GATEWAYS);
+        hops.truncate(settings::GATEWAYS);
         Ok(hops)
     }
 

@@ -10,7 +10,7 @@ use std::{
 use resolv_conf::{Config, ScopedIp};
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 
-use crate::config;
+use crate::checks::network::settings;
 
 /// Where DNS is.
 const PORT: u16 = 53;
@@ -54,7 +54,7 @@ fn parse(text: &[u8], index_of: impl Fn(&str) -> Option<u32>) -> Resolvers {
         })
     };
     // A server on a link that is not there is no server, and still one of the three.
-    let listed = config.nameservers.iter().take(config::NAMESERVERS);
+    let listed = config.nameservers.iter().take(settings::NAMESERVERS);
     let mut servers: Vec<SocketAddr> = listed.filter_map(address).collect();
     if config.nameservers.is_empty() {
         servers.push((Ipv4Addr::LOCALHOST, PORT).into());
@@ -71,7 +71,7 @@ fn cluster_domain(search: &[String]) -> Option<String> {
     let of_services = entries.clone().find_map(|entry| {
         entry.strip_prefix("svc.").filter(|domain| !domain.is_empty()).map(str::to_owned)
     });
-    of_services.or_else(|| entries.find(|entry| entry == config::CLUSTER_DOMAIN))
+    of_services.or_else(|| entries.find(|entry| entry == settings::CLUSTER_DOMAIN))
 }
 
 /// Of a link's name, for `nameserver fe80::1%eth0`.
@@ -171,7 +171,7 @@ mod tests {
         #[test]
         fn nor_does_one_that_looks_right(text in "((nameserver|search|domain|options|sortlist)[ \t]+[a-z0-9.:%/#-]{0,20}\n){0,6}") {
             let found = parse(text.as_bytes(), |_| None);
-            prop_assert!(found.servers.len() <= config::NAMESERVERS);
+            prop_assert!(found.servers.len() <= settings::NAMESERVERS);
         }
     }
 }

@@ -39,8 +39,8 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    config,
     host::watch_fd,
+    serve::health::settings,
     serve::{BACKLOG, accept_failed, agent_check, bind, bind_beside, stopped},
 };
 
@@ -89,9 +89,9 @@ impl Door {
         }
         let door = self.clone();
         tokio::spawn(async move {
-            sleep(config::CLEAN_UP).await;
-            while door.open.load(Relaxed) > config::CROWD / 4 {
-                sleep(config::CLEAN_UP).await;
+            sleep(settings::CLEAN_UP).await;
+            while door.open.load(Relaxed) > settings::CROWD / 4 {
+                sleep(settings::CLEAN_UP).await;
             }
             door.cleaning.store(false, Relaxed);
             #[cfg(target_env = "gnu")]
@@ -162,18 +162,18 @@ fn several(threads: usize, addr: SocketAddr) -> io::Result<Vec<TcpSocket>> {
         socket.set_tcp_nodelay(true)?;
         // A load balancer that lost its power leaves no open connection behind for long.
         let keepalive = TcpKeepalive::new()
-            .with_time(config::KEEPALIVE_IDLE)
-            .with_interval(config::KEEPALIVE_INTERVAL)
-            .with_retries(config::KEEPALIVE_PROBES);
+            .with_time(settings::KEEPALIVE_IDLE)
+            .with_interval(settings::KEEPALIVE_INTERVAL)
+            .with_retries(settings::KEEPALIVE_PROBES);
         socket.set_tcp_keepalive(&keepalive)?;
     }
     Ok(sockets)
 }
 
-/// Leaves a connection with the kernel until its first byte is there, [`config::DEFER_ACCEPT`] at most: nearly all of
+/// Leaves a connection with the kernel until its first byte is there, [`settings::DEFER_ACCEPT`] at most: nearly all of
 /// them are then answered as they are accepted, and one that never asks anything costs no more than that.
 fn defer_accept(listener: &TcpSocket) -> io::Result<()> {
-    let seconds = libc::c_int::try_from(config::DEFER_ACCEPT.as_secs()).unwrap_or(1);
+    let seconds = libc::c_int::try_from(settings::DEFER_ACCEPT.as_secs()).unwrap_or(1);
     let size = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap_or_default();
     // SAFETY: the pointer is to an integer that outlives the call, and `size` is that integer's.
     let result = unsafe {
@@ -262,7 +262,7 @@ pub fn open(
         thread::Builder::new().name(format!("tocsin-health{number}")).spawn(move || {
             // A host with more to do than it can is still one to send traffic to: its answers must not come too late.
             // Without the right to it, they have their turn like everybody else.
-            let _like_everybody_else = setpriority_process(None, config::HEALTH_NICE);
+            let _like_everybody_else = setpriority_process(None, settings::HEALTH_NICE);
             if let Err(panicked) = runtime.block_on(both) {
                 error!(error = %panicked, "the health listener");
             }
@@ -290,7 +290,7 @@ fn accept_now(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 /// What there is to read of a connection at once. Who is gone, or is answered and has nothing more to ask, costs no
 /// more than this: a flood of those is dealt with as fast as the kernel lets them in.
 fn first_look(socket: OwnedFd, door: &Door) -> Option<First> {
-    let mut space = [MaybeUninit::<u8>::uninit(); config::HEADER_BYTES];
+    let mut space = [MaybeUninit::<u8>::uninit(); settings::HEADER_BYTES];
     let read = match recv(&socket, &mut space, RecvFlags::DONTWAIT) {
         Ok((([], _), _)) => return None,
         Ok(((read, _), _)) => &*read,
@@ -336,7 +336,7 @@ async fn run(
         let weak = Arc::downgrade(&seat);
         let task = tokio::spawn(connection(first, seat, door.clone(), stop.clone()));
         table.seated(weak, task.abort_handle());
-        if door.open.load(Relaxed) > config::CROWD {
+        if door.open.load(Relaxed) > settings::CROWD {
             door.clean_up();
         }
     };
@@ -350,7 +350,7 @@ async fn run(
                 Err(error) => accept_failed("health", &error).await,
             },
         }
-        if turn.is_multiple_of(config::ACCEPTS) {
+        if turn.is_multiple_of(settings::ACCEPTS) {
             tokio::task::yield_now().await;
         }
     }
@@ -361,14 +361,14 @@ async fn run(
     drop(listener);
     door.draining.store(true, Relaxed);
     // A moment for requests that are on their way.
-    sleep(config::DRAIN_LULL).await;
-    let deadline = Instant::now() + config::DRAIN;
+    sleep(settings::DRAIN_LULL).await;
+    let deadline = Instant::now() + settings::DRAIN;
     while table.end_idle() > 0 {
         if Instant::now() >= deadline {
             warn!(listener = "health", "connections did not end in time");
             return;
         }
-        sleep(config::DRAIN_LULL).await;
+        sleep(settings::DRAIN_LULL).await;
     }
 }
 
@@ -395,7 +395,7 @@ async fn tls(
     stop: watch::Receiver<bool>,
 ) {
     let Some(acceptor) = door.tls.clone() else { return };
-    let stream = match timeout(config::HEADER_TIMEOUT, acceptor.accept(stream)).await {
+    let stream = match timeout(settings::HEADER_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return debug!(%error, "no TLS"),
         Err(_) => return seat.timed_out(),

@@ -12,7 +12,7 @@ use super::{
     request::{Format, Request},
     route::{Route, Router},
 };
-use crate::{config, health::Changes};
+use crate::{health, health::Changes, serve::health::settings};
 
 /// Bytes to send, but for what every answer has of its own.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Cache {
         let Request { method, target, format, .. } = *request;
         let is_cached = matches!(method, "GET" | "HEAD" | "OPTIONS")
             && target.starts_with("/health")
-            && target.len() <= config::CACHED_TARGET;
+            && target.len() <= settings::CACHED_TARGET;
         let found = self
             .entries
             .iter()
@@ -172,7 +172,7 @@ impl Cache {
                 self.entries[..=found].rotate_right(1);
             }
             let entry = &self.entries[0];
-            if now.saturating_duration_since(entry.made) < config::ANSWER_AGE {
+            if now.saturating_duration_since(entry.made) < health::ANSWER_AGE {
                 return Ok(entry.rendered.clone());
             }
             self.entries.remove(0);
@@ -181,7 +181,7 @@ impl Cache {
         let Some(page) = router.now(&route, format) else { return Err(route) };
         let rendered = Arc::new(Rendered::new(page));
         if is_cached {
-            self.entries.truncate(config::CACHED_ANSWERS - 1);
+            self.entries.truncate(settings::CACHED_ANSWERS - 1);
             let (target, rendered) = (target.into(), rendered.clone());
             self.entries.insert(0, Entry { format, target, made: now, rendered });
         }
@@ -268,7 +268,7 @@ mod tests {
         assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 503));
         assert!(Arc::ptr_eq(&second, &rendered()));
         // What nobody publishes ages.
-        let later = answers.lock().get(&answers.router, &get, now + config::ANSWER_AGE).unwrap();
+        let later = answers.lock().get(&answers.router, &get, now + health::ANSWER_AGE).unwrap();
         assert!(!Arc::ptr_eq(&second, &later));
     }
 
@@ -277,14 +277,14 @@ mod tests {
         let (router, _faults) = router(Some("n"), false, 200);
         let answers = Answers::new(router);
         let now = Instant::now();
-        for n in 0..10 * config::CACHED_ANSWERS {
+        for n in 0..10 * settings::CACHED_ANSWERS {
             ask(&answers, &request("GET", &format!("/health?n={n}")), now);
             ask(&answers, &request("GET", "/health"), now);
             ask(&answers, &request("GET", &format!("/nothing/{n}")), now);
             ask(&answers, &request("GET", &format!("/health?{}", "x".repeat(4000))), now);
         }
         let cache = answers.lock();
-        assert_eq!(cache.entries.len(), config::CACHED_ANSWERS);
+        assert_eq!(cache.entries.len(), settings::CACHED_ANSWERS);
         assert_eq!(&*cache.entries[0].target, "/health");
     }
 

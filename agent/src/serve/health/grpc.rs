@@ -17,8 +17,8 @@ use tonic_prost::ProstCodec;
 
 use super::{http2::Connection, watches::Watch};
 use crate::{
-    config,
     health::{Board, Changes, Question, Refused},
+    serve::health::settings,
     serve::stopped,
 };
 
@@ -90,11 +90,11 @@ async fn whole(request: Request<Incoming>) -> Result<Request<Full<Bytes>>, Statu
     /// Whether it is compressed, and its length.
     const PREFIX: usize = 5;
     let (parts, body) = request.into_parts();
-    let body = Limited::new(body, config::GRPC_MESSAGE + PREFIX).collect();
-    match timeout(config::HEADER_TIMEOUT, body).await {
+    let body = Limited::new(body, settings::GRPC_MESSAGE + PREFIX).collect();
+    match timeout(settings::HEADER_TIMEOUT, body).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, Full::new(body.to_bytes()))),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Status::out_of_range(format!("longer than {} bytes", config::GRPC_MESSAGE)))
+            Err(Status::out_of_range(format!("longer than {} bytes", settings::GRPC_MESSAGE)))
         }
         Ok(Err(error)) => Err(Status::from_error(error)),
         Err(_) => Err(Status::deadline_exceeded("the request was not complete in time")),
@@ -142,7 +142,8 @@ where
     T: prost::Message + Default + Send + 'static,
     U: prost::Message + Default + Send + 'static,
 {
-    Grpc::new(ProstCodec::default()).apply_max_message_size_config(Some(config::GRPC_MESSAGE), None)
+    Grpc::new(ProstCodec::default())
+        .apply_max_message_size_config(Some(settings::GRPC_MESSAGE), None)
 }
 
 /// The check set of that name, if every name in it is one.

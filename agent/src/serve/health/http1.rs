@@ -27,7 +27,7 @@ use super::{
     request::{self, Format, Parsed, Request},
     route::Route,
 };
-use crate::config;
+use crate::serve::health::settings;
 
 /// How a conversation ends.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ const ANSWER_BYTES: usize = 512;
 
 /// Sends what is left of the only answer there will be on a connection.
 pub async fn finish(mut stream: TcpStream, unsent: &[u8], seat: &Seat, door: &Door) {
-    let sleep = pin!(tokio::time::sleep(config::WRITE_TIMEOUT));
+    let sleep = pin!(tokio::time::sleep(settings::WRITE_TIMEOUT));
     let _gone_or_too_slow = write(&mut stream, unsent, &mut Deadline::new(sleep)).await;
     seat.served(door);
 }
@@ -107,7 +107,7 @@ pub async fn converse<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let sleep = pin!(tokio::time::sleep(config::IDLE_TIMEOUT));
+    let sleep = pin!(tokio::time::sleep(settings::IDLE_TIMEOUT));
     let mut deadline = Deadline::new(sleep);
     let mut is_fresh = !pending.is_empty();
     let linger = loop {
@@ -175,13 +175,13 @@ where
             Next::Read | Next::More | Next::Wait(..) => {}
         }
         if used == pending.len() {
-            deadline.at(config::IDLE_TIMEOUT);
+            deadline.at(settings::IDLE_TIMEOUT);
             pending.clear();
             pending.shrink_to(IDLE_BYTES);
         } else if used > 0 || !deadline.is_of_header {
             // The first bytes of a request: the rest has to follow soon, however it drips.
             pending.drain(..used);
-            deadline.at(config::HEADER_TIMEOUT);
+            deadline.at(settings::HEADER_TIMEOUT);
             deadline.is_of_header = true;
         }
     };
@@ -303,7 +303,7 @@ async fn read<S: AsyncRead + Unpin>(
     deadline: &mut Deadline<'_>,
 ) -> io::Result<usize> {
     poll_fn(|cx| {
-        let mut space = [MaybeUninit::<u8>::uninit(); config::HEADER_BYTES];
+        let mut space = [MaybeUninit::<u8>::uninit(); settings::HEADER_BYTES];
         let mut space = ReadBuf::uninit(&mut space);
         if let Poll::Ready(result) = Pin::new(&mut *stream).poll_read(cx, &mut space) {
             result?;
@@ -337,7 +337,7 @@ async fn write<S: AsyncWrite + Unpin>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
                     if !is_set {
-                        deadline.at(config::WRITE_TIMEOUT);
+                        deadline.at(settings::WRITE_TIMEOUT);
                         is_set = true;
                     }
                     ready!(deadline.poll(cx));
@@ -354,7 +354,7 @@ async fn say_farewell<S>(stream: &mut S, deadline: &mut Deadline<'_>, linger: bo
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    deadline.at(config::LINGER);
+    deadline.at(settings::LINGER);
     let ended = poll_fn(|cx| {
         if let Poll::Ready(result) = Pin::new(&mut *stream).poll_shutdown(cx) {
             return Poll::Ready(result.is_ok());
@@ -369,7 +369,7 @@ where
     while let Ok(read @ 1..) = read(stream, &mut sunk, deadline).await {
         total += read;
         sunk.clear();
-        if total > config::LINGER_BYTES {
+        if total > settings::LINGER_BYTES {
             return;
         }
     }

@@ -26,7 +26,7 @@ use super::{
     request::Format,
     streams::{Over, Streams},
 };
-use crate::{config, serve::stopped};
+use crate::{serve::health::settings, serve::stopped};
 
 /// What every stream of a connection knows of it.
 #[derive(Clone)]
@@ -60,11 +60,11 @@ where
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(config::HTTP2_STREAMS)
-        .max_header_list_size(config::HTTP2_HEADER_BYTES)
-        .max_send_buf_size(config::HEADER_BYTES)
-        .keep_alive_interval(config::HTTP2_PING_INTERVAL)
-        .keep_alive_timeout(config::HTTP2_PING_TIMEOUT)
+        .max_concurrent_streams(settings::HTTP2_STREAMS)
+        .max_header_list_size(settings::HTTP2_HEADER_BYTES)
+        .max_send_buf_size(settings::HEADER_BYTES)
+        .keep_alive_interval(settings::HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(settings::HTTP2_PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {

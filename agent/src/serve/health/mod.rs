@@ -16,6 +16,7 @@ pub mod page;
 pub mod request;
 pub mod rewind;
 pub mod route;
+pub mod settings;
 pub mod streams;
 pub mod watches;
 

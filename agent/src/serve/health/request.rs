@@ -6,7 +6,7 @@
 use httparse::{EMPTY_HEADER, Error, Status};
 use hyper::StatusCode;
 
-use crate::config;
+use crate::serve::settings;
 
 /// How an answer to `/health` is to be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,8 +107,8 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     let result = request.parse(bytes);
     // Whole or not: a header beyond the limit is beyond the limit.
     let end = if let Ok(Status::Complete(len)) = result { len } else { bytes.len() };
-    if end > config::HEADER_BYTES {
-        let in_first_line = !bytes[..config::HEADER_BYTES].contains(&b'\n');
+    if end > settings::HEADER_BYTES {
+        let in_first_line = !bytes[..settings::HEADER_BYTES].contains(&b'\n');
         let status = if in_first_line {
             StatusCode::URI_TOO_LONG
         } else {

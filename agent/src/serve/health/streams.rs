@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::connections::Seat;
-use crate::config;
+use crate::serve::health::settings;
 
 /// The streams of one connection.
 #[derive(Debug, Default)]
@@ -39,16 +39,16 @@ struct Answers {
 
 impl Answers {
     fn is_too_much(&self) -> bool {
-        self.bytes > config::HTTP2_UNSENT
+        self.bytes > settings::HTTP2_UNSENT
     }
 }
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Nothing was asked for [`config::IDLE_TIMEOUT`].
+    /// Nothing was asked for [`settings::IDLE_TIMEOUT`].
     Idle,
-    /// Answers are not taken, for [`config::WRITE_TIMEOUT`] or too many of them.
+    /// Answers are not taken, for [`settings::WRITE_TIMEOUT`] or too many of them.
     NotTaken,
 }
 
@@ -89,14 +89,14 @@ impl Streams {
 
     fn is_stuck(&self) -> bool {
         let oldest = self.lock().made.first_key_value().map(|(_, made)| *made);
-        oldest.is_some_and(|made| made.elapsed() >= config::WRITE_TIMEOUT)
+        oldest.is_some_and(|made| made.elapsed() >= settings::WRITE_TIMEOUT)
     }
 
     /// Ends when the connection is of no use any more.
     pub async fn over(&self, seat: &Seat) -> Over {
         let (mut since, mut last) = (Instant::now(), seat.last());
         loop {
-            if timeout(config::WRITE_TIMEOUT, self.too_much.notified()).await.is_ok() {
+            if timeout(settings::WRITE_TIMEOUT, self.too_much.notified()).await.is_ok() {
                 return Over::NotTaken;
             }
             if self.is_stuck() {
@@ -104,18 +104,18 @@ impl Streams {
             }
             if self.open.load(Relaxed) > 0 || seat.last() != last {
                 (since, last) = (Instant::now(), seat.last());
-            } else if since.elapsed() >= config::IDLE_TIMEOUT {
+            } else if since.elapsed() >= settings::IDLE_TIMEOUT {
                 return Over::Idle;
             }
         }
     }
 
-    /// Ends when no answer has been in the making for [`config::HTTP2_FAREWELL`], after [`config::DRAIN`] at most.
+    /// Ends when no answer has been in the making for [`settings::HTTP2_FAREWELL`], after [`settings::DRAIN`] at most.
     pub async fn farewell(&self) {
-        let deadline = Instant::now() + config::DRAIN;
+        let deadline = Instant::now() + settings::DRAIN;
         let mut quiet = Instant::now();
-        while Instant::now() < deadline && quiet.elapsed() < config::HTTP2_FAREWELL {
-            sleep(config::DRAIN_LULL).await;
+        while Instant::now() < deadline && quiet.elapsed() < settings::HTTP2_FAREWELL {
+            sleep(settings::DRAIN_LULL).await;
             if self.answering.load(Relaxed) > 0 {
                 quiet = Instant::now();
             }

@@ -11,7 +11,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::connections::Seat;
-use crate::config;
+use crate::serve::health::settings;
 
 /// Every open watch.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl Watches {
     pub fn one_more(self: &Arc<Self>, connection: u64, seat: Arc<Seat>) -> Watch {
         let (end, ended) = oneshot::channel();
         let mut open = self.lock();
-        if open.watches.len() >= config::WATCHES {
+        if open.watches.len() >= settings::WATCHES {
             open.make_room();
         }
         let id = open.next;
@@ -113,14 +113,14 @@ mod tests {
         let mut old = watches.one_more(few, seat.clone());
         let many = watches.connection();
         let mut greedy: Vec<_> =
-            (1..config::WATCHES).map(|_| watches.one_more(many, seat.clone())).collect();
+            (1..settings::WATCHES).map(|_| watches.one_more(many, seat.clone())).collect();
         assert!(greedy[0].ended.try_recv() == Err(oneshot::error::TryRecvError::Empty));
         let mut new = watches.one_more(few, seat.clone());
         greedy[0].ended().await;
         for watch in [&mut old, &mut new, &mut greedy[1]] {
             assert_eq!(watch.ended.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         }
-        assert_eq!(watches.lock().watches.len(), config::WATCHES);
+        assert_eq!(watches.lock().watches.len(), settings::WATCHES);
         drop((old, new, greedy));
         assert_eq!(watches.lock().watches.len(), 0);
     }

@@ -6,7 +6,7 @@ use super::{
     super::{Thresholds, thresholds::Target},
     GIB, thresholds,
 };
-use crate::config;
+use crate::checks::disk_pressure::settings;
 
 /// `path: bytes, inodes`, with `!` behind what is not a default.
 fn shown(targets: &[Target]) -> Vec<String> {
@@ -90,7 +90,7 @@ fn amounts() {
 
 #[test]
 fn bad_entries_say_what_would_be_right() {
-    let many: Vec<_> = (0..=config::DISK_PATHS).map(|n| format!("/{n}:1%")).collect();
+    let many: Vec<_> = (0..=settings::DISK_PATHS).map(|n| format!("/{n}:1%")).collect();
     let many = many.join(",");
     for (text, said) in [
         ("/data", "\"/data\": not path:limit or inodes:percent, such as /var/lib/kubelet:10%"),

@@ -1,0 +1,43 @@
+//! The listeners: ports, deadlines and bounds, each with its unit and its reason.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZero,
+    time::Duration,
+};
+
+/// All addresses, IPv6 and IPv4: a load balancer asks the node's address, not loopback.
+pub const LISTEN_ADDR: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// The port of the readiness endpoint that this replaces.
+pub const LISTEN_PORT: u16 = 25001;
+/// The next one, for people and Prometheus.
+pub const ADMIN_PORT: u16 = 25002;
+/// Below /run: no disk is needed, and only root can reach it.
+pub const CONTROL_SOCKET: &str = "/run/tocsin/control.sock";
+/// A tenth of a second for that reading, which takes a millisecond: then the last one has to do.
+pub const REFRESH_DEADLINE: Duration = Duration::from_millis(100);
+/// 8 KiB for a request's line and headers, as nginx and Apache have it: load balancers send some hundred bytes.
+pub const HEADER_BYTES: usize = 8 * 1024;
+/// 75 seconds on the admin listener and the control socket, for a header as for the next request.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(75);
+/// Connections served at once on each listener, at most; one more ends the one that never asked or asked longest ago.
+/// 64 load balancers with 16 each; 9 MiB if each of them has sent nearly all of a header.
+pub const CONNECTIONS: NonZero<usize> = NonZero::new(1024).unwrap();
+/// Connections to the control socket: people, one by one.
+pub const CONTROL_CONNECTIONS: usize = 64;
+/// The next port, for `HAProxy`'s agent-check.
+pub const AGENT_CHECK_PORT: u16 = 25003;
+/// Connections whose end is waited for after the line, per thread; each for a second at most.
+pub const AGENT_CHECKS: usize = 256;
+/// 10 seconds between looks at the files of `TLS_CERT` and `TLS_KEY`, which change every few weeks.
+pub const TLS_INTERVAL: Duration = Duration::from_secs(10);
+/// 5 seconds for reading them.
+pub const TLS_DEADLINE: Duration = Duration::from_secs(5);
+/// 1 MiB for each of them: a chain of certificates is some kilobytes.
+pub const TLS_BYTES: u64 = 1024 * 1024;
+/// 2 seconds for writing a state file, which belongs on a tmpfs.
+pub const STATE_FILE_DEADLINE: Duration = Duration::from_secs(2);
+/// Open files that are kept for other things than connections: disks, filesystems, maps and probes.
+pub const OTHER_FILES: usize = 512;
+/// 5 seconds for requests that are being answered when the agent is told to stop.
+pub const DRAIN: Duration = Duration::from_secs(5);
