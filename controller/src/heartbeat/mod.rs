@@ -1,0 +1,1 @@
+//! The deployment heartbeat: is this deployment up, for a status page outside the cluster.

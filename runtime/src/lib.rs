@@ -1,0 +1,1 @@
+//! What any Tocsin process is made of. Nothing is in here that only one program needs.
