@@ -212,7 +212,7 @@ impl Outside {
         let threads = health::open(sockets, &settings, stopped)?;
         let addresses = [threads.health, threads.agent_check];
         spawn(listeners, "health", threads.run(stopped.clone()));
-        if config.door.weight != weight::Source::Off {
+        if config.door.weight != weight::WeightSource::Off {
             let source = config.door.weight;
             let task = weight::run(source, fullest, paths, weigher, stopped.clone());
             spawn(listeners, "weight", task);

@@ -162,7 +162,7 @@ pub struct DoorArgs {
     pub agent_check_maint: bool,
     /// What `HAProxy` is told as this host's weight: by free disk space, by load, or always 100%
     #[arg(long, env = "AGENT_WEIGHT", value_enum, default_value_t, value_name = "BY")]
-    pub agent_weight: weight::Source,
+    pub agent_weight: weight::WeightSource,
     /// A file that says 0 while this host is ready and 1 while it is not, for keepalived's `track_file`
     #[arg(long, env = "STATE_FILE", value_name = "PATH")]
     pub state_file: Option<PathBuf>,

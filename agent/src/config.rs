@@ -62,7 +62,7 @@ pub struct Door {
     /// `maint` instead of `drain`.
     pub maint: bool,
     /// Whence the weight comes.
-    pub weight: weight::Source,
+    pub weight: weight::WeightSource,
     /// TLS on the health listener.
     pub tls: Option<tls::Files>,
     /// The verdict as a file.
