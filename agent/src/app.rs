@@ -24,7 +24,7 @@ use crate::{
     serve::{
         BACKLOG,
         admin::Admin,
-        agent_check::{Line, Words},
+        agent_check::{self, AgentCheck},
         bind,
         control::{Control, Socket, SocketFile},
         health::{self, Answered, Listeners, Router},
@@ -200,14 +200,18 @@ impl Outside {
     ) -> io::Result<[SocketAddr; 2]> {
         let Self { board, answered, stats, connections, tls, fullest, paths } = self;
         let (weigher, weight) = watch::channel(100);
-        let words = Words { maint: config.door.maint, weight };
+        let agent_check = agent_check::Settings { maint: config.door.maint, weight };
         let settings = health::Settings {
             router: Router::new(board.clone(), config.nodecheck_down_status),
             connections: config.door.connections.min(connections),
             tls,
             counts: stats.connections.clone(),
             answered,
-            line: Arc::new(Line::new(board.clone(), words, stats.agent_checks.clone())),
+            agent_check: Arc::new(AgentCheck::new(
+                board.clone(),
+                agent_check,
+                stats.agent_checks.clone(),
+            )),
         };
         let threads = health::open(sockets, &settings, stopped)?;
         let addresses = [threads.health, threads.agent_check];

@@ -1,7 +1,8 @@
-//! `HAProxy`'s agent-check: a connection is answered with one line and closed, whether anything is sent on it or not.
+//! `HAProxy`'s agent-check: a listener that answers every connection with one line and closes it, whether the other
+//! side sends anything or not.
 //!
 //! The line always has the whole set of words: "Parameters which are not advertised by the agent are not changed"
-//! (`HAProxy`'s configuration manual, `agent-check`), so that what an earlier answer did is always taken back.
+//! (`HAProxy`'s configuration manual, `agent-check`), so each line takes back what an earlier one did.
 
 use std::{
     sync::{
@@ -19,26 +20,26 @@ use tokio::{
     time::timeout,
 };
 
-use super::{accept_failed, health::one_line, stopped};
+use super::{accept_failed, reason::printable_reason, stopped};
 use crate::{
     health,
     health::{Answer, Board, Changes, Refused},
     serve::settings,
 };
 
-/// What a line says, besides what the checks say.
+/// What the line says besides the verdict.
 #[derive(Clone, Debug)]
-pub struct Words {
+pub struct Settings {
     /// Say `maint` instead of `drain`, which also stops `HAProxy`'s checks.
     pub maint: bool,
-    /// In percent.
+    /// The weight of this host, in percent.
     pub weight: watch::Receiver<u8>,
 }
 
-/// The line. Pure.
+/// Renders the line. Pure.
 ///
-/// No weight beside `drain` and `maint`, where it means nothing: `HAProxy` (2.6, seen) logs "remains in forced drain
-/// mode" at every answer that has both. The next `ready` comes with it.
+/// There is no weight beside `drain` and `maint`, where it means nothing: `HAProxy` (2.6, seen) logs "remains in forced
+/// drain mode" at every line that has both. The next `ready` brings the weight back.
 #[must_use]
 pub fn line(answer: &Result<Answer, Refused>, maint: bool, weight: u8) -> String {
     let cordoned = if maint { "maint" } else { "drain" };
@@ -47,72 +48,80 @@ pub fn line(answer: &Result<Answer, Refused>, maint: bool, weight: u8) -> String
         Ok(answer) if answer.is_drain() => format!("up {cordoned}\n"),
         Ok(answer) => {
             let is_cordoned = answer.checks.iter().any(|c| c.name == "schedulable" && !c.passed);
-            let why = one_line(&answer.summary().unwrap_or_default());
+            let reason = printable_reason(&answer.summary().unwrap_or_default());
             if is_cordoned {
-                format!("down {cordoned} #{why}\n")
+                format!("down {cordoned} #{reason}\n")
             } else {
-                format!("down ready {weight}% #{why}\n")
+                format!("down ready {weight}% #{reason}\n")
             }
         }
-        Err(refused) => format!("down ready {weight}% #{}\n", one_line(&refused.to_string())),
+        Err(refused) => {
+            format!("down ready {weight}% #{}\n", printable_reason(&refused.to_string()))
+        }
     }
 }
 
-/// The line of this moment, rendered once for as long as it is true.
+/// The agent-check's answers. The line is rendered once per change, and shared by all threads.
 #[derive(Debug)]
-pub struct Line {
+pub struct AgentCheck {
     board: Board,
-    words: Words,
-    kept: Mutex<Kept>,
-    /// How often it was given.
+    settings: Settings,
+    cache: Mutex<Cache>,
+    /// Lines sent, for metrics.
     pub answered: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Cache {
     changes: Changes,
-    made: Option<Instant>,
+    /// When the line was rendered; `None` before the first time.
+    rendered: Option<Instant>,
     line: Arc<str>,
 }
 
-impl Line {
-    /// Of what `board` says.
+impl AgentCheck {
+    /// Answers from `board`; counts the lines in `answered`.
     #[must_use]
-    pub fn new(board: Board, words: Words, answered: Arc<AtomicU64>) -> Self {
-        let kept = Kept { changes: board.changes(), made: None, line: Arc::from("") };
-        Self { board, words, kept: Mutex::new(kept), answered }
+    pub fn new(board: Board, settings: Settings, answered: Arc<AtomicU64>) -> Self {
+        let cache = Cache { changes: board.changes(), rendered: None, line: Arc::from("") };
+        Self { board, settings, cache: Mutex::new(cache), answered }
     }
 
-    /// What to say, unless a probe has no result yet.
+    /// The current line; `None` while a probe has no result yet.
     fn now(&self) -> Option<Arc<str>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_old = |made| now.saturating_duration_since(made) >= health::ANSWER_AGE;
-        if kept.changes.any() || kept.made.is_none_or(is_old) {
-            kept.made = None;
+        let is_old = |rendered| now.saturating_duration_since(rendered) >= health::ANSWER_AGE;
+        if cache.changes.any() || cache.rendered.is_none_or(is_old) {
+            cache.rendered = None;
             let answer = self.board.ask_now(&self.board.with_drain())?;
-            kept.line = self.line(&answer).into();
-            kept.made = Some(now);
+            cache.line = self.render(&answer).into();
+            cache.rendered = Some(now);
         }
-        Some(kept.line.clone())
+        Some(cache.line.clone())
     }
 
-    fn line(&self, answer: &Result<Answer, Refused>) -> String {
-        line(answer, self.words.maint, *self.words.weight.borrow())
+    /// The line, once every probe has a result.
+    async fn wait(&self) -> String {
+        self.render(&self.board.ask(&self.board.with_drain()).await)
     }
 
-    /// Says it.
-    fn give(&self, stream: &TcpStream, text: &str) -> bool {
+    fn render(&self, answer: &Result<Answer, Refused>) -> String {
+        line(answer, self.settings.maint, *self.settings.weight.borrow())
+    }
+
+    /// Sends a line and counts it; false where the connection is gone.
+    fn send(&self, stream: &TcpStream, line: &str) -> bool {
         self.answered.fetch_add(1, Relaxed);
-        // Not by way of the runtime, which would first ask epoll: a line always fits into an empty socket.
+        // Without the runtime, which would wait for epoll first: a line always fits into an empty socket buffer.
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        send(stream, text.as_bytes(), flags).is_ok()
+        send(stream, line.as_bytes(), flags).is_ok()
     }
 }
 
-/// Answers until `stop`.
-pub async fn run(listener: TcpListener, line: Arc<Line>, stop: watch::Receiver<bool>) {
-    let seats = Arc::new(Semaphore::new(settings::AGENT_CHECKS));
+/// Serves the agent-check until `stop`.
+pub async fn run(listener: TcpListener, agent_check: Arc<AgentCheck>, stop: watch::Receiver<bool>) {
+    let closing = Arc::new(Semaphore::new(settings::AGENT_CHECKS));
     let mut stopped = std::pin::pin!(stopped(stop));
     loop {
         let stream = tokio::select! {
@@ -126,36 +135,35 @@ pub async fn run(listener: TcpListener, line: Arc<Line>, stop: watch::Receiver<b
                 }
             },
         };
-        // Who finds no seat is answered too, but not waited for.
-        let seat = seats.clone().try_acquire_owned().ok();
-        let text = line.now();
-        if let Some(text) = &text
-            && !line.give(&stream, text)
+        // Without a permit the line is sent too, but neither a probe nor the other side's end is waited for.
+        let permit = closing.clone().try_acquire_owned().ok();
+        let line = agent_check.now();
+        if let Some(line) = &line
+            && !agent_check.send(&stream, line)
         {
             continue;
         }
-        let Some(seat) = seat else { continue };
-        let line = line.clone();
+        let Some(permit) = permit else { continue };
+        let agent_check = agent_check.clone();
         tokio::spawn(async move {
-            if text.is_none() {
-                // `HAProxy` takes a slow answer for none, and none changes nothing.
-                let answer = line.board.ask(&line.board.with_drain()).await;
-                let text = line.line(&answer);
-                line.give(&stream, &text);
+            if line.is_none() {
+                // `HAProxy` ignores an agent-check that answers too late: nothing changes then.
+                let line = agent_check.wait().await;
+                agent_check.send(&stream, &line);
             }
-            farewell(stream).await;
-            drop(seat);
+            lingering_close(stream).await;
+            drop(permit);
         });
     }
 }
 
-/// What is sent with `agent-send` must not be there unread when the connection is closed: that would reset it, and
-/// take the line with it.
-async fn farewell(mut stream: TcpStream) {
+/// Ends our half of the connection and reads what the other side sent (`agent-send`): closing a socket with unread
+/// bytes resets the connection, and the reset would discard the line.
+async fn lingering_close(mut stream: TcpStream) {
     let read_on = async {
         if stream.shutdown().await.is_ok() {
-            let (mut sunk, mut rest) = ([0; 256], 4096_usize);
-            while let Ok(read @ 1..) = stream.read(&mut sunk).await {
+            let (mut discarded, mut rest) = ([0; 256], LINGER_BYTES);
+            while let Ok(read @ 1..) = stream.read(&mut discarded).await {
                 rest = rest.saturating_sub(read);
                 if rest == 0 {
                     break;
@@ -163,11 +171,13 @@ async fn farewell(mut stream: TcpStream) {
             }
         }
     };
-    let _gone_either_way = timeout(FAREWELL, read_on).await;
+    let _closed_either_way = timeout(LINGER, read_on).await;
 }
 
-/// A round trip, and what a busy load balancer needs to read a line.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// 1 second for the lingering close: a round trip, and what a busy load balancer needs to read a line.
+const LINGER: Duration = Duration::from_secs(1);
+/// 4 KiB read in it at most: `agent-send` is some words.
+const LINGER_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -175,7 +185,7 @@ mod tests {
     use crate::health::CheckAnswer;
 
     #[test]
-    fn always_the_whole_set_of_words() {
+    fn every_line_has_the_whole_set_of_words() {
         let check = |name: &str, reason: Option<&str>| CheckAnswer {
             name: name.into(),
             passed: reason.is_none(),

@@ -5,6 +5,7 @@ pub mod agent_check;
 pub mod control;
 pub mod health;
 pub mod metrics;
+pub mod reason;
 pub mod settings;
 pub mod state_file;
 pub mod tls;

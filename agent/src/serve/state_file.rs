@@ -1,7 +1,7 @@
-//! The verdict as a file, for keepalived's `track_file` and whatever else reads files: replaced as a whole whenever the
-//! verdict or its reason changes.
+//! The verdict as a file, for keepalived's `track_file` and for anything else that reads files. Whenever the verdict or
+//! its reason changes, the file is replaced as a whole.
 //!
-//! The first line is a number, 0 for ready and 1 for not ready; the second one says it in words.
+//! The first line is a number: 0 for ready, 1 for not ready. The second line says it in words.
 
 use std::{
     fs,
@@ -17,27 +17,27 @@ use std::{
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::{health::one_line, stopped};
+use super::{reason::printable_reason, stopped};
 use crate::{
     health::{Answer, Board, Question, Refused},
     host::Bounded,
     serve::settings,
 };
 
-/// What is in the file. Pure.
+/// The file's contents for a verdict. Pure.
 #[must_use]
 pub fn contents(answer: &Result<Answer, Refused>) -> String {
     match answer {
         Ok(answer) if answer.is_ready() => "0\nready\n".to_owned(),
         Ok(answer) => {
-            let why = one_line(&answer.summary().unwrap_or_default());
-            format!("1\nnot-ready {why}\n")
+            let reason = printable_reason(&answer.summary().unwrap_or_default());
+            format!("1\nnot-ready {reason}\n")
         }
-        Err(refused) => format!("1\nnot-ready {}\n", one_line(&refused.to_string())),
+        Err(refused) => format!("1\nnot-ready {}\n", printable_reason(&refused.to_string())),
     }
 }
 
-/// Keeps the file current until `stop`; what it says last stays, since a stop of the agent says nothing about the host.
+/// Keeps the file current until `stop`. The last contents stay: a stop of the agent says nothing about the host.
 pub async fn run(
     path: PathBuf,
     board: Board,
@@ -45,18 +45,18 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) {
     tokio::select! {
-        () = keep(path, board, failures) => {}
+        () = keep_current(path, board, failures) => {}
         () = stopped(stop) => {}
     }
 }
 
-async fn keep(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
+async fn keep_current(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
     let bounded = Bounded::default();
     let mut changes = board.changes();
     let (mut written, mut failed) = (None, None);
     loop {
-        // Marked before it is looked at, so that nothing falls between.
-        let _whatever_it_was = changes.any();
+        // Changes are marked as seen before the verdict is read, so that none is lost between the two.
+        let _any = changes.any();
         let now = contents(&board.ask(&Question::default()).await);
         if written.as_ref() != Some(&now) {
             let (to, text) = (path.clone(), now.clone());
@@ -74,27 +74,27 @@ async fn keep(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
                 }
             }
         }
-        // At the latest after a second: also the next attempt at a file that could not be written.
+        // A second at most, after which a file that could not be written is tried again.
         changes.wait().await;
     }
 }
 
-/// Whoever reads `path` finds the old contents or the new ones.
+/// Replaces the file: a reader of `path` finds either the old contents or the new ones.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it has no file name"))?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent)?;
     }
     let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-    // Not synced: after a crash the agent writes it anew, and a disk that hangs should not be waited for.
-    // What is left there of a run that was killed, or a link or a pipe that somebody else made, is not written to.
+    // A leftover of a killed run, or a link or a pipe made by somebody else, is removed and never written to.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
+    // Not synced: after a crash the agent writes the file again, and a sync could hang with its disk.
     file.write_all(text.as_bytes())?;
-    // Nothing in it is secret, whatever the service's umask is.
+    // Readable for everybody, whatever the service's umask is: nothing in it is secret.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     fs::rename(&beside, path)
 }
@@ -105,7 +105,7 @@ mod tests {
     use crate::health::CheckAnswer;
 
     #[test]
-    fn a_number_and_words() {
+    fn the_contents_are_a_number_and_words() {
         let answer = |passed: bool| {
             let check = CheckAnswer {
                 name: "io_errors".into(),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole() {
+    fn the_file_is_replaced_as_a_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/tocsin/state");
         replace(&path, "0\n").unwrap();
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(io::read_to_string(old).unwrap(), "0\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-        // What others have put where it is prepared is not written to, and nothing is waited for.
+        // A link or a pipe in the place of the temporary file is not written to, and does not make it wait.
         let beside = path.with_file_name(".state.new");
         let precious = dir.path().join("precious");
         fs::write(&precious, "as it was").unwrap();

@@ -41,7 +41,11 @@ use super::{
 use crate::{
     host::watch_fd,
     serve::health::settings,
-    serve::{BACKLOG, accept_failed, agent_check, bind, bind_beside, stopped},
+    serve::{
+        BACKLOG, accept_failed,
+        agent_check::{self, AgentCheck},
+        bind, bind_beside, stopped,
+    },
 };
 
 /// What the listener is made of.
@@ -57,8 +61,8 @@ pub struct Settings {
     pub counts: Arc<Counts>,
     /// The same.
     pub answered: Arc<Answered>,
-    /// What `HAProxy`'s agent-check is told, on the other port.
-    pub line: Arc<agent_check::Line>,
+    /// `HAProxy`'s agent-check, on the other port.
+    pub agent_check: Arc<AgentCheck>,
 }
 
 /// What the connections of one thread share.
@@ -245,10 +249,10 @@ pub fn open(
             open: table.open(),
             cleaning: AtomicBool::new(false),
         });
-        let (line, stop, ends) = (settings.line.clone(), stop.clone(), ends.clone());
+        let (answers, stop, ends) = (settings.agent_check.clone(), stop.clone(), ends.clone());
         let both = async move {
             // As tasks among the others: what is polled beside them would have its turn before all of them.
-            let agent_check = tokio::spawn(agent_check::run(agent_check, line, stop.clone()));
+            let agent_check = tokio::spawn(agent_check::run(agent_check, answers, stop.clone()));
             let mut health = tokio::spawn(run(health, door, table, stop));
             tokio::select! {
                 ended = &mut health => ended,

@@ -23,6 +23,6 @@ pub mod watches;
 pub use self::{
     accept::{Listeners, Settings, Threads, open},
     connections::Counts,
-    page::{Answered, one_line},
+    page::Answered,
     route::Router,
 };

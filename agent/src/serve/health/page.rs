@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hyper::{StatusCode, body::Bytes};
 
-use crate::{serve::JSON, serve::health::settings};
+use crate::serve::JSON;
 
 /// Methods that every page below `/health` takes.
 pub const ALLOW: &str = "GET, HEAD, OPTIONS";
@@ -65,25 +65,5 @@ impl Answered {
             _ => &self.refused,
         };
         counter.fetch_add(1, Relaxed);
-    }
-}
-
-/// `text` as the value of a header, or as what follows the `#` of an agent-check: one line of printable ASCII, cut at
-/// [`settings::REASON_BYTES`].
-#[must_use]
-pub fn one_line(text: &str) -> String {
-    let printable = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-    text.chars().take(settings::REASON_BYTES).map(printable).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_cannot_end_its_line() {
-        assert_eq!(one_line("a\r\nSet-Cookie: b"), "a??Set-Cookie: b");
-        assert_eq!(one_line("/mnt/\u{e9} \0"), "/mnt/? ?");
-        assert_eq!(one_line(&"x".repeat(10_000)).len(), settings::REASON_BYTES);
     }
 }

@@ -13,14 +13,10 @@
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 
-use super::{
-    health_json,
-    page::{Page, one_line},
-    request::Format,
-};
+use super::{health_json, page::Page, request::Format};
 use crate::{
     health::{Answer, Board, Question, Refused},
-    serve::{JSON, TEXT},
+    serve::{JSON, TEXT, reason::printable_reason},
 };
 
 /// What requests are answered from.
@@ -137,7 +133,7 @@ impl Router {
         } else {
             json(serde_json::to_vec(&answer), JSON)
         };
-        Page { reason: answer.summary().map(|summary| one_line(&summary)), ..page }
+        Page { reason: answer.summary().map(|summary| printable_reason(&summary)), ..page }
     }
 
     fn nodecheck(&self) -> Page {

@@ -35,8 +35,6 @@ pub const HEALTH_NICE: i32 = -5;
 pub const CACHED_ANSWERS: usize = 64;
 /// 512 bytes for a target whose answer is kept: all checks by name are some 150.
 pub const CACHED_TARGET: usize = 512;
-/// 256 bytes for a reason in a header or behind an agent-check's `#`: one line of a log.
-pub const REASON_BYTES: usize = 256;
 /// 30 seconds without a byte until TCP asks whether the other side is still there.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// 10 seconds between these questions.
