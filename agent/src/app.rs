@@ -1,13 +1,12 @@
 //! Wiring only: sockets, channels, named tasks. A task that ends unexpectedly ends the process.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, anyhow};
+use tocsin_runtime::{log::DroppedLines, tasks::Tasks};
 use tokio::{
-    net::TcpSocket,
-    signal::unix::{SignalKind, signal},
+    net::{TcpListener, TcpSocket},
     sync::{mpsc, oneshot, watch},
-    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
@@ -28,7 +27,7 @@ use crate::{
         bind,
         control::{Control, Socket, SocketFile},
         health::{self, Answered, Listeners, Router},
-        metrics::{DoorStats, LogDropped, Metrics, Sources},
+        metrics::{DoorStats, Metrics, Sources},
         serve, state_file,
         tls::Tls,
         weight,
@@ -38,109 +37,103 @@ use crate::{
 /// Actions that wait for the kernel task; people type them one by one.
 const COMMANDS: usize = 16;
 
-/// What a task ended with: its name, and why it should not have.
-type Ended = (&'static str, anyhow::Error);
-
 /// Runs the agent until a signal or a dead task ends it.
-pub async fn run(config: Config, log_dropped: LogDropped) -> anyhow::Result<()> {
+pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()> {
     // Signals and ports first: both can fail for reasons of the operator's.
-    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let door = Listeners::bind(config.door.threads, config.listen, config.door.agent_check);
-    let door =
-        door.map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
-    let admin =
-        bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
-
-    let stats_of_door = Arc::<DoorStats>::default();
-    let (tls, certificate) = start_tls(&config, &stats_of_door)?;
+    let mut tasks = Tasks::new().context("listen for SIGTERM and SIGINT")?;
+    let ports = Ports::bind(&config)?;
+    let stats = Arc::<DoorStats>::default();
+    let tls = start_tls(&config, &stats, &mut tasks)?;
     let paths = host_paths(&config)?;
-    let files = raise_open_files();
-    let connections = (files.saturating_sub(serve::settings::OTHER_FILES) / 2).max(64);
-    if connections < config.door.connections {
-        let asked = config.door.connections;
-        warn!(asked, connections, files, "MAX_CONNECTIONS: this process may not open enough files");
-    }
-    let (commands, commanded) = mpsc::channel(COMMANDS);
-    let policy = Arc::new(config.policy.clone());
-    let api = Arc::<ApiStats>::default();
-    let (faults_to_tell, to_tell) = oneshot::channel();
-    let (mut cluster, node) = start_cluster(&config, &policy, to_tell, &api)?;
-    let (kernel, published) =
-        Kernel::start(&config.kernel, &paths, commanded).await.context("read the mount table")?;
-    // Nobody is answered before the answer is right, or is known not to come.
-    if let Some(cluster) = &mut cluster {
-        cluster.first_word().await;
-    }
-    let Published { faults, stats } = published.clone();
-    let _nobody_to_tell = faults_to_tell.send(faults.clone());
-    let fullest = config.probes.fullest(&paths);
-    let (runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
-    let board = Board::new(faults.clone(), node.clone(), probes, policy);
+    let connections = connection_limit(config.door.connections);
+
+    let inputs = Inputs::start(&config, &paths, &mut tasks).await?;
     let answered = Arc::<Answered>::default();
     let metrics = Arc::new(Metrics::new(Sources {
-        faults: faults.clone(),
-        stats: stats.clone(),
-        node,
-        api,
-        board: board.clone(),
+        faults: inputs.published.faults.clone(),
+        stats: inputs.published.stats.clone(),
+        node: inputs.node.clone(),
+        api: inputs.api.clone(),
+        board: inputs.board.clone(),
         answered: answered.clone(),
-        door: stats_of_door.clone(),
+        door: stats.clone(),
         log_dropped,
     }));
 
-    let (stop, stopped) = watch::channel(false);
-    let mut listeners: JoinSet<Ended> = JoinSet::new();
-    let (admin, admin_addr) = listen(admin).context("admin listener")?;
-    let outside = Outside {
-        board: board.clone(),
-        answered,
-        stats: stats_of_door,
-        connections,
-        tls,
-        fullest,
-        paths,
-    };
-    let [health_addr, agent_check_addr] =
-        outside.open(&config, door, &mut listeners, &stopped).context("health listener")?;
-    let handler = Admin::new(board, faults, stats, metrics, commands.clone());
-    let handle = move |request| {
-        let handler = handler.clone();
-        async move { handler.handle(request).await }
-    };
-    let limit = connections.min(serve::settings::CONNECTIONS.get());
-    spawn(&mut listeners, "admin", serve("admin", limit, admin, handle, stopped.clone()));
-    let socket_file = open_control(&config, &commands, &mut listeners, &stopped);
-    let mut sources: JoinSet<Ended> = JoinSet::new();
-    sources.spawn(async move { ("kernel", kernel.run().await) });
-    sources.spawn(async move { ("probes", runner.run().await) });
-    if let Some(cluster) = cluster {
-        sources.spawn(async move { ("cluster", cluster.run().await) });
-    }
-    if let Some(certificate) = certificate {
-        spawn(&mut sources, "certificate", certificate.follow());
-    }
-    welcome(&config, &published, [health_addr, agent_check_addr, admin_addr]);
+    let outside = Outside { answered, stats, connections, tls, paths };
+    let [health, agent_check] =
+        outside.open(&config, &inputs, ports.health, &mut tasks).context("health listener")?;
+    let admin = open_admin(&inputs, ports.admin, metrics, connections, &mut tasks)
+        .context("admin listener")?;
+    let socket_file = open_control(&config, &inputs.commands, &mut tasks);
+    welcome(&config, &inputs.published, [health, agent_check, admin]);
+    let result = tasks.run().await;
+    drop((inputs, socket_file));
+    result
+}
 
-    let end = tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        _ = interrupt.recv() => Ok("SIGINT"),
-        ended = listeners.join_next() => Err(unexpected(ended)),
-        ended = sources.join_next() => Err(unexpected(ended)),
-    };
-    let signal = end?;
-    info!(signal, "stopping: open requests are answered first");
-    // What the answers are made of goes on meanwhile, so that the last ones are true.
-    stop.send_replace(true);
-    let drained = async { while listeners.join_next().await.is_some() {} };
-    let died = tokio::select! {
-        () = drained => Ok(()),
-        _ = terminate.recv() => Err(anyhow!("a second signal: not waiting any longer")),
-        _ = interrupt.recv() => Err(anyhow!("a second signal: not waiting any longer")),
-        ended = sources.join_next() => Err(unexpected(ended)),
-    };
-    drop((commands, socket_file));
-    died
+/// The ports of the agent, taken and not open yet.
+struct Ports {
+    health: Listeners,
+    admin: TcpSocket,
+}
+
+impl Ports {
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let health = Listeners::bind(config.door.threads, config.listen, config.door.agent_check);
+        let health = health
+            .map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
+        let admin =
+            bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
+        Ok(Self { health, admin })
+    }
+}
+
+/// The connections that the health listener may have at once: fewer than asked for where few files may be open.
+fn connection_limit(asked: usize) -> usize {
+    let files = raise_open_files();
+    let connections = (files.saturating_sub(serve::settings::OTHER_FILES) / 2).max(64);
+    if connections < asked {
+        warn!(asked, connections, files, "MAX_CONNECTIONS: this process may not open enough files");
+    }
+    connections
+}
+
+/// What answers are made of.
+struct Inputs {
+    published: Published,
+    node: watch::Receiver<Arc<NodeView>>,
+    api: Arc<ApiStats>,
+    board: Board,
+    fullest: Fullest,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Inputs {
+    /// Starts the kernel side, the cluster side and the probes; waits until each can say something, or is known to be
+    /// unable to.
+    async fn start(config: &Config, paths: &Paths, tasks: &mut Tasks) -> anyhow::Result<Self> {
+        let (commands, commanded) = mpsc::channel(COMMANDS);
+        let policy = Arc::new(config.policy.clone());
+        let api = Arc::<ApiStats>::default();
+        let (faults_to_tell, to_tell) = oneshot::channel();
+        let (cluster, node) = start_cluster(config, &policy, to_tell, &api)?;
+        let (kernel, published) = Kernel::start(&config.kernel, paths, commanded)
+            .await
+            .context("read the mount table")?;
+        let _nobody_to_tell = faults_to_tell.send(published.faults.clone());
+        tasks.spawn_background("kernel", kernel.run());
+        // Nobody is answered before the answer is right, or is known not to come.
+        if let Some(mut cluster) = cluster {
+            cluster.first_word().await;
+            tasks.spawn_background("cluster", cluster.run());
+        }
+        let fullest = config.probes.fullest(paths);
+        let (runner, probes) = config.probes.start(&policy, paths).context("start the probes")?;
+        tasks.spawn_background("probes", runner.run());
+        let board = Board::new(published.faults.clone(), node.clone(), probes, policy);
+        Ok(Self { published, node, api, board, fullest, commands })
+    }
 }
 
 fn host_paths(config: &Config) -> anyhow::Result<Paths> {
@@ -178,14 +171,12 @@ fn start_cluster(
     Ok((Some(cluster), node))
 }
 
-/// What load balancers are answered from.
+/// What load balancers are answered with, besides [`Inputs`].
 struct Outside {
-    board: Board,
     answered: Arc<Answered>,
     stats: Arc<DoorStats>,
     connections: usize,
     tls: Option<TlsAcceptor>,
-    fullest: Fullest,
     paths: Paths,
 }
 
@@ -194,11 +185,12 @@ impl Outside {
     fn open(
         self,
         config: &Config,
+        inputs: &Inputs,
         sockets: Listeners,
-        listeners: &mut JoinSet<Ended>,
-        stopped: &watch::Receiver<bool>,
+        tasks: &mut Tasks,
     ) -> io::Result<[SocketAddr; 2]> {
-        let Self { board, answered, stats, connections, tls, fullest, paths } = self;
+        let Self { answered, stats, connections, tls, paths } = self;
+        let board = &inputs.board;
         let (weigher, weight) = watch::channel(100);
         let agent_check = agent_check::Settings { maint: config.door.maint, weight };
         let settings = health::Settings {
@@ -213,29 +205,52 @@ impl Outside {
                 stats.agent_checks.clone(),
             )),
         };
-        let threads = health::open(sockets, &settings, stopped)?;
+        let stop = tasks.stop();
+        let threads = health::open(sockets, &settings, &stop)?;
         let addresses = [threads.health, threads.agent_check];
-        spawn(listeners, "health", threads.run(stopped.clone()));
+        tasks.spawn_graceful("health", threads.run(stop.clone()));
         if config.door.weight != weight::WeightSource::Off {
-            let source = config.door.weight;
-            let task = weight::run(source, fullest, paths, weigher, stopped.clone());
-            spawn(listeners, "weight", task);
+            let (source, fullest) = (config.door.weight, inputs.fullest.clone());
+            tasks.spawn_graceful(
+                "weight",
+                weight::run(source, fullest, paths, weigher, stop.clone()),
+            );
         }
         if let Some(path) = config.door.state_file.clone() {
             let failures = stats.state_file.clone();
-            let task = state_file::run(path, board, failures, stopped.clone());
-            spawn(listeners, "state file", task);
+            tasks
+                .spawn_graceful("state file", state_file::run(path, board.clone(), failures, stop));
         }
         Ok(addresses)
     }
 }
 
-/// Actions are worth less than answers: without the socket the agent still runs.
+/// Begins to answer operators; gives where.
+fn open_admin(
+    inputs: &Inputs,
+    socket: TcpSocket,
+    metrics: Arc<Metrics>,
+    connections: usize,
+    tasks: &mut Tasks,
+) -> io::Result<SocketAddr> {
+    let listener: TcpListener = socket.listen(BACKLOG)?;
+    let addr = listener.local_addr()?;
+    let Published { faults, stats } = inputs.published.clone();
+    let handler = Admin::new(inputs.board.clone(), faults, stats, metrics, inputs.commands.clone());
+    let handle = move |request| {
+        let handler = handler.clone();
+        async move { handler.handle(request).await }
+    };
+    let limit = connections.min(serve::settings::CONNECTIONS.get());
+    tasks.spawn_graceful("admin", serve("admin", limit, listener, handle, tasks.stop()));
+    Ok(addr)
+}
+
+/// Opens the control socket. Actions are worth less than answers: without it the agent still runs.
 fn open_control(
     config: &Config,
     commands: &mpsc::Sender<Command>,
-    listeners: &mut JoinSet<Ended>,
-    stopped: &watch::Receiver<bool>,
+    tasks: &mut Tasks,
 ) -> Option<SocketFile> {
     match Socket::bind(&config.control_socket) {
         Ok(Socket { listener, file }) => {
@@ -245,8 +260,8 @@ fn open_control(
                 async move { handler.handle(request).await }
             };
             let limit = serve::settings::CONTROL_CONNECTIONS;
-            let task = serve("control", limit, listener, handle, stopped.clone());
-            spawn(listeners, "control", task);
+            tasks
+                .spawn_graceful("control", serve("control", limit, listener, handle, tasks.stop()));
             Some(file)
         }
         Err(error) => {
@@ -257,40 +272,17 @@ fn open_control(
     }
 }
 
-/// What speaks TLS on the health listener, and what keeps its certificate current.
+/// TLS on the health listener, where it is configured.
 fn start_tls(
     config: &Config,
     stats: &DoorStats,
-) -> anyhow::Result<(Option<TlsAcceptor>, Option<Tls>)> {
-    let Some(files) = config.door.tls.clone() else { return Ok((None, None)) };
+    tasks: &mut Tasks,
+) -> anyhow::Result<Option<TlsAcceptor>> {
+    let Some(files) = config.door.tls.clone() else { return Ok(None) };
     let tls = Tls::new(files, stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
     let acceptor = tls.acceptor().context("TLS")?;
-    Ok((Some(acceptor), Some(tls)))
-}
-
-fn listen(socket: TcpSocket) -> io::Result<(tokio::net::TcpListener, SocketAddr)> {
-    let listener = socket.listen(BACKLOG)?;
-    let addr = listener.local_addr()?;
-    Ok((listener, addr))
-}
-
-fn spawn(
-    tasks: &mut JoinSet<Ended>,
-    name: &'static str,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    tasks.spawn(async move {
-        task.await;
-        (name, anyhow!("it returned"))
-    });
-}
-
-fn unexpected(ended: Option<Result<Ended, tokio::task::JoinError>>) -> anyhow::Error {
-    match ended {
-        Some(Ok((name, error))) => error.context(format!("the {name} task ended")),
-        Some(Err(error)) => anyhow!(error).context("a task panicked"),
-        None => anyhow!("no task is left"),
-    }
+    tasks.spawn_background("certificate", tls.follow());
+    Ok(Some(acceptor))
 }
 
 /// What works, what is missing, and what to try.

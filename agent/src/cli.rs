@@ -3,6 +3,7 @@
 use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
+use tocsin_runtime::log;
 
 use crate::{checks, checks::OnApiLoss, kernel, serve, serve::weight};
 
@@ -109,7 +110,7 @@ pub struct AgentArgs {
     pub fail_on_volumes: bool,
     /// How to write the log; auto is human on a terminal and JSON elsewhere
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
     /// What to log: a level, or `target=level` pairs with commas (also `LOG_LEVEL`)
     #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
@@ -241,18 +242,6 @@ pub enum Output {
     #[default]
     Table,
     /// For programs.
-    Json,
-}
-
-/// Log formats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// By whether standard error is a terminal.
-    #[default]
-    Auto,
-    /// One line of text each.
-    Human,
-    /// One JSON object each.
     Json,
 }
 

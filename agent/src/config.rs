@@ -9,13 +9,14 @@ use std::{
 };
 
 use humantime::format_duration;
+use tocsin_runtime::log;
 
 use crate::{
     checks::{
         self, BadCondition, Check, Kind, Policy, container_runtime, disk_pressure, http, network,
         probes,
     },
-    cli::{AgentArgs, DoorArgs, LogFormat, ProbeArgs},
+    cli::{AgentArgs, DoorArgs, ProbeArgs},
     cluster::{conditions::PUBLISHED, source::Source},
     kernel::{self, ledger::Rules},
     serve::{self, tls, weight},
@@ -47,7 +48,7 @@ pub struct Config {
     /// The mount table that is watched.
     pub mount_table: PathBuf,
     /// How to write the log.
-    pub log_format: LogFormat,
+    pub log_format: log::Format,
 }
 
 /// How load balancers are answered.

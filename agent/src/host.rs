@@ -5,16 +5,14 @@ mod bounded;
 use std::{
     fs,
     io::{self, Read},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use rustix::{
     fs::{Mode, OFlags, ResolveFlags, open, openat2},
     io::Errno,
 };
-use tokio::io::{Interest, unix::AsyncFd};
 
 pub use self::bounded::{Bounded, Stuck};
 
@@ -143,19 +141,4 @@ pub mod clock {
         // Both are positive and 584 years do not overflow.
         now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
     }
-}
-
-/// Up to `most`, at random: the standard library's hasher keys are random, and nothing here is a secret.
-#[must_use]
-pub fn jitter(most: Duration) -> Duration {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let random = RandomState::new().build_hasher().finish() >> 32;
-    most.mul_f64(f64::from(u32::try_from(random).unwrap_or(u32::MAX)) / f64::from(u32::MAX))
-}
-
-/// Puts a descriptor that its value owns into the runtime's epoll set.
-pub fn watch_fd<T: AsFd + AsRawFd>(inner: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `AsFd` binds the descriptor's life to the value's, which the `AsyncFd` owns from here on, and
-    // no type that is passed here replaces its descriptor.
-    unsafe { AsyncFd::register_with_interest(inner, interest) }.map_err(io::Error::from)
 }

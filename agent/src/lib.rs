@@ -14,6 +14,5 @@ pub mod errno;
 pub mod health;
 pub mod host;
 pub mod kernel;
-pub mod logging;
 pub mod model;
 pub mod serve;

@@ -14,10 +14,12 @@ use tocsin::{
     cli::{Cli, Command, aliases, environment, one_line},
     commands::{check, faults},
     config::Config,
-    logging,
 };
+use tocsin_runtime::log;
 use tokio::runtime::{Builder, Runtime};
 
+/// aya tells the address of every relocation at "debug".
+const QUIET: [log::Quiet; 1] = [("aya", log::Level::WARN)];
 /// Wrong flag or value.
 const USAGE: u8 = 2;
 
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn agent(runtime: &Runtime, config: Config, filter: &str) -> ExitCode {
-    let (log, dropped) = match logging::start(filter, config.log_format) {
+    let (log, dropped) = match log::start(filter, config.log_format, &QUIET) {
         Ok(started) => started,
         Err(error) => return fail(&error.to_string(), ExitCode::from(USAGE)),
     };

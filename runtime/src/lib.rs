@@ -1,1 +1,9 @@
-//! What any Tocsin process is made of. Nothing is in here that only one program needs.
+//! What any Tocsin process is made of: log, supervised tasks, HTTP listener, TLS, metrics, Kubernetes client.
+//!
+//! The privileged agent and the unprivileged controller are both built on it. Nothing is in here that only one of them
+//! needs, and nothing in here knows either of them.
+
+pub mod fd;
+pub mod jitter;
+pub mod log;
+pub mod tasks;

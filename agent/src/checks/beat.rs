@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::host::jitter;
+use tocsin_runtime::jitter;
 
 /// When the next samples begin.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Beat {
     /// For a probe whose last sample began at `began`.
     pub(super) fn next(&self, began: Instant, period: Duration) -> Instant {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let jitter = in_one_step(self.zero, began + period, jitter(period / SPREAD));
+        let jitter = in_one_step(self.zero, began + period, jitter::up_to(period / SPREAD));
         let at = again(*next, began, Instant::now(), period, jitter);
         *next = Some(at);
         at

@@ -15,6 +15,7 @@ use kube::{
     api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
 };
 use serde_json::json;
+use tocsin_runtime::jitter;
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
@@ -30,7 +31,6 @@ use super::{
 use crate::{
     checks::{Known, Policy, runner::Probes},
     cluster::settings,
-    host::jitter,
     model::{Condition, FaultView, Link, Node, NodeView},
 };
 
@@ -93,7 +93,7 @@ impl Lane {
             return settings::PUBLISH_INTERVAL;
         }
         let backoff = settings::PUBLISH_INTERVAL * 2_u32.pow((self.failures - 1).min(5));
-        backoff.min(settings::PUBLISH_RETRY_MAX) + jitter(settings::API_JITTER)
+        backoff.min(settings::PUBLISH_RETRY_MAX) + jitter::up_to(settings::API_JITTER)
     }
 }
 

@@ -20,6 +20,7 @@ use kube::{
     api::{ApiResource, ListParams, Object, WatchEvent, WatchParams},
 };
 use serde::{Deserialize, Serialize};
+use tocsin_runtime::jitter;
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
@@ -34,7 +35,6 @@ use super::{
 };
 use crate::{
     cluster::settings,
-    host::jitter,
     model::{Condition, Node},
 };
 
@@ -142,7 +142,7 @@ impl Session {
             }
             // A conversation that lasted starts the count anew.
             failures = if started.elapsed() > STEADY { 0 } else { failures + 1 };
-            sleep(retry_after(failures) + jitter(settings::API_JITTER)).await;
+            sleep(retry_after(failures) + jitter::up_to(settings::API_JITTER)).await;
         }
     }
 
@@ -203,7 +203,8 @@ impl Session {
         let mut ask = interval_at(first, settings::API_ASK_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let seconds = (settings::API_WATCH + jitter(settings::API_WATCH_SPREAD)).as_secs();
+            let seconds =
+                (settings::API_WATCH + jitter::up_to(settings::API_WATCH_SPREAD)).as_secs();
             let params = WatchParams::default()
                 .fields(&fields)
                 .timeout(u32::try_from(seconds).unwrap_or(u32::MAX));

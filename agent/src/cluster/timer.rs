@@ -19,9 +19,8 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
+use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
-
-use crate::host::watch_fd;
 
 /// Makes them; where there is no descriptor left, they are tokio's.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +59,7 @@ impl KernelSleep {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         // The clock of `Instant`.
         let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let mut sleep = Self { fd: watch_fd(fd, Interest::READABLE)?, deadline };
+        let mut sleep = Self { fd: fd::watch(fd, Interest::READABLE)?, deadline };
         sleep.set(deadline)?;
         Ok(sleep)
     }

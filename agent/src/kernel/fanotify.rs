@@ -6,11 +6,12 @@
 use std::{io, os::fd::AsFd, sync::Arc};
 
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
+use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracing::debug;
 
 use super::mounts::MountTable;
-use crate::host::{Paths, watch_fd};
+use crate::host::Paths;
 
 /// Waits for errors of the filesystems that its [`ErrorMarks`] watch.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ pub fn new() -> io::Result<(ErrorEvents, ErrorMarks)> {
     let group = Fanotify::init(flags, EventFFlags::O_RDONLY | EventFFlags::O_CLOEXEC)?;
     let group = Arc::new(group);
     let marks = ErrorMarks(group.clone());
-    Ok((ErrorEvents(watch_fd(group, Interest::READABLE)?), marks))
+    Ok((ErrorEvents(fd::watch(group, Interest::READABLE)?), marks))
 }
 
 impl ErrorMarks {

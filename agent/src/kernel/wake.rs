@@ -3,6 +3,7 @@
 use std::{fs::File, future::pending, io};
 
 use aya::maps::{MapData, RingBuf};
+use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     reader::{Event, drain},
 };
 use crate::{
-    host::{Paths, watch_fd},
+    host::Paths,
     kernel::settings::{self, MountHooks, Settings},
 };
 
@@ -35,10 +36,10 @@ impl Hooks {
             Loader::load(&paths.sys, limit, syscalls, config.bpf_log).map_err(|e| e.to_string())?;
         loader.attach_missing();
         let (ring, counts, uncounted) = loader.take_maps().map_err(|e| e.to_string())?;
-        let wrap = |ring| watch_fd(ring, Interest::READABLE).map_err(|e| e.to_string());
+        let wrap = |ring| fd::watch(ring, Interest::READABLE).map_err(|e| e.to_string());
         let log = if config.bpf_log {
             let log = loader.take_log().map_err(|e| e.to_string())?;
-            Some(watch_fd(log, Interest::READABLE).map_err(|e| e.to_string())?)
+            Some(fd::watch(log, Interest::READABLE).map_err(|e| e.to_string())?)
         } else {
             None
         };
@@ -48,7 +49,7 @@ impl Hooks {
 
 pub(super) fn mount_poll(paths: &Paths) -> Option<AsyncFd<File>> {
     let file = File::open(&paths.mount_table).ok()?;
-    watch_fd(file, Interest::PRIORITY).ok()
+    fd::watch(file, Interest::PRIORITY).ok()
 }
 
 pub(super) async fn mounts_changed(poll: Option<&AsyncFd<File>>) {

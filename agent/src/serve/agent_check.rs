@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::net::{SendFlags, send};
+use tocsin_runtime::tasks::Stop;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -20,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{accept_failed, reason::printable_reason, stopped};
+use super::{accept_failed, reason::printable_reason};
 use crate::{
     health,
     health::{Answer, Board, Changes, Refused},
@@ -120,9 +121,9 @@ impl AgentCheck {
 }
 
 /// Serves the agent-check until `stop`.
-pub async fn run(listener: TcpListener, agent_check: Arc<AgentCheck>, stop: watch::Receiver<bool>) {
+pub async fn run(listener: TcpListener, agent_check: Arc<AgentCheck>, stop: Stop) {
     let closing = Arc::new(Semaphore::new(settings::AGENT_CHECKS));
-    let mut stopped = std::pin::pin!(stopped(stop));
+    let mut stopped = std::pin::pin!(stop.requested());
     loop {
         let stream = tokio::select! {
             biased;

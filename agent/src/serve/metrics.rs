@@ -14,6 +14,7 @@ use prometheus_client::{
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
+use tocsin_runtime::log::DroppedLines;
 use tokio::sync::watch;
 
 use super::health::{Answered, Counts};
@@ -80,9 +81,6 @@ descriptions! {
     BUILD = "build_info" false ["version"] "1";
 }
 
-/// Where lines that the log could not take are counted.
-pub type LogDropped = Arc<dyn Fn() -> u64 + Send + Sync>;
-
 /// What load balancers are told by.
 #[derive(Debug, Default)]
 pub struct DoorStats {
@@ -114,7 +112,7 @@ pub struct Sources {
     /// What else load balancers are told by.
     pub door: Arc<DoorStats>,
     /// The log.
-    pub log_dropped: LogDropped,
+    pub log_dropped: DroppedLines,
 }
 
 impl fmt::Debug for Sources {

@@ -30,10 +30,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tocsin_runtime::tasks::Stop;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket},
-    sync::watch,
     task::{AbortHandle, JoinSet},
     time::timeout,
 };
@@ -116,13 +116,8 @@ impl Accept for tokio::net::UnixListener {
 }
 
 /// Serves `limit` connections at once until `stop` says so, then lets requests that are being answered finish.
-pub async fn serve<L, H, F>(
-    name: &'static str,
-    limit: usize,
-    listener: L,
-    handler: H,
-    stop: watch::Receiver<bool>,
-) where
+pub async fn serve<L, H, F>(name: &'static str, limit: usize, listener: L, handler: H, stop: Stop)
+where
     L: Accept,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
@@ -133,7 +128,7 @@ pub async fn serve<L, H, F>(
     loop {
         let stream = tokio::select! {
             biased;
-            () = stopped(stop.clone()) => break,
+            () = stop.requested() => break,
             // Reaped here, so that the set does not grow.
             Some(_ended) = connections.join_next() => continue,
             accepted = listener.accept() => match accepted {
@@ -162,12 +157,6 @@ pub async fn serve<L, H, F>(
     }
 }
 
-/// Ends when a stop is asked for.
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    // Without a sender nobody will ever ask for more time either.
-    let _nobody_left = stop.wait_for(|stop| *stop).await.is_err();
-}
-
 /// What to do about it.
 async fn accept_failed(listener: &'static str, error: &io::Error) {
     // Gone before it was accepted: no reason to keep the next one waiting.
@@ -179,7 +168,7 @@ async fn accept_failed(listener: &'static str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-async fn connection<S, H, F>(stream: S, handler: H, stop: watch::Receiver<bool>)
+async fn connection<S, H, F>(stream: S, handler: H, stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Fn(Request<Incoming>) -> F,
@@ -204,7 +193,7 @@ where
             }
             return;
         }
-        () = stopped(stop) => {}
+        () = stop.requested() => {}
     }
     connection.as_mut().graceful_shutdown();
     if let Err(error) = connection.await {

@@ -14,10 +14,10 @@ use std::{
     },
 };
 
-use tokio::sync::watch;
+use tocsin_runtime::tasks::Stop;
 use tracing::warn;
 
-use super::{reason::printable_reason, stopped};
+use super::reason::printable_reason;
 use crate::{
     health::{Answer, Board, Question, Refused},
     host::Bounded,
@@ -38,15 +38,10 @@ pub fn contents(answer: &Result<Answer, Refused>) -> String {
 }
 
 /// Keeps the file current until `stop`. The last contents stay: a stop of the agent says nothing about the host.
-pub async fn run(
-    path: PathBuf,
-    board: Board,
-    failures: Arc<AtomicU64>,
-    stop: watch::Receiver<bool>,
-) {
+pub async fn run(path: PathBuf, board: Board, failures: Arc<AtomicU64>, stop: Stop) {
     tokio::select! {
         () = keep_current(path, board, failures) => {}
-        () = stopped(stop) => {}
+        () = stop.requested() => {}
     }
 }
 

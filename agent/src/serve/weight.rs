@@ -3,10 +3,10 @@
 use std::{fs, path::Path, time::Duration};
 
 use procfs::{FromRead, LoadAverage};
+use tocsin_runtime::tasks::Stop;
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::stopped;
 use crate::{checks::disk_pressure::Fullest, host::Paths};
 
 /// What the weight follows (`AGENT_WEIGHT`).
@@ -67,7 +67,7 @@ pub async fn run(
     disks: Fullest,
     paths: Paths,
     weight: watch::Sender<u8>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 ) {
     let update = async {
         let loadavg = paths.proc.join("loadavg");
@@ -89,7 +89,7 @@ pub async fn run(
     };
     tokio::select! {
         () = update => {}
-        () = stopped(stop) => {}
+        () = stop.requested() => {}
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tocsin_runtime::fd;
 use tokio::{
     io::Interest,
     task::JoinSet,
@@ -13,7 +14,7 @@ use tokio::{
 };
 
 use super::{netlink::Way, random};
-use crate::{checks::network::settings, host::watch_fd};
+use crate::checks::network::settings;
 
 /// What became of an echo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +97,7 @@ fn open(gateway: IpAddr, link: u32, name: Option<&str>) -> io::Result<Socket> {
 
 async fn talk(socket: Socket, gateway: IpAddr) -> io::Result<()> {
     let nonce = random();
-    let watched = watch_fd(socket, Interest::READABLE)?;
+    let watched = fd::watch(socket, Interest::READABLE)?;
     let mut buffer = vec![0; 1500];
     for number in 1.. {
         watched.get_ref().send(&request(gateway, number, nonce))?;

@@ -19,10 +19,11 @@ use rustix::{
     process::setpriority_process,
 };
 use socket2::{SockRef, TcpKeepalive};
+use tocsin_runtime::{fd, tasks::Stop};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpSocket, TcpStream},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -39,12 +40,11 @@ use super::{
     watches::Watches,
 };
 use crate::{
-    host::watch_fd,
     serve::health::settings,
     serve::{
         BACKLOG, accept_failed,
         agent_check::{self, AgentCheck},
-        bind, bind_beside, stopped,
+        bind, bind_beside,
     },
 };
 
@@ -204,20 +204,16 @@ pub struct Threads {
 
 impl Threads {
     /// Ends when one of them does: after a stop, when all of them have.
-    pub async fn run(mut self, stop: watch::Receiver<bool>) {
+    pub async fn run(mut self, stop: Stop) {
         let _one_ended = self.ended.recv().await;
-        if *stop.borrow() {
+        if stop.is_requested() {
             while self.ended.recv().await.is_some() {}
         }
     }
 }
 
 /// Opens the ports, and answers until `stop`.
-pub fn open(
-    listeners: Listeners,
-    settings: &Settings,
-    stop: &watch::Receiver<bool>,
-) -> io::Result<Threads> {
+pub fn open(listeners: Listeners, settings: &Settings, stop: &Stop) -> io::Result<Threads> {
     let Listeners { health, agent_check } = listeners;
     let count = health.len();
     let began = Instant::now();
@@ -235,7 +231,7 @@ pub fn open(
         let (health, agent_check) = {
             let _to_register_with = runtime.enter();
             let health = OwnedFd::from(health.listen(BACKLOG)?.into_std()?);
-            (watch_fd(health, Interest::READABLE)?, agent_check.listen(BACKLOG)?)
+            (fd::watch(health, Interest::READABLE)?, agent_check.listen(BACKLOG)?)
         };
         let table =
             Table::new(settings.connections.div_ceil(count), began, settings.counts.clone());
@@ -328,12 +324,7 @@ struct First {
     unsent: Vec<u8>,
 }
 
-async fn run(
-    listener: AsyncFd<OwnedFd>,
-    door: Arc<Door>,
-    mut table: Table,
-    stop: watch::Receiver<bool>,
-) {
+async fn run(listener: AsyncFd<OwnedFd>, door: Arc<Door>, mut table: Table, stop: Stop) {
     let mut let_in = |socket: OwnedFd| {
         let Some(first) = first_look(socket, &door) else { return };
         let seat = table.take();
@@ -344,7 +335,7 @@ async fn run(
             door.clean_up();
         }
     };
-    let mut stopping = std::pin::pin!(stopped(stop.clone()));
+    let mut stopping = std::pin::pin!(stop.requested());
     for turn in 1_u64.. {
         tokio::select! {
             biased;
@@ -377,7 +368,7 @@ async fn run(
 }
 
 /// One connection, whatever is spoken on it. What is rare is boxed, so that what is common stays small.
-async fn connection(first: First, seat: Arc<Seat>, door: Arc<Door>, stop: watch::Receiver<bool>) {
+async fn connection(first: First, seat: Arc<Seat>, door: Arc<Door>, stop: Stop) {
     let First { stream, read, unsent } = first;
     if !unsent.is_empty() {
         return http1::finish(stream, &unsent, &seat, &door).await;
@@ -392,12 +383,7 @@ async fn connection(first: First, seat: Arc<Seat>, door: Arc<Door>, stop: watch:
     }
 }
 
-async fn tls(
-    stream: Rewind<TcpStream>,
-    seat: Arc<Seat>,
-    door: Arc<Door>,
-    stop: watch::Receiver<bool>,
-) {
+async fn tls(stream: Rewind<TcpStream>, seat: Arc<Seat>, door: Arc<Door>, stop: Stop) {
     let Some(acceptor) = door.tls.clone() else { return };
     let stream = match timeout(settings::HEADER_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,

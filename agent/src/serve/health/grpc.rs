@@ -11,7 +11,8 @@ use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
 };
-use tokio::{sync::watch, time::timeout};
+use tocsin_runtime::tasks::Stop;
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, server::Grpc};
 use tonic_prost::ProstCodec;
 
@@ -19,7 +20,6 @@ use super::{http2::Connection, watches::Watch};
 use crate::{
     health::{Board, Changes, Question, Refused},
     serve::health::settings,
-    serve::stopped,
 };
 
 /// `HealthCheckRequest`
@@ -191,7 +191,7 @@ struct Watching {
     changes: Changes,
     question: Option<Question>,
     told: Option<Serving>,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
     /// Counted for as long as the stream is there.
     seat: Watch,
 }
@@ -201,7 +201,7 @@ fn watch(
     board: Board,
     request: &CheckRequest,
     seat: Watch,
-    stop: watch::Receiver<bool>,
+    stop: Stop,
 ) -> impl Stream<Item = Result<CheckResponse, Status>> + Send + use<> {
     let question = question(&board, &request.service);
     let changes = board.changes();
@@ -211,7 +211,7 @@ fn watch(
         let Watching { board, changes, question, told, stop, seat } = &mut watching;
         let next = tokio::select! {
             biased;
-            () = stopped(stop.clone()) => Err(Status::unavailable("the agent is stopping")),
+            () = stop.requested() => Err(Status::unavailable("the agent is stopping")),
             () = seat.ended() => {
                 Err(Status::resource_exhausted("too many watches, and most of them here"))
             }

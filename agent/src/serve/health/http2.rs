@@ -11,10 +11,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tocsin_runtime::tasks::Stop;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body as ReplyBody;
 use tracing::debug;
 
@@ -26,7 +24,7 @@ use super::{
     request::Format,
     streams::{Over, Streams},
 };
-use crate::{serve::health::settings, serve::stopped};
+use crate::serve::health::settings;
 
 /// What every stream of a connection knows of it.
 #[derive(Clone)]
@@ -40,11 +38,11 @@ pub struct Connection {
     /// What it has in hand.
     pub streams: Arc<Streams>,
     /// Whether the agent stops.
-    pub stop: watch::Receiver<bool>,
+    pub stop: Stop,
 }
 
 /// Answers until either side ends it, or until it is of no use any more.
-pub async fn converse<S>(stream: S, seat: Arc<Seat>, door: Arc<Door>, stop: watch::Receiver<bool>)
+pub async fn converse<S>(stream: S, seat: Arc<Seat>, door: Arc<Door>, stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -80,7 +78,7 @@ where
             here.door.clean_up();
             return;
         },
-        () = stopped(stop) => {}
+        () = stop.requested() => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
