@@ -1,0 +1,132 @@
+//! Dependencies point one way.
+//!
+//! Within a package, a module may use what stands before it in the package's table, itself, and nothing else. Between
+//! packages, a manifest may name what stands in [`PACKAGES`].
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::tree::{self, Crate};
+use crate::{expect_none, imports, root};
+
+/// The modules at the top of one package, lowest first. Those of one line do not use each other.
+pub(crate) struct Layers {
+    pub(crate) package: &'static str,
+    pub(crate) lowest_first: &'static [&'static [&'static str]],
+}
+
+const LAYERS: [Layers; 1] = [Layers {
+    package: "agent",
+    lowest_first: &[
+        &["errno"],
+        &["model"],
+        &["host"],
+        &["kernel"],
+        &["checks"],
+        &["cluster"],
+        &["health"],
+        &["serve"],
+        &["cli"],
+        &["config"],
+        &["app"],
+        &["commands", "docs", "logging"],
+    ],
+}];
+
+/// Which of the others a package may depend on, for its tests too.
+const PACKAGES: [(&str, &[&str]); 8] = [
+    ("agent", &["tocsin-api", "tocsin-ebpf", "tocsin-runtime"]),
+    ("agent-ebpf", &[]),
+    ("api", &[]),
+    ("controller", &["tocsin-api", "tocsin-runtime"]),
+    ("fuzz", &["tocsin"]),
+    ("runtime", &["tocsin-api"]),
+    ("tests", &["tocsin-api"]),
+    ("xtask", &[]),
+];
+
+impl Layers {
+    /// How high a module stands; none if the table has forgotten it.
+    fn height(&self, module: &str) -> Option<usize> {
+        self.lowest_first.iter().position(|layer| layer.contains(&module))
+    }
+
+    pub(crate) fn violations(&self, unit: &Crate) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        for file in &unit.files {
+            if let Some(module) = file.module.first().filter(|name| self.height(name).is_none()) {
+                found.insert(format!("{}: {module} has no place in LAYERS", file.path));
+            }
+        }
+        for import in imports::of(unit) {
+            let from = unit.files[import.from].module.first();
+            let owner = unit.files[import.to].module.first();
+            // The way there counts, and so does what is at its end.
+            for to in [import.path.first(), owner].into_iter().flatten() {
+                let Some((from, to, heights)) =
+                    from.and_then(|from| Some((from, to, (self.height(from)?, self.height(to)?))))
+                else {
+                    continue;
+                };
+                if from != to && heights.1 >= heights.0 {
+                    let path = import.path.join("::");
+                    let relation = if heights.0 == heights.1 { "beside" } else { "below" };
+                    let place = import.place(&unit.files);
+                    found.insert(format!(
+                        "{place}: uses crate::{path}, and {from} is {relation} {to}"
+                    ));
+                }
+            }
+        }
+        found.into_iter().collect()
+    }
+}
+
+#[test]
+fn no_module_uses_one_above_it() {
+    let found: Vec<_> = tree::crates()
+        .iter()
+        .flat_map(|unit| {
+            let table = LAYERS.iter().find(|layers| layers.package == unit.package);
+            table.map(|table| table.violations(unit)).unwrap_or_default()
+        })
+        .collect();
+    expect_none("imports that point upwards", &found);
+}
+
+#[test]
+fn no_package_depends_on_one_above_it() {
+    let mut found = Vec::new();
+    for package in tree::packages() {
+        let allowed =
+            PACKAGES.iter().find(|(name, _)| *name == package).map(|(_, allowed)| allowed);
+        let Some(allowed) = allowed else {
+            found.push(format!("{package} has no place in PACKAGES"));
+            continue;
+        };
+        let manifest = format!("{package}/Cargo.toml");
+        let text = fs::read_to_string(root().join(&manifest)).expect("read a manifest");
+        for (number, line) in text.lines().enumerate() {
+            let name = line.split(['=', '.', ' ']).next().unwrap_or_default();
+            let is_ours = name == "tocsin" || name.starts_with("tocsin-");
+            if is_ours && !allowed.contains(&name) {
+                found.push(format!("{manifest}:{}: {package} depends on {name}", number + 1));
+            }
+        }
+    }
+    expect_none("dependencies between packages that PACKAGES does not have", &found);
+}
+
+/// What no `mod` leads to is compiled by nobody, and rots.
+#[test]
+fn every_file_is_compiled() {
+    let crates = tree::crates();
+    let compiled: BTreeSet<_> =
+        crates.iter().flat_map(|unit| unit.files.iter().map(|file| &file.path)).collect();
+    let orphans: Vec<_> = tree::packages()
+        .iter()
+        .flat_map(|package| tree::on_disk(package))
+        .filter(|path| !compiled.contains(path))
+        .collect();
+    expect_none("files that no mod leads to", &orphans);
+}

@@ -1,0 +1,101 @@
+//! Files and functions that can be read in one go.
+
+use proc_macro2::Span;
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
+
+use crate::tree::{self, is_for_tests};
+use crate::{expect_none, without_known};
+
+/// Of a file, with its tests. Tables of tests may be longer in a file of their own: `tests.rs`, or below `tests/`.
+const MAX_FILE: usize = 400;
+
+/// Of a function, from its signature to its last brace. Functions of tests, which may be tables, are not counted.
+const MAX_FUNCTION: usize = 80;
+
+/// Files that are too long today.
+const LONG_FILES: &[&str] = &[
+    "agent/src/health.rs",
+    "agent/src/kernel/looker.rs",
+    "agent/src/kernel/mounts.rs",
+    "agent/src/kernel/task.rs",
+    "agent/src/serve/health/accept.rs",
+    "agent/src/serve/health/http1.rs",
+    "tests/src/agent.rs",
+    "tests/tests/e2e/abuse.rs",
+    "tests/tests/e2e/cluster_loss.rs",
+    "tests/tests/e2e/door.rs",
+];
+
+/// Functions that are too long today: `FILE: FUNCTION`.
+const LONG_FUNCTIONS: &[&str] = &[
+    "agent/src/app.rs: run",
+    "agent/src/cluster/session.rs: follow",
+    "agent/src/config.rs: new",
+    "agent/src/serve/health/http1.rs: converse",
+    "agent/src/serve/metrics.rs: encode",
+];
+
+fn is_table_of_tests(path: &str) -> bool {
+    path.ends_with("/tests.rs")
+        || path.split_once("/src/").is_some_and(|(_, at)| at.contains("tests/"))
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let found = tree::crates().into_iter().flat_map(|unit| unit.files).filter_map(|file| {
+        let is_long = file.lines > MAX_FILE && !is_table_of_tests(&file.path);
+        is_long.then(|| (file.path.clone(), format!("{}: {} lines", file.path, file.lines)))
+    });
+    expect_none("files over the limit", &without_known(found.collect(), LONG_FILES));
+}
+
+#[test]
+fn no_function_is_too_long() {
+    let mut found = Vec::new();
+    for file in tree::crates().into_iter().flat_map(|unit| unit.files).filter(|file| !file.is_test)
+    {
+        let mut visitor = Functions { path: &file.path, found: &mut found };
+        visitor.visit_file(&file.syntax);
+    }
+    expect_none("functions over the limit", &without_known(found, LONG_FUNCTIONS));
+}
+
+struct Functions<'a> {
+    path: &'a str,
+    found: &'a mut Vec<(String, String)>,
+}
+
+impl Functions<'_> {
+    fn measure(&mut self, signature: &syn::Signature, end: Span) {
+        let (first, last) = (signature.span().start().line, end.end().line);
+        let lines = last - first + 1;
+        if lines > MAX_FUNCTION {
+            let (path, name) = (self.path, &signature.ident);
+            self.found.push((
+                format!("{path}: {name}"),
+                format!("{path}:{first}: {name} has {lines} lines"),
+            ));
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Functions<'_> {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !is_for_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !is_for_tests(&item.attrs) {
+            self.measure(&item.sig, item.block.span());
+            visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.measure(&item.sig, item.block.span());
+        visit::visit_impl_item_fn(self, item);
+    }
+}
