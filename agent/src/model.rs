@@ -2,7 +2,7 @@
 
 use std::{fmt, num::ParseIntError, str::FromStr, time::SystemTime};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A block device or superblock number, in the kernel's own form: major << 20 | minor
 /// (`include/linux/kdev_t.h`), which is also what every tracepoint carries.
@@ -60,15 +60,8 @@ impl FromStr for Dev {
     }
 }
 
-impl Serialize for Dev {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// What is wrong. The names are API: fault ids, metrics and JSON carry them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FaultKind {
     /// A filesystem lost its ability to be written.
     FilesystemRo,
@@ -108,8 +101,7 @@ impl FaultKind {
 }
 
 /// Whom a fault concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
     /// The host itself: its checks fail.
     Host,
@@ -132,7 +124,7 @@ impl Scope {
 }
 
 /// One thing that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// `<kind>-<major>:<minor>`: the same fault has the same id after a restart.
     pub id: String,
@@ -151,10 +143,8 @@ pub struct Fault {
     /// Whom it concerns.
     pub scope: Scope,
     /// When it was first seen.
-    #[serde(serialize_with = "rfc3339")]
     pub opened: SystemTime,
     /// When there was last evidence of it.
-    #[serde(serialize_with = "rfc3339")]
     pub last: SystemTime,
     /// Kernel events behind it, exact to within a second; at least 1.
     pub count: u64,
@@ -170,10 +160,6 @@ pub struct Fault {
 
 /// A node may mount one filesystem ten thousand times; a fault names this many.
 pub const MOUNT_POINTS_SHOWN: usize = 16;
-
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
-}
 
 /// What the kernel side knows at this moment.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
-use serde::{Deserialize, Serialize};
+use tocsin_api::health::{CheckResult, HealthResponse};
 use tokio::sync::{mpsc, watch};
 
 use super::{client, print, printable, table};
@@ -34,33 +34,17 @@ const NOT_READY: u8 = 1;
 /// Could not tell.
 const UNKNOWN: u8 = 2;
 
-#[derive(Debug, Deserialize, Serialize)]
-struct Answer {
-    status: String,
-    checks: Vec<Check>,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct Check {
-    name: String,
-    passed: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    degraded: Option<String>,
-}
-
 /// Runs the command.
 pub async fn run(args: &CheckArgs) -> ExitCode {
-    match ask(args).await {
-        Ok((answer, source)) => {
+    match run_checks(args).await {
+        Ok((response, origin)) => {
             match args.output {
                 Output::Json => {
-                    print(&format!("{}\n", serde_json::to_string(&answer).unwrap_or_default()));
+                    print(&format!("{}\n", serde_json::to_string(&response).unwrap_or_default()));
                 }
-                Output::Table => print(&text(&answer, source)),
+                Output::Table => print(&text(&response, origin)),
             }
-            ExitCode::from(exit_code(&answer, source))
+            ExitCode::from(exit_code(&response, origin))
         }
         Err(error) => {
             let _nobody_reads = writeln!(io::stderr(), "tocsin check: {error:#}");
@@ -69,26 +53,28 @@ pub async fn run(args: &CheckArgs) -> ExitCode {
     }
 }
 
-/// Where an answer is from.
+/// What gave the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+enum Origin {
     /// An agent that has been watching.
     Agent,
     /// A single look: what it could not tell is not for a policy to decide.
-    Look,
+    SingleLook,
 }
 
-fn exit_code(answer: &Answer, source: Source) -> u8 {
-    if answer.status != "ready" {
+fn exit_code(response: &HealthResponse, origin: Origin) -> u8 {
+    let is_degraded = || response.checks.iter().any(|check| check.degraded.is_some());
+    if !response.is_ready() {
         NOT_READY
-    } else if source == Source::Look && answer.checks.iter().any(|check| check.degraded.is_some()) {
+    } else if origin == Origin::SingleLook && is_degraded() {
         UNKNOWN
     } else {
         READY
     }
 }
 
-async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, Source)> {
+/// Asks the running agent, or looks once where there is none.
+async fn run_checks(args: &CheckArgs) -> anyhow::Result<(HealthResponse, Origin)> {
     if let Some(name) = args.names.iter().find(|name| checks::find(name).is_none()) {
         let known: Vec<_> = checks::all().iter().map(|check| check.name).collect();
         bail!("unknown check {name:?}; there are: {}", known.join(", "));
@@ -104,9 +90,9 @@ async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, Source)> {
         };
         match client::get(url, &format!("/health{query}")).await {
             Ok((status, body)) if matches!(status.as_u16(), 200 | 503) => {
-                let answer =
+                let response =
                     serde_json::from_slice(&body).context("the answer is not that of an agent")?;
-                return Ok((answer, Source::Agent));
+                return Ok((response, Origin::Agent));
             }
             Ok((status, body)) => {
                 bail!("the agent answered {status}: {}", printable(&String::from_utf8_lossy(&body)))
@@ -116,10 +102,11 @@ async fn ask(args: &CheckArgs) -> anyhow::Result<(Answer, Source)> {
             Err(_) => {}
         }
     }
-    look_once(args).await.map(|answer| (answer, Source::Look))
+    look_once(args).await.map(|response| (response, Origin::SingleLook))
 }
 
-async fn look_once(args: &CheckArgs) -> anyhow::Result<Answer> {
+/// Runs the checks in this process, without eBPF.
+async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
     let config = Config::new(agent_args(args)?)?;
     let (paths, _own_table) = Paths::new(&config.mount_table)?;
     let (_commands, commanded) = mpsc::channel(1);
@@ -163,24 +150,22 @@ fn agent_args(args: &CheckArgs) -> anyhow::Result<AgentArgs> {
     Ok(AgentArgs { mount_table: args.mount_table.clone(), ..*agent })
 }
 
-fn text(answer: &Answer, source: Source) -> String {
-    let rows: Vec<_> = answer
-        .checks
-        .iter()
-        .map(|check| {
-            let verdict = match (check.passed, source, &check.degraded) {
-                (false, ..) => "FAIL",
-                (true, Source::Look, Some(_)) => "unknown",
-                (true, ..) => "pass",
-            };
-            let degraded = check.degraded.as_ref().map(|why| format!("degraded: {why}"));
-            let why = check.reason.clone().or(degraded).unwrap_or_default();
-            vec![check.name.clone(), verdict.to_owned(), printable(&why)]
-        })
-        .collect();
-    let source = match source {
-        Source::Agent => "as the running agent says",
-        Source::Look => "looked at once; no agent was asked, so only what shows now",
+fn text(response: &HealthResponse, origin: Origin) -> String {
+    let row = |check: &CheckResult| {
+        let verdict = match (check.passed, origin, &check.degraded) {
+            (false, ..) => "FAIL",
+            (true, Origin::SingleLook, Some(_)) => "unknown",
+            (true, ..) => "pass",
+        };
+        let degraded = check.degraded.as_ref().map(|why| format!("degraded: {why}"));
+        let why = check.reason.clone().or(degraded).unwrap_or_default();
+        vec![check.name.clone(), verdict.to_owned(), printable(&why)]
     };
-    format!("{}\n{} ({source})\n", table(&["CHECK", "VERDICT", "WHY"], &rows), answer.status)
+    let rows: Vec<_> = response.checks.iter().map(row).collect();
+    let origin = match origin {
+        Origin::Agent => "as the running agent says",
+        Origin::SingleLook => "looked at once; no agent was asked, so only what shows now",
+    };
+    let status = response.status.name();
+    format!("{}\n{status} ({origin})\n", table(&["CHECK", "VERDICT", "WHY"], &rows))
 }

@@ -1,47 +1,10 @@
 //! `tocsin faults`: what a running agent has found wrong.
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
+use tocsin_api::faults::{Counter, Fault, FaultsResponse};
 
 use super::{client, print, printable, table};
 use crate::cli::{FaultsAction, FaultsArgs, Output};
-
-#[derive(Debug, Deserialize)]
-struct Body {
-    node: Option<String>,
-    faults: Vec<Fault>,
-    counters: Vec<Counter>,
-    hooks: Vec<Hook>,
-    degraded: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Fault {
-    id: String,
-    scope: String,
-    count: u64,
-    opened: String,
-    reason: String,
-    evidence: Vec<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Counter {
-    kind: String,
-    device: String,
-    device_name: String,
-    errno: String,
-    count: u64,
-    suppressed: u64,
-    dropped: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Hook {
-    name: String,
-    state: String,
-    detail: String,
-}
 
 /// Runs the command.
 pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
@@ -71,69 +34,61 @@ pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
         print(&format!("{}\n", String::from_utf8_lossy(&body)));
         return Ok(());
     }
-    let body: Body = serde_json::from_slice(&body).context("the answer is not that of an agent")?;
-    print(&text(&body));
+    let response: FaultsResponse =
+        serde_json::from_slice(&body).context("the answer is not that of an agent")?;
+    print(&text(&response));
     Ok(())
 }
 
-fn text(body: &Body) -> String {
-    let node = body.node.as_deref().unwrap_or("this host");
-    let mut text = match body.faults.len() {
+fn text(response: &FaultsResponse) -> String {
+    let node = response.node.as_deref().unwrap_or("this host");
+    let mut text = match response.faults.len() {
         0 => format!("{node}: no open faults\n"),
         1 => format!("{node}: 1 open fault\n\n"),
         n => format!("{node}: {n} open faults\n\n"),
     };
-    if !body.faults.is_empty() {
-        let rows: Vec<_> = body
-            .faults
-            .iter()
-            .map(|f| {
-                vec![
-                    f.id.clone(),
-                    f.scope.clone(),
-                    f.count.to_string(),
-                    f.opened.clone(),
-                    printable(&f.reason),
-                ]
-            })
-            .collect();
-        text.push_str(&table(&["ID", "SCOPE", "COUNT", "SINCE", "REASON"], &rows));
-        for fault in &body.faults {
-            text.push_str(&format!("\n{}: {}\n", fault.id, printable(&fault.evidence.join("; "))));
-        }
-        text.push_str("\nclose one by hand: tocsin faults clear ID\n");
+    if !response.faults.is_empty() {
+        text.push_str(&faults(&response.faults));
     }
-    if !body.counters.is_empty() {
-        let rows: Vec<_> = body
-            .counters
-            .iter()
-            .map(|c| {
-                let device = format!("{} {}", c.device, c.device_name);
-                let lost = format!("{}/{}", c.suppressed, c.dropped);
-                vec![
-                    c.kind.clone(),
-                    device.trim().to_owned(),
-                    c.errno.clone(),
-                    c.count.to_string(),
-                    lost,
-                ]
-            })
-            .collect();
-        text.push_str("\nkernel events since the agent started (harmless ones too)\n");
-        text.push_str(&table(&["KIND", "DEVICE", "ERRNO", "COUNT", "SUPPRESSED/DROPPED"], &rows));
+    if !response.counters.is_empty() {
+        text.push_str(&counters(&response.counters));
     }
-    for hook in
-        body.hooks.iter().filter(|hook| hook.state != "attached" && hook.state != "disabled")
-    {
-        text.push_str(&format!(
-            "\nhook {} is {}: {}",
-            hook.name,
-            hook.state,
-            printable(&hook.detail)
-        ));
+    let is_worth_telling = |state: &str| state != "attached" && state != "disabled";
+    for hook in response.hooks.iter().filter(|hook| is_worth_telling(&hook.state)) {
+        let detail = printable(&hook.detail);
+        text.push_str(&format!("\nhook {} is {}: {detail}", hook.name, hook.state));
     }
-    for why in &body.degraded {
+    for why in &response.degraded {
         text.push_str(&format!("\ndegraded: {}\n", printable(why)));
     }
     text
+}
+
+/// A table of faults, and what each rests on.
+fn faults(faults: &[Fault]) -> String {
+    let row = |fault: &Fault| {
+        let Fault { id, scope, count, opened, reason, .. } = fault;
+        vec![id.clone(), scope.clone(), count.to_string(), opened.clone(), printable(reason)]
+    };
+    let rows: Vec<_> = faults.iter().map(row).collect();
+    let mut text = table(&["ID", "SCOPE", "COUNT", "SINCE", "REASON"], &rows);
+    for fault in faults {
+        text.push_str(&format!("\n{}: {}\n", fault.id, printable(&fault.evidence.join("; "))));
+    }
+    text.push_str("\nclose one by hand: tocsin faults clear ID\n");
+    text
+}
+
+/// A table of what the kernel counted.
+fn counters(counters: &[Counter]) -> String {
+    let row = |counter: &Counter| {
+        let Counter { kind, device, device_name, errno, count, suppressed, dropped } = counter;
+        let device = format!("{device} {device_name}").trim().to_owned();
+        let lost = format!("{suppressed}/{dropped}");
+        vec![kind.clone(), device, errno.clone(), count.to_string(), lost]
+    };
+    let rows: Vec<_> = counters.iter().map(row).collect();
+    let headers = ["KIND", "DEVICE", "ERRNO", "COUNT", "SUPPRESSED/DROPPED"];
+    let title = "\nkernel events since the agent started (harmless ones too)\n";
+    format!("{title}{}", table(&headers, &rows))
 }

@@ -17,7 +17,6 @@ use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
 };
-use serde::Serialize;
 use tocsin_ebpf::{CountKey, CountValue, Layouts};
 use tracing::{debug, info, warn};
 
@@ -67,8 +66,7 @@ pub enum LoadError {
 }
 
 /// How a hook stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookState {
     /// Its program runs when the tracepoint fires.
     Attached,
@@ -80,8 +78,21 @@ pub enum HookState {
     Failed,
 }
 
+impl HookState {
+    /// The name in `/faults`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Missing => "missing",
+            Self::Disabled => "disabled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// One hook for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookStatus {
     /// `category:event`
     pub name: String,

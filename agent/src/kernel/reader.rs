@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{MapData, MapError, RingBuf};
-use serde::Serialize;
 use tocsin_ebpf::{CountKey, Kind, Record, is_benign_block_error};
 
 use super::loader::{Counts, Uncounted, Wire};
@@ -119,7 +118,7 @@ pub struct Count {
 }
 
 /// A counter with names, for `/faults`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct NamedCount {
     /// [`kind_name`]
     pub kind: &'static str,

@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use humantime::format_rfc3339_millis;
 use hyper::{Method, Request, StatusCode, header};
-use serde::Serialize;
+use tocsin_api::faults::{Counter, Fault, FaultsResponse, Hook};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -18,24 +19,12 @@ use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
 use crate::{
     health::Board,
     kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
-    model::{Fault, FaultView},
+    model::{self, FaultView},
     serve::settings,
 };
 
 const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which hooks work (JSON)\n\
 /metrics  OpenMetrics\n/readyz   200 when the agent has looked at this host\n\nHealth for load balancers is on the other port: /health\n";
-
-/// The body of `/faults`.
-#[derive(Debug, Serialize)]
-struct Body<'a> {
-    node: Option<&'a str>,
-    version: &'static str,
-    faults: &'a [Fault],
-    counters: &'a [NamedCount],
-    hooks: &'a [HookStatus],
-    /// Why anything may be missing from the above.
-    degraded: Vec<&'a str>,
-}
 
 /// The handler.
 #[derive(Clone, Debug)]
@@ -98,15 +87,15 @@ impl Admin {
             &view.unwatched,
             &view.unprobed,
         ];
-        let body = Body {
-            node: self.board.node_name(),
-            version: env!("CARGO_PKG_VERSION"),
-            faults: &view.faults,
-            counters: &stats.counts,
-            hooks: &stats.hooks,
-            degraded: degraded.into_iter().flatten().map(String::as_str).collect(),
+        let response = FaultsResponse {
+            node: self.board.node_name().map(str::to_owned),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            faults: view.faults.iter().map(fault).collect(),
+            counters: stats.counts.iter().map(counter).collect(),
+            hooks: stats.hooks.iter().map(hook).collect(),
+            degraded: degraded.into_iter().flatten().cloned().collect(),
         };
-        match serde_json::to_vec(&body) {
+        match serde_json::to_vec(&response) {
             Ok(body) => reply(StatusCode::OK, JSON, body),
             Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
         }
@@ -124,5 +113,45 @@ impl Admin {
             Ok(text) => reply(StatusCode::OK, content_type, text),
             Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
         }
+    }
+}
+
+fn fault(fault: &model::Fault) -> Fault {
+    Fault {
+        id: fault.id.clone(),
+        kind: fault.kind.name().to_owned(),
+        check: fault.check.to_owned(),
+        device: fault.device.to_string(),
+        device_name: fault.device_name.clone(),
+        filesystem: fault.filesystem.clone(),
+        mount_points: fault.mount_points.clone(),
+        scope: fault.scope.name().to_owned(),
+        opened: format_rfc3339_millis(fault.opened).to_string(),
+        last: format_rfc3339_millis(fault.last).to_string(),
+        count: fault.count,
+        errno: fault.errno.clone(),
+        kernel_ns: fault.kernel_ns,
+        reason: fault.reason.clone(),
+        evidence: fault.evidence.clone(),
+    }
+}
+
+fn counter(counter: &NamedCount) -> Counter {
+    Counter {
+        kind: counter.kind.to_owned(),
+        device: counter.device.to_string(),
+        device_name: counter.device_name.clone(),
+        errno: counter.errno.clone(),
+        count: counter.count,
+        suppressed: counter.suppressed,
+        dropped: counter.dropped,
+    }
+}
+
+fn hook(hook: &HookStatus) -> Hook {
+    Hook {
+        name: hook.name.clone(),
+        state: hook.state.name().to_owned(),
+        detail: hook.detail.clone(),
     }
 }
