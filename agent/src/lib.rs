@@ -9,7 +9,6 @@ pub mod cli;
 pub mod cluster;
 pub mod commands;
 pub mod config;
-pub mod docs;
 pub mod errno;
 pub mod health;
 pub mod host;

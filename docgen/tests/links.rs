@@ -1,0 +1,96 @@
+//! Every page leads somewhere: the files, paths and headings that it names exist.
+#![expect(clippy::unwrap_used, reason = "tests panic")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tocsin_docgen::{links, paths_in_code};
+
+/// Where the paths begin that pages name in inline code.
+const PLACES: [&str; 11] = [
+    "agent/",
+    "agent-ebpf/",
+    "api/",
+    "controller/",
+    "deploy/",
+    "docgen/",
+    "docs/",
+    "fuzz/",
+    "runtime/",
+    "tests/",
+    "xtask/",
+];
+
+/// One page: more than this is a page nobody reads before trying the program.
+const README_LINES: usize = 200;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    for directory in ["", "docs", "deploy/lb"] {
+        let files = fs::read_dir(root().join(directory)).unwrap();
+        let files = files.map(|entry| entry.unwrap().path());
+        pages.extend(files.filter(|path| path.extension().is_some_and(|e| e == "md")));
+    }
+    pages
+}
+
+/// The anchors of a page's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let headings = text.lines().filter(|line| {
+        is_code ^= line.starts_with("```");
+        !is_code && line.starts_with('#')
+    });
+    headings.map(|heading| anchor(heading.trim_start_matches('#').trim())).collect()
+}
+
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.flat_map(char::to_lowercase).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn files_paths_and_headings_exist() {
+    let mut lost = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let paths = paths_in_code(&text, &PLACES).into_iter();
+        lost.extend(
+            paths.filter(|path| !root().join(path).exists()).map(|path| lead(&page, path, "")),
+        );
+        for (file, heading) in links(&text) {
+            let target = if file.is_empty() { page.clone() } else { page.with_file_name(file) };
+            let is_there = target.exists()
+                && (heading.is_empty()
+                    || anchors(&fs::read_to_string(&target).unwrap()).contains(heading));
+            if !is_there {
+                lost.push(lead(&page, file, heading));
+            }
+        }
+    }
+    assert!(lost.is_empty(), "pages lead to what is not there: {lost:#?}");
+}
+
+fn lead(page: &Path, to: &str, heading: &str) -> String {
+    let page = page.file_name().unwrap().to_string_lossy().into_owned();
+    format!("{page}: {to}#{heading}")
+}
+
+#[test]
+fn the_readme_is_one_page() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines < README_LINES, "README.md has {lines} lines");
+}
+
+#[test]
+fn anchors_are_those_of_github() {
+    assert_eq!(anchor("Whom a fault concerns: its `scope`"), "whom-a-fault-concerns-its-scope");
+    assert_eq!(anchor("`/faults` and `/metrics`"), "faults-and-metrics");
+}
