@@ -261,11 +261,11 @@ fn an_agent_in_a_pod_of_the_overlay_publishes() {
     let expected = BTreeSet::from(["list", "watch", "patch"].map(str::to_owned));
     assert_eq!(verbs(&cluster, before), expected);
 
-    // Switched off, by what README.md says.
+    // Switched off, by what docs/kubernetes.md says.
     drop(agent);
     let name = format!("node/{}", node.name());
-    let readme = fs::read_to_string(directory("README.md")).unwrap();
-    let commands = readme.split("  kubectl patch \"$node\" ").nth(1).unwrap();
+    let page = fs::read_to_string(directory("docs/kubernetes.md")).unwrap();
+    let commands = page.split("  kubectl patch \"$node\" ").nth(1).unwrap();
     let (patch, rest) = commands.split_once('\n').unwrap();
     let patch = patch.replace('\'', "");
     run(&cluster, &["patch", &name].into_iter().chain(patch.split(' ')).collect::<Vec<_>>());
