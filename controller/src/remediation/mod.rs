@@ -1,1 +1,3 @@
-//! Node remediation: from an unhealthy node to a remediation object, as the NodeHealthCheck operator does it.
+//! Node remediation: watches the health of nodes and makes remediation objects for unhealthy ones.
+
+pub mod crd;
