@@ -131,7 +131,9 @@ impl Inputs {
         let fullest = config.probes.fullest(paths);
         let (runner, probes) = config.probes.start(&policy, paths).context("start the probes")?;
         tasks.spawn_background("probes", runner.run());
-        let board = Board::new(published.faults.clone(), node.clone(), probes, policy);
+        let kernel = published.faults.clone();
+        let sources = crate::health::Sources { kernel, node: node.clone(), probes };
+        let board = Board::new(sources, policy);
         Ok(Self { published, node, api, board, fullest, commands })
     }
 }

@@ -13,8 +13,8 @@ use tocsin_runtime::log;
 
 use crate::{
     checks::{
-        self, BadCondition, Check, Kind, Policy, container_runtime, disk_pressure, http, network,
-        probes,
+        self, BadCondition, Check, CheckSource, Policy, container_runtime, disk_pressure, http,
+        network, probes,
     },
     cli::{AgentArgs, DoorArgs, ProbeArgs},
     cluster::{conditions::PUBLISHED, source::Source},
@@ -295,10 +295,10 @@ fn default_set(
     let all = || checks::all().iter().chain(own.iter().copied());
     let known = || all().map(|check| check.name).collect::<Vec<_>>().join(", ");
     let Some(names) = names else {
-        let by_default = |check: &&Check| match check.kind {
-            Kind::Signal(_) if check.needs_node_name => in_cluster && check.name == "node_ready",
-            Kind::Signal(_) => true,
-            Kind::Probe => false,
+        let by_default = |check: &&Check| match check.source {
+            CheckSource::Kernel(_) => true,
+            CheckSource::Node(_) => in_cluster && check.name == "node_ready",
+            CheckSource::Probe => false,
         };
         return Ok(checks::all().iter().filter(by_default).collect());
     };

@@ -15,10 +15,32 @@ pub struct HealthResponse {
 }
 
 impl HealthResponse {
+    /// The response that these checks make: ready if all of them passed.
+    #[must_use]
+    pub fn new(checks: Vec<CheckResult>) -> Self {
+        let ready = checks.iter().all(|check| check.passed);
+        let status = if ready { Status::Ready } else { Status::NotReady };
+        Self { status, checks, total_duration_ms: 0 }
+    }
+
     /// Whether the node should get traffic.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status == Status::Ready
+    }
+
+    /// The failed checks with their reasons, or else the degraded ones, in one line; `None` where there are neither.
+    #[must_use]
+    pub fn summary(&self) -> Option<String> {
+        let join = |parts: Vec<String>| (!parts.is_empty()).then(|| parts.join("; "));
+        let failed = self.checks.iter().filter(|check| !check.passed);
+        let failed = failed.map(|c| format!("{}: {}", c.name, c.reason.as_deref().unwrap_or("?")));
+        join(failed.collect()).or_else(|| {
+            let degraded = self.checks.iter();
+            let degraded = degraded.filter_map(|check| Some((check, check.degraded.as_ref()?)));
+            let words = degraded.map(|(check, why)| format!("degraded: {}: {why}", check.name));
+            join(words.collect())
+        })
     }
 }
 
@@ -97,6 +119,28 @@ mod tests {
             assert_eq!(serde_json::from_str::<HealthResponse>(text).unwrap(), response);
             assert!(text.contains(&format!("\"{}\"", status.name())));
             assert_eq!(response.is_ready(), status == Status::Ready);
+        }
+    }
+
+    #[test]
+    fn the_summary_names_failed_checks_before_degraded_ones() {
+        let check = |name: &str, reason: Option<&str>, degraded: Option<&str>| CheckResult {
+            name: name.into(),
+            passed: reason.is_none(),
+            reason: reason.map(Into::into),
+            degraded: degraded.map(Into::into),
+            duration_ms: 0,
+        };
+        let (well, old, bad) =
+            (check("a", None, None), check("b", None, Some("old")), check("c", Some("no"), None));
+        for (checks, status, expected) in [
+            (vec![], Status::Ready, None),
+            (vec![well.clone()], Status::Ready, None),
+            (vec![well.clone(), old.clone()], Status::Ready, Some("degraded: b: old")),
+            (vec![old, bad.clone(), well, bad], Status::NotReady, Some("c: no; c: no")),
+        ] {
+            let response = HealthResponse::new(checks);
+            assert_eq!((response.status, response.summary().as_deref()), (status, expected));
         }
     }
 

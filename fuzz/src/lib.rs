@@ -9,7 +9,7 @@ use std::{
 use hyper::StatusCode;
 use tocsin::{
     checks::{self, Policy, runner::Probes},
-    health::Board,
+    health::{Board, Sources},
     model::{Dev, Fault, FaultKind, FaultView, Link, Node, NodeView, Scope, Word},
     serve::health::{
         Router,
@@ -50,7 +50,8 @@ impl Door {
             default_checks: names.iter().filter_map(|name| checks::find(name)).collect(),
             ..Policy::default()
         };
-        let board = Board::new(kernel, node, Probes::default(), Arc::new(policy));
+        let board =
+            Board::new(Sources { kernel, node, probes: Probes::default() }, Arc::new(policy));
         let router = Router::new(board, 200);
         Self { answers: Answers::new(router.clone()), router, faults }
     }

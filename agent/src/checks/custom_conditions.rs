@@ -2,15 +2,14 @@
 
 use std::str::FromStr;
 
-use super::{Check, Kind, Known, OnUnknown};
+use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "custom_conditions",
     passes_when: "no condition of the Node that is in `CUSTOM_CONDITIONS` has its bad status",
     on_unknown: OnUnknown::Pass,
-    needs_node_name: true,
-    kind: Kind::Signal(judge),
+    source: CheckSource::Node(conditions),
 };
 
 /// Of a condition's message, this many characters are told.
@@ -47,12 +46,8 @@ impl FromStr for BadCondition {
     }
 }
 
-fn judge(known: &Known<'_>) -> Outcome {
-    known.node_outcome(|node| conditions(node, &known.policy.custom_conditions))
-}
-
-fn conditions(node: &Node, bad: &[BadCondition]) -> Outcome {
-    let mut found = bad.iter().filter_map(|bad| {
+fn conditions(node: &Node, policy: &Policy) -> Outcome {
+    let mut found = policy.custom_conditions.iter().filter_map(|bad| {
         node.condition(&bad.kind).filter(|condition| condition.status == bad.status)
     });
     let Some(first) = found.next() else { return Outcome::Pass };
@@ -72,7 +67,7 @@ fn conditions(node: &Node, bad: &[BadCondition]) -> Outcome {
 mod tests {
     use super::*;
     use crate::{
-        checks::{Policy, cluster::tests::judge},
+        checks::{Policy, node::tests::judge},
         model::Condition,
     };
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use hyper::{StatusCode, Uri};
 
 use super::{
-    Check, Kind, OnUnknown,
+    Check, CheckSource, OnUnknown,
     exchange::{Answer, get},
     runner::Probe,
 };
@@ -24,16 +24,14 @@ pub(super) const ROUTER: Check = Check {
     name: "okd_router_1936",
     passes_when: "`ROUTER_URL` answers 2xx within 5 s",
     on_unknown: OnUnknown::Fail,
-    needs_node_name: false,
-    kind: Kind::Probe,
+    source: CheckSource::Probe,
 };
 
 pub(super) const KUBELET: Check = Check {
     name: "kubelet",
     passes_when: "`KUBELET_URL` answers 200 and `ok` within 1 s",
     on_unknown: OnUnknown::Fail,
-    needs_node_name: false,
-    kind: Kind::Probe,
+    source: CheckSource::Probe,
 };
 
 /// What an answer must be.
@@ -98,8 +96,7 @@ pub fn own(text: &str) -> Result<Vec<(&'static Check, Url)>, HttpProbeError> {
             name: Box::leak(name.to_owned().into_boxed_str()),
             passes_when: "its URL of `HTTP_PROBES` answers 2xx within 5 s",
             on_unknown: OnUnknown::Fail,
-            needs_node_name: false,
-            kind: Kind::Probe,
+            source: CheckSource::Probe,
         }));
         checks.push((check, url));
     }

@@ -1,17 +1,16 @@
 //! `io_stall`: no watched device has I/O in flight that does not move.
 
-use super::{Check, Kind, Known, OnUnknown};
-use crate::model::Outcome;
+use super::{Check, CheckSource, OnUnknown};
+use crate::model::FaultView;
 
 pub(super) const CHECK: Check = Check {
     name: "io_stall",
     passes_when: "no disk under a mounted filesystem has I/O in flight that has not moved for IO_STALL_AFTER",
     on_unknown: OnUnknown::Pass,
-    needs_node_name: false,
-    kind: Kind::Signal(judge),
+    source: CheckSource::Kernel(blind_spot),
 };
 
-fn judge(known: &Known<'_>) -> Outcome {
-    // Sampled from sysfs, which needs no events.
-    known.kernel_outcome(CHECK.name, None)
+fn blind_spot(_kernel: &FaultView) -> Option<String> {
+    // Stalls are sampled from sysfs, which needs no events.
+    None
 }

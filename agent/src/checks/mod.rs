@@ -3,8 +3,8 @@
 //! A check is a pure function from what is known to an [`Outcome`]; `health` alone says "ready".
 
 mod beat;
-mod cluster;
 pub mod container_runtime;
+mod context;
 mod custom_conditions;
 pub mod disk_pressure;
 mod exchange;
@@ -12,21 +12,23 @@ mod filesystem_ro;
 pub mod http;
 mod io_errors;
 mod io_stall;
+mod kernel;
 pub mod network;
+mod node;
 mod node_ready;
 pub mod probes;
 pub mod runner;
 mod schedulable;
 pub mod settings;
 
-use self::runner::Probes;
-pub use self::{
-    cluster::{OnApiLoss, verdicts as cluster_verdicts},
-    custom_conditions::{BadCondition, BadConditionError},
-};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::model::{Fault, FaultView, NodeView, Outcome, Scope};
+pub use self::{
+    context::{CheckContext, CheckSource},
+    custom_conditions::{BadCondition, BadConditionError},
+    node::{OnApiLoss, verdicts as node_verdicts},
+};
+use crate::model::Scope;
 
 /// What becomes of an outcome that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,34 +48,16 @@ pub struct Check {
     pub passes_when: &'static str,
     /// What becomes of "unknown".
     pub on_unknown: OnUnknown,
+    /// The source that it rests on.
+    pub source: CheckSource,
+}
+
+impl Check {
     /// Whether a request for it is an error while `NODE_NAME` is not set.
-    pub needs_node_name: bool,
-    /// Whence its outcome comes.
-    pub kind: Kind,
-}
-
-/// Whence an outcome comes.
-#[derive(Clone, Copy, Debug)]
-pub enum Kind {
-    /// From what has been pushed: a function of what is known.
-    Signal(fn(&Known<'_>) -> Outcome),
-    /// From the latest sample that the [`runner`] took.
-    Probe,
-}
-
-/// What is known, for the judges.
-#[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
-    /// Faults and blind spots of the kernel side.
-    pub kernel: &'a FaultView,
-    /// The cluster's word about this node.
-    pub node: &'a NodeView,
-    /// The samples of the probes.
-    pub probes: &'a Probes,
-    /// The operator's.
-    pub policy: &'a Policy,
-    /// This moment.
-    pub now: Instant,
+    #[must_use]
+    pub fn needs_node_name(&self) -> bool {
+        matches!(self.source, CheckSource::Node(_))
+    }
 }
 
 /// What the operator wants of the checks.
@@ -143,41 +127,15 @@ pub fn find(name: &str) -> Option<&'static Check> {
     all().iter().find(|check| check.name == name)
 }
 
-impl Known<'_> {
-    /// What the check says now.
-    #[must_use]
-    pub fn outcome(&self, check: &Check) -> Outcome {
-        match check.kind {
-            Kind::Signal(judge) => judge(self),
-            Kind::Probe => self.probes.outcome(check.name, self.policy.probe_interval, self.now),
-        }
-    }
-
-    /// The outcome of a kernel check: its open faults first, then what keeps it from seeing.
-    fn kernel_outcome(&self, check: &str, blind_spot: Option<String>) -> Outcome {
-        let counts = |fault: &&Fault| fault.check == check && self.policy.counts(fault.scope);
-        let mut faults = self.kernel.faults.iter().filter(counts);
-        if let Some(first) = faults.next() {
-            let more = match faults.count() {
-                0 => String::new(),
-                more => format!(" (and {more} more)"),
-            };
-            return Outcome::Fail(format!("{}{more}", first.reason));
-        }
-        if let Some(why) = &self.kernel.blind {
-            return Outcome::Unknown(why.clone());
-        }
-        let unwatched = self.kernel.unwatched.clone();
-        unwatched.or(blind_spot).map_or(Outcome::Pass, Outcome::Degraded)
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::SystemTime;
+    use std::{
+        sync::Arc,
+        time::{Instant, SystemTime},
+    };
 
     use super::*;
-    use crate::model::{Dev, FaultKind};
+    use crate::model::{Dev, Fault, FaultKind, FaultView, NodeView, Outcome};
 
     pub(crate) fn fault(kind: FaultKind, scope: Scope) -> Fault {
         Fault {
@@ -199,14 +157,10 @@ pub(crate) mod tests {
         }
     }
 
-    /// What is known where no probe has ever run.
-    pub(crate) fn known<T>(
-        kernel: &FaultView,
-        node: &NodeView,
-        policy: &Policy,
-        use_it: impl FnOnce(&Known<'_>) -> T,
-    ) -> T {
-        use_it(&Known { kernel, node, probes: &Probes::default(), policy, now: Instant::now() })
+    /// A context in which no probe has ever run.
+    pub(crate) fn context(kernel: FaultView, node: NodeView, policy: &Policy) -> CheckContext {
+        let context = CheckContext::new(Arc::new(policy.clone()), Instant::now());
+        CheckContext { kernel: Arc::new(kernel), node: Arc::new(node), ..context }
     }
 
     fn view(faults: &[Fault]) -> FaultView {
@@ -215,7 +169,7 @@ pub(crate) mod tests {
 
     fn judge(name: &str, kernel: &FaultView, fail_on_volumes: bool) -> Outcome {
         let policy = Policy { fail_on_volumes, ..Policy::default() };
-        known(kernel, &NodeView::default(), &policy, |known| known.outcome(find(name).unwrap()))
+        context(kernel.clone(), NodeView::default(), &policy).outcome(find(name).unwrap())
     }
 
     #[test]

@@ -2,22 +2,17 @@
 //!
 //! The reason of a failure is the condition's own reason, alone: that of the readiness endpoint which this replaces.
 
-use super::{Check, Kind, Known, OnUnknown};
+use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "node_ready",
     passes_when: "the Node's `Ready` condition is `True`",
     on_unknown: OnUnknown::Pass,
-    needs_node_name: true,
-    kind: Kind::Signal(judge),
+    source: CheckSource::Node(ready),
 };
 
-fn judge(known: &Known<'_>) -> Outcome {
-    known.node_outcome(ready)
-}
-
-fn ready(node: &Node) -> Outcome {
+fn ready(node: &Node, _policy: &Policy) -> Outcome {
     match node.condition("Ready") {
         Some(ready) if ready.status == "True" => Outcome::Pass,
         Some(ready) if !ready.reason.is_empty() => Outcome::Fail(ready.reason.clone()),
@@ -30,7 +25,7 @@ fn ready(node: &Node) -> Outcome {
 mod tests {
     use super::*;
     use crate::{
-        checks::{Policy, cluster::tests::judge},
+        checks::{Policy, node::tests::judge},
         model::Condition,
     };
 

@@ -1,24 +1,19 @@
 //! `schedulable`: nobody is taking the node out of service on purpose.
 
-use super::{Check, Kind, Known, OnUnknown};
+use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "schedulable",
     passes_when: "the Node is not cordoned, not being deleted, and has no taint `ToBeDeletedByClusterAutoscaler` or `node.kubernetes.io/out-of-service`",
     on_unknown: OnUnknown::Pass,
-    needs_node_name: true,
-    kind: Kind::Signal(judge),
+    source: CheckSource::Node(schedulable),
 };
 
 /// Taints that say that the node is about to go, or gone.
 const LEAVING: [&str; 2] = ["ToBeDeletedByClusterAutoscaler", "node.kubernetes.io/out-of-service"];
 
-fn judge(known: &Known<'_>) -> Outcome {
-    known.node_outcome(schedulable)
-}
-
-fn schedulable(node: &Node) -> Outcome {
+fn schedulable(node: &Node, _policy: &Policy) -> Outcome {
     if node.unschedulable {
         return Outcome::Fail("the Node is cordoned (spec.unschedulable)".to_owned());
     }
@@ -34,7 +29,7 @@ fn schedulable(node: &Node) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::{Policy, cluster::tests::judge};
+    use crate::checks::{Policy, node::tests::judge};
 
     #[test]
     fn only_what_takes_the_node_out_of_service_fails() {

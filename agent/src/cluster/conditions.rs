@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use humantime::format_rfc3339_seconds;
 
 use crate::{
-    checks::{self, Known},
+    checks::{self, CheckContext},
     cluster::settings,
     model::{Condition, Node, Outcome, Scope},
 };
@@ -64,13 +64,13 @@ pub struct Wanted {
     since: Option<SystemTime>,
 }
 
-/// What the conditions should say, from what is known.
+/// What the conditions should say in that context.
 #[must_use]
-pub fn wanted(known: &Known<'_>) -> [Wanted; 3] {
+pub fn wanted(context: &CheckContext) -> [Wanted; 3] {
     PUBLISHED.each_ref().map(|published| {
         let &Published { kind, check, bad, good, all_is_well } = published;
         let outcome = checks::find(check)
-            .map_or(Outcome::Unknown(String::new()), |check| known.outcome(check));
+            .map_or(Outcome::Unknown(String::new()), |check| context.outcome(check));
         let (status, reason, message) = match outcome {
             Outcome::Fail(why) => ("True", bad, why),
             Outcome::Pass => ("False", good, all_is_well.to_owned()),
@@ -79,8 +79,8 @@ pub fn wanted(known: &Known<'_>) -> [Wanted; 3] {
             }
             Outcome::Unknown(why) => ("Unknown", CANNOT_TELL, why),
         };
-        let faults = known.kernel.faults.iter().filter(|fault| {
-            fault.check == check && (fault.scope != Scope::Volume || known.policy.fail_on_volumes)
+        let faults = context.kernel.faults.iter().filter(|fault| {
+            fault.check == check && (fault.scope != Scope::Volume || context.policy.fail_on_volumes)
         });
         let since = if status == "True" { faults.map(|fault| fault.opened).min() } else { None };
         Wanted { kind, status, reason, message, since }
@@ -214,7 +214,7 @@ mod tests {
     use crate::{
         checks::{
             Policy,
-            tests::{fault, known},
+            tests::{context, fault},
         },
         model::{Fault, FaultKind, FaultView, NodeView},
     };
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn of(view: &FaultView) -> [Wanted; 3] {
-        known(view, &NodeView::default(), &Policy::default(), wanted)
+        wanted(&context(view.clone(), NodeView::default(), &Policy::default()))
     }
 
     fn faults(faults: &[(FaultKind, Scope, u64)]) -> FaultView {

@@ -39,7 +39,7 @@ use self::{
     stats::ApiStats,
 };
 use crate::{
-    checks::{OnApiLoss, Policy, cluster_verdicts},
+    checks::{OnApiLoss, Policy, node_verdicts},
     model::{FaultView, Link, NodeView, Outcome},
 };
 
@@ -152,7 +152,7 @@ impl Cluster {
     /// One line in the log for each check of the Node that changes its verdict.
     fn tell_changes(&mut self) {
         let Some(word) = &self.state.view().last else { return };
-        let now = cluster_verdicts(word, &self.policy);
+        let now = node_verdicts(word, &self.policy);
         for (check, outcome) in &now {
             let before =
                 self.told.iter().find(|(told, _)| told == check).map(|(_, outcome)| outcome);

@@ -29,7 +29,7 @@ use super::{
     stats::ApiStats,
 };
 use crate::{
-    checks::{Known, Policy, runner::Probes},
+    checks::{CheckContext, Policy},
     cluster::settings,
     model::{Condition, FaultView, Link, Node, NodeView},
 };
@@ -150,11 +150,9 @@ impl Publisher {
             // Woken by whoever brings it.
             return Instant::now() + settings::PUBLISH_HEARTBEAT;
         };
-        // The conditions tell of signals alone.
-        let (probes, now) = (Probes::default(), Instant::now());
-        let known =
-            Known { kernel: &faults, node: &view, probes: &probes, policy: &self.policy, now };
-        let wanted = wanted(&known);
+        // The conditions rest on the kernel side alone.
+        let context = CheckContext::new(self.policy.clone(), Instant::now());
+        let wanted = wanted(&CheckContext { kernel: faults.clone(), ..context });
         let due = self.book.due(&wanted, node, Instant::now(), SystemTime::now());
         let again = match due {
             Due::At(at) => at,

@@ -21,7 +21,7 @@ use crate::{
     cli::{AgentArgs, CheckArgs, Cli, Command, Output, one_line},
     cluster::{self, Cluster},
     config::Config,
-    health::{Board, Question},
+    health::{Board, HealthQuery, Sources},
     host::Paths,
     kernel::task::Kernel,
     model::FaultView,
@@ -119,7 +119,7 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
     // A single look has no policy: what it could not tell is told as that.
     let mut policy = Policy { on_api_loss: OnApiLoss::Open, ..config.policy.clone() };
     if policy.node_name.is_none() && args.names.is_empty() {
-        policy.default_checks.retain(|check| !check.needs_node_name);
+        policy.default_checks.retain(|check| !check.needs_node_name());
     }
     let policy = Arc::new(policy);
     let (_runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
@@ -137,9 +137,9 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
         }
         _ => cluster::none(),
     };
-    let board = Board::new(receiver, node, probes, policy);
-    let answer = board.ask(&Question { checks: args.names.clone(), ..Question::default() }).await?;
-    serde_json::from_value(serde_json::to_value(&answer)?).context("own answer")
+    let board = Board::new(Sources { kernel: receiver, node, probes }, policy);
+    let query = HealthQuery { checks: args.names.clone(), ..HealthQuery::default() };
+    Ok(board.ask(&query).await?)
 }
 
 /// The agent's flags for a single look without eBPF, with what its environment says.

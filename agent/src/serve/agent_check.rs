@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::net::{SendFlags, send};
+use tocsin_api::health::HealthResponse;
 use tocsin_runtime::tasks::Stop;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -24,7 +25,7 @@ use tokio::{
 use super::{accept_failed, reason::printable_reason};
 use crate::{
     health,
-    health::{Answer, Board, Changes, Refused},
+    health::{Board, Changes, Refused},
     serve::settings,
 };
 
@@ -42,11 +43,11 @@ pub struct Settings {
 /// There is no weight beside `drain` and `maint`, where it means nothing: `HAProxy` (2.6, seen) logs "remains in forced
 /// drain mode" at every line that has both. The next `ready` brings the weight back.
 #[must_use]
-pub fn line(answer: &Result<Answer, Refused>, maint: bool, weight: u8) -> String {
+pub fn line(answer: &Result<HealthResponse, Refused>, maint: bool, weight: u8) -> String {
     let cordoned = if maint { "maint" } else { "drain" };
     match answer {
         Ok(answer) if answer.is_ready() => format!("up ready {weight}%\n"),
-        Ok(answer) if answer.is_drain() => format!("up {cordoned}\n"),
+        Ok(answer) if health::is_only_cordoned(answer) => format!("up {cordoned}\n"),
         Ok(answer) => {
             let is_cordoned = answer.checks.iter().any(|c| c.name == "schedulable" && !c.passed);
             let reason = printable_reason(&answer.summary().unwrap_or_default());
@@ -107,7 +108,7 @@ impl AgentCheck {
         self.render(&self.board.ask(&self.board.with_drain()).await)
     }
 
-    fn render(&self, answer: &Result<Answer, Refused>) -> String {
+    fn render(&self, answer: &Result<HealthResponse, Refused>) -> String {
         line(answer, self.settings.maint, *self.settings.weight.borrow())
     }
 
@@ -182,23 +183,20 @@ const LINGER_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use tocsin_api::health::CheckResult;
+
     use super::*;
-    use crate::health::CheckAnswer;
 
     #[test]
     fn every_line_has_the_whole_set_of_words() {
-        let check = |name: &str, reason: Option<&str>| CheckAnswer {
+        let check = |name: &str, reason: Option<&str>| CheckResult {
             name: name.into(),
             passed: reason.is_none(),
             reason: reason.map(str::to_owned),
             degraded: None,
             duration_ms: 0,
         };
-        let answer = |checks: Vec<CheckAnswer>| {
-            let ready = checks.iter().all(|check| check.passed);
-            let status = if ready { "ready" } else { "not-ready" };
-            Ok(Answer { status, checks, total_duration_ms: 0 })
-        };
+        let answer = |checks: Vec<CheckResult>| Ok(HealthResponse::new(checks));
         let (ro, cordon) =
             (check("filesystem_ro", Some("sda1\r\nup")), check("schedulable", Some("c")));
         // (answer, maint, weight, line)

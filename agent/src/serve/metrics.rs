@@ -333,7 +333,10 @@ mod tests {
         let (_runner, probes) =
             Runner::start(vec![probe], &["kubelet"], Duration::from_mins(1)).unwrap();
         probes.demand(["kubelet"]).await;
-        let board = Board::new(faults.clone(), node.clone(), probes, Arc::new(policy));
+        let board = Board::new(
+            crate::health::Sources { kernel: faults.clone(), node: node.clone(), probes },
+            Arc::new(policy),
+        );
         let text = Metrics::new(Sources {
             faults,
             stats,

@@ -14,19 +14,20 @@ use std::{
     },
 };
 
+use tocsin_api::health::HealthResponse;
 use tocsin_runtime::tasks::Stop;
 use tracing::warn;
 
 use super::reason::printable_reason;
 use crate::{
-    health::{Answer, Board, Question, Refused},
+    health::{Board, HealthQuery, Refused},
     host::Bounded,
     serve::settings,
 };
 
 /// The file's contents for a verdict. Pure.
 #[must_use]
-pub fn contents(answer: &Result<Answer, Refused>) -> String {
+pub fn contents(answer: &Result<HealthResponse, Refused>) -> String {
     match answer {
         Ok(answer) if answer.is_ready() => "0\nready\n".to_owned(),
         Ok(answer) => {
@@ -52,7 +53,7 @@ async fn keep_current(path: PathBuf, board: Board, failures: Arc<AtomicU64>) {
     loop {
         // Changes are marked as seen before the verdict is read, so that none is lost between the two.
         let _any = changes.any();
-        let now = contents(&board.ask(&Question::default()).await);
+        let now = contents(&board.ask(&HealthQuery::default()).await);
         if written.as_ref() != Some(&now) {
             let (to, text) = (path.clone(), now.clone());
             let call = move || replace(&to, &text);
@@ -96,21 +97,21 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tocsin_api::health::CheckResult;
+
     use super::*;
-    use crate::health::CheckAnswer;
 
     #[test]
     fn the_contents_are_a_number_and_words() {
         let answer = |passed: bool| {
-            let check = CheckAnswer {
+            let check = CheckResult {
                 name: "io_errors".into(),
                 passed,
                 reason: (!passed).then(|| "sda\nfailed".into()),
                 degraded: None,
                 duration_ms: 0,
             };
-            let status = if passed { "ready" } else { "not-ready" };
-            Ok(Answer { status, checks: vec![check], total_duration_ms: 0 })
+            Ok(HealthResponse::new(vec![check]))
         };
         assert_eq!(contents(&answer(true)), "0\nready\n");
         assert_eq!(contents(&answer(false)), "1\nnot-ready io_errors: sda?failed\n");

@@ -66,7 +66,7 @@ fn checks() -> String {
             OnUnknown::Pass => "passes, `degraded`",
             OnUnknown::Fail => "fails",
         };
-        let node_name = if check.needs_node_name { "yes" } else { "no" };
+        let node_name = if check.needs_node_name() { "yes" } else { "no" };
         [code(check.name), check.passes_when.to_owned(), unknown.to_owned(), node_name.to_owned()]
     });
     table(["check", "passes when", "when it cannot tell", "needs `NODE_NAME`"], rows)

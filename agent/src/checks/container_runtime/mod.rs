@@ -29,7 +29,7 @@ use self::{
     grpc::GrpcError,
     socket::{Found, Id, Looked},
 };
-use super::{Check, Kind, OnUnknown, runner::Probe};
+use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{
     host::{Bounded, Paths, Stuck},
     model::Outcome,
@@ -39,8 +39,7 @@ pub(super) const CHECK: Check = Check {
     name: "container_runtime",
     passes_when: "the container runtime at `CRI_SOCKET` says that `RuntimeReady` and `NetworkReady` are true, within 1 s",
     on_unknown: OnUnknown::Fail,
-    needs_node_name: false,
-    kind: Kind::Probe,
+    source: CheckSource::Probe,
 };
 
 /// The probe.

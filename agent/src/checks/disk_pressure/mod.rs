@@ -28,7 +28,7 @@ use self::{
     judge::{Low, judge},
     look::{Eyes, lock},
 };
-use super::{Check, Kind, OnUnknown, runner::Probe};
+use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{
     host::{Bounded, Paths},
     model::Outcome,
@@ -38,8 +38,7 @@ pub(super) const CHECK: Check = Check {
     name: "disk_pressure",
     passes_when: "bytes and inodes free on `/`, `/var/lib/kubelet` and the image filesystem are above `DISK_THRESHOLDS`",
     on_unknown: OnUnknown::Pass,
-    needs_node_name: false,
-    kind: Kind::Probe,
+    source: CheckSource::Probe,
 };
 
 /// How full the fullest of the filesystems is, for who weighs hosts; image filesystems of their own are left out.

@@ -17,15 +17,14 @@ use std::{fmt, str::FromStr, sync::Arc};
 use hickory_proto::rr::Name;
 
 use self::{dns::Question, message::Hop, netlink::Kernel, resolv::Resolvers};
-use super::{Check, Kind, OnUnknown, runner::Probe};
+use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{host::Bounded, model::Outcome};
 
 pub(super) const CHECK: Check = Check {
     name: "network",
     passes_when: "a nameserver of resolv.conf answers, and a default route's gateway is reachable over a link with carrier",
     on_unknown: OnUnknown::Fail,
-    needs_node_name: false,
-    kind: Kind::Probe,
+    source: CheckSource::Probe,
 };
 
 /// What was configured: the name to ask for, if not the one that resolv.conf suggests.

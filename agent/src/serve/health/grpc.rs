@@ -18,7 +18,7 @@ use tonic_prost::ProstCodec;
 
 use super::{http2::Connection, watches::Watch};
 use crate::{
-    health::{Board, Changes, Question, Refused},
+    health::{Board, Changes, HealthQuery, Refused},
     serve::health::settings,
 };
 
@@ -147,7 +147,7 @@ where
 }
 
 /// The check set of that name, if every name in it is one.
-fn question(board: &Board, service: &str) -> Option<Question> {
+fn question(board: &Board, service: &str) -> Option<HealthQuery> {
     let mut checks: Vec<String> = Vec::new();
     for name in service.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         board.check(name)?;
@@ -156,10 +156,11 @@ fn question(board: &Board, service: &str) -> Option<Question> {
         }
     }
     // "," names nothing, and is not the default set.
-    (service.is_empty() || !checks.is_empty()).then(|| Question { checks, ..Question::default() })
+    (service.is_empty() || !checks.is_empty())
+        .then(|| HealthQuery { checks, ..HealthQuery::default() })
 }
 
-async fn serving(board: &Board, question: &Question) -> Serving {
+async fn serving(board: &Board, question: &HealthQuery) -> Serving {
     match board.ask(question).await {
         Ok(answer) if answer.is_ready() => Serving::Serving,
         Ok(_) => Serving::NotServing,
@@ -179,7 +180,7 @@ fn list(board: &Board) -> ListResponse {
     let everything = board.everything().into_iter();
     let mut statuses: HashMap<String, CheckResponse> =
         everything.map(|check| (check.name, one(check.passed).into())).collect();
-    let whole = board.answer(&Question::default());
+    let whole = board.answer(&HealthQuery::default());
     let whole = whole.map_or(Serving::Unknown, |answer| one(answer.is_ready()));
     statuses.insert(String::new(), whole.into());
     ListResponse { statuses }
@@ -189,7 +190,7 @@ fn list(board: &Board) -> ListResponse {
 struct Watching {
     board: Board,
     changes: Changes,
-    question: Option<Question>,
+    question: Option<HealthQuery>,
     told: Option<Serving>,
     stop: Stop,
     /// Counted for as long as the stream is there.
@@ -226,7 +227,7 @@ fn watch(
 async fn next(
     board: &Board,
     changes: &mut Changes,
-    question: Option<&Question>,
+    question: Option<&HealthQuery>,
     told: &mut Option<Serving>,
 ) -> Serving {
     loop {

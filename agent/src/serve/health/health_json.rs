@@ -1,10 +1,10 @@
 //! `application/health+json`, as draft-inadarei-api-health-check-06 has it. Pure.
 
 use serde_json::{Map, Value, json};
+use tocsin_api::health::{CheckResult, HealthResponse};
 
 use crate::{
     checks::Policy,
-    health::{Answer, CheckAnswer},
     model::{Fault, FaultView},
 };
 
@@ -13,7 +13,7 @@ pub const MEDIA_TYPE: &str = "application/health+json";
 
 /// The document: one entry per check, one component per device that a kernel check has something to say about.
 #[must_use]
-pub fn document(answer: &Answer, faults: &FaultView, policy: &Policy) -> Value {
+pub fn document(answer: &HealthResponse, faults: &FaultView, policy: &Policy) -> Value {
     let host = policy.node_name.as_deref().unwrap_or("host");
     let checks: Map<_, _> =
         answer.checks.iter().flat_map(|check| components(check, faults, policy, host)).collect();
@@ -39,7 +39,7 @@ pub fn document(answer: &Answer, faults: &FaultView, policy: &Policy) -> Value {
 
 /// One check under its name and what of it is observed: its faults, and itself where they do not say it all.
 fn components(
-    check: &CheckAnswer,
+    check: &CheckResult,
     view: &FaultView,
     policy: &Policy,
     host: &str,
@@ -52,7 +52,7 @@ fn components(
     errors.into_iter().chain(itself)
 }
 
-fn itself(check: &CheckAnswer, host: &str) -> (String, Value) {
+fn itself(check: &CheckResult, host: &str) -> (String, Value) {
     let (status, output) = match (&check.reason, &check.degraded) {
         (Some(reason), _) => ("fail", Some(reason)),
         (None, Some(why)) => ("warn", Some(why)),
@@ -92,8 +92,8 @@ mod tests {
         model::{FaultKind, Scope},
     };
 
-    fn check(name: &str, reason: Option<&str>, degraded: Option<&str>) -> CheckAnswer {
-        CheckAnswer {
+    fn check(name: &str, reason: Option<&str>, degraded: Option<&str>) -> CheckResult {
+        CheckResult {
             name: name.into(),
             passed: reason.is_none(),
             reason: reason.map(str::to_owned),
@@ -114,12 +114,7 @@ mod tests {
                 Some("kubelet: no"),
             ),
         ] {
-            let ready = checks.iter().all(|check| check.passed);
-            let answer = Answer {
-                status: if ready { "ready" } else { "not-ready" },
-                checks,
-                total_duration_ms: 0,
-            };
+            let answer = HealthResponse::new(checks);
             let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
             let found = document(&answer, &FaultView::default(), &policy);
             assert_eq!(found["status"], status);
@@ -143,11 +138,7 @@ mod tests {
         for (fail_on_volumes, expected) in
             [(false, ["fail", "warn", "warn"]), (true, ["fail", "fail", "warn"])]
         {
-            let answer = Answer {
-                status: "not-ready",
-                checks: vec![check("io_stall", Some("loop3"), None)],
-                total_duration_ms: 0,
-            };
+            let answer = HealthResponse::new(vec![check("io_stall", Some("loop3"), None)]);
             let policy = Policy { fail_on_volumes, ..Policy::default() };
             let found = document(&answer, &view, &policy);
             assert_eq!(found["checks"].as_object().map(Map::len), Some(1));
@@ -166,11 +157,7 @@ mod tests {
             faults: vec![fault(FaultKind::IoStall, Scope::Volume)],
             ..FaultView::default()
         };
-        let answer = Answer {
-            status: "ready",
-            checks: vec![check("io_stall", None, Some("no events"))],
-            total_duration_ms: 0,
-        };
+        let answer = HealthResponse::new(vec![check("io_stall", None, Some("no events"))]);
         let found = document(&answer, &view, &Policy::default());
         assert_eq!(found["checks"]["io_stall:errors"][0]["status"], "warn");
         assert_eq!(found["checks"]["io_stall:responseTime"][0]["output"], "no events");

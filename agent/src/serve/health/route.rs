@@ -12,10 +12,11 @@
 
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
+use tocsin_api::health::HealthResponse;
 
 use super::{health_json, page::Page, request::Format};
 use crate::{
-    health::{Answer, Board, Question, Refused},
+    health::{self, Board, HealthQuery, Refused},
     serve::{JSON, TEXT, reason::printable_reason},
 };
 
@@ -32,7 +33,7 @@ pub enum Route {
     /// The same for as long as nothing changes.
     Page(Page),
     /// What the checks say.
-    Health(Question),
+    Health(HealthQuery),
 }
 
 impl Router {
@@ -54,11 +55,11 @@ impl Router {
     pub fn route(&self, method: &str, target: &str) -> Route {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = &*percent_decode_str(path).decode_utf8_lossy();
-        let question = |question: Result<Question, Refused>| match question {
+        let question = |question: Result<HealthQuery, Refused>| match question {
             // Who asks for a drain wants to know of a cordon, whatever the default set is.
             Ok(question) if question.drain_is_404 && question.checks.is_empty() => {
                 let checks = self.board.with_drain().checks;
-                Route::Health(Question { checks, ..question })
+                Route::Health(HealthQuery { checks, ..question })
             }
             Ok(question) => Route::Health(question),
             Err(refused) => Route::Page(no_verdict(&refused)),
@@ -66,8 +67,8 @@ impl Router {
         let allowed = || matches!(method, "GET" | "HEAD" | "OPTIONS");
         match path {
             "/health" | "/livez" if !allowed() => Route::Page(Page::not_allowed()),
-            "/health" => question(Question::parse(query)),
-            "/" | "*" | "" if method == "OPTIONS" => question(Question::parse(query)),
+            "/health" => question(HealthQuery::parse(query)),
+            "/" | "*" | "" if method == "OPTIONS" => question(HealthQuery::parse(query)),
             "/livez" => Route::Page(Page::new(StatusCode::OK, TEXT, "ok")),
             "/nodename" => {
                 let name = quoted(self.board.node_name().unwrap_or_default());
@@ -79,7 +80,7 @@ impl Router {
                     if !allowed() {
                         return Route::Page(Page::not_allowed());
                     }
-                    return question(Question::parse(query).map(|question| Question {
+                    return question(HealthQuery::parse(query).map(|question| HealthQuery {
                         checks: vec![name.to_owned()],
                         exclude: Vec::new(),
                         ..question
@@ -110,22 +111,28 @@ impl Router {
         }
     }
 
-    fn page(&self, question: &Question, format: Format, answer: Result<Answer, Refused>) -> Page {
+    fn page(
+        &self,
+        question: &HealthQuery,
+        format: Format,
+        answer: Result<HealthResponse, Refused>,
+    ) -> Page {
         let answer = match answer {
             Ok(answer) => answer,
             Err(refused) => return no_verdict(&refused),
         };
-        let status = match (answer.is_ready(), question.drain_is_404 && answer.is_drain()) {
-            (true, _) => StatusCode::OK,
-            (false, true) => StatusCode::NOT_FOUND,
-            (false, false) => StatusCode::SERVICE_UNAVAILABLE,
-        };
+        let status =
+            match (answer.is_ready(), question.drain_is_404 && health::is_only_cordoned(&answer)) {
+                (true, _) => StatusCode::OK,
+                (false, true) => StatusCode::NOT_FOUND,
+                (false, false) => StatusCode::SERVICE_UNAVAILABLE,
+            };
         let json = |body: Result<Vec<u8>, serde_json::Error>, content_type| match body {
             Ok(body) => Page::new(status, content_type, body),
             Err(failed) => Page::error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
         };
         let page = if question.verbose {
-            Page::new(status, TEXT, answer.verbose())
+            Page::new(status, TEXT, health::zpage(&answer))
         } else if format == Format::HealthJson {
             let faults = self.board.faults();
             let body = health_json::document(&answer, &faults, self.board.policy());
@@ -138,7 +145,7 @@ impl Router {
 
     fn nodecheck(&self) -> Page {
         let checks = vec!["schedulable".to_owned()];
-        match self.board.answer(&Question { checks, ..Question::default() }) {
+        match self.board.answer(&HealthQuery { checks, ..HealthQuery::default() }) {
             Ok(answer) if answer.is_ready() => Page::new(StatusCode::OK, TEXT, "OK"),
             Ok(_) => Page::new(self.down, TEXT, "Down"),
             Err(refused) => no_verdict(&refused),
@@ -202,7 +209,10 @@ pub(super) mod tests {
             default_checks: vec![checks::find("io_stall").unwrap()],
             ..Policy::default()
         };
-        let board = Board::new(kernel, node, Probes::default(), Arc::new(policy));
+        let board = Board::new(
+            health::Sources { kernel, node, probes: Probes::default() },
+            Arc::new(policy),
+        );
         (Router::new(board, down), sender)
     }
 

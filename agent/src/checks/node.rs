@@ -1,12 +1,12 @@
 //! What the checks of the Node object have in common: the way from the cluster's word to an outcome, also
 //! when there is none.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use humantime::format_rfc3339_seconds;
 
-use super::{Known, Policy, runner::Probes};
-use crate::model::{FaultView, Link, Node, NodeView, Outcome, Word};
+use super::{CheckContext, Policy};
+use crate::model::{Link, Node, NodeView, Outcome, Word};
 
 /// What the checks of the Node object say while the API server cannot be heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -20,21 +20,20 @@ pub enum OnApiLoss {
     Closed,
 }
 
-/// What every check of the Node says of that word, for the log.
+/// The outcome of every check of the Node on that word, for the log.
 #[must_use]
-pub fn verdicts(word: &Word, policy: &Policy) -> Vec<(&'static str, Outcome)> {
-    let node = NodeView { link: Link::Up, last: Some(word.clone()) };
-    let (kernel, probes, now) = (FaultView::default(), Probes::default(), Instant::now());
-    let known = Known { kernel: &kernel, node: &node, probes: &probes, policy, now };
-    let of_node = policy.all().filter(|check| check.needs_node_name);
-    of_node.map(|check| (check.name, known.outcome(check))).collect()
+pub fn verdicts(word: &Word, policy: &Arc<Policy>) -> Vec<(&'static str, Outcome)> {
+    let node = Arc::new(NodeView { link: Link::Up, last: Some(word.clone()) });
+    let context = CheckContext { node, ..CheckContext::new(policy.clone(), Instant::now()) };
+    let of_node = policy.all().filter(|check| check.needs_node_name());
+    of_node.map(|check| (check.name, context.outcome(check))).collect()
 }
 
-impl Known<'_> {
+impl CheckContext {
     /// What `judge` makes of the Node, or what the policy makes of not knowing it.
-    pub(super) fn node_outcome(&self, judge: impl Fn(&Node) -> Outcome) -> Outcome {
+    pub(super) fn node_outcome(&self, judge: fn(&Node, &Policy) -> Outcome) -> Outcome {
         let of = |word: &Word| match &word.node {
-            Some(node) => judge(node),
+            Some(node) => judge(node, &self.policy),
             None => Outcome::Fail(format!(
                 "the cluster has no Node named {:?}",
                 self.policy.node_name.as_deref().unwrap_or_default()
@@ -72,7 +71,10 @@ pub(super) mod tests {
     use Outcome::{Degraded, Fail, Pass, Unknown};
 
     use super::*;
-    use crate::checks::{find, tests::known};
+    use crate::{
+        checks::{find, tests::context},
+        model::FaultView,
+    };
 
     const LOST: &str = "Kubernetes API lost since 1970-01-01T00:01:00Z: refused";
     const LAST: &str = "last known, of 1970-01-01T00:00:00Z; ";
@@ -84,7 +86,7 @@ pub(super) mod tests {
     }
 
     fn judge_view(check: &str, view: &NodeView, policy: &Policy) -> Outcome {
-        known(&FaultView::default(), view, policy, |known| known.outcome(find(check).unwrap()))
+        context(FaultView::default(), view.clone(), policy).outcome(find(check).unwrap())
     }
 
     #[test]
