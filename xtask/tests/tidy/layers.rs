@@ -29,16 +29,17 @@ const LAYERS: [Layers; 1] = [Layers {
         &["cli"],
         &["config"],
         &["app"],
-        &["commands", "docs", "logging"],
+        &["commands", "logging"],
     ],
 }];
 
 /// Which of the others a package may depend on, for its tests too.
-const PACKAGES: [(&str, &[&str]); 8] = [
-    ("agent", &["tocsin-api", "tocsin-ebpf", "tocsin-runtime"]),
+const PACKAGES: [(&str, &[&str]); 9] = [
+    ("agent", &["tocsin-api", "tocsin-docgen", "tocsin-ebpf", "tocsin-runtime"]),
     ("agent-ebpf", &[]),
     ("api", &[]),
-    ("controller", &["tocsin-api", "tocsin-runtime"]),
+    ("controller", &["tocsin-api", "tocsin-docgen", "tocsin-runtime"]),
+    ("docgen", &[]),
     ("fuzz", &["tocsin"]),
     ("runtime", &["tocsin-api"]),
     ("tests", &["tocsin-api"]),
@@ -86,6 +87,8 @@ impl Layers {
 fn no_module_uses_one_above_it() {
     let found: Vec<_> = tree::crates()
         .iter()
+        // Integration tests are crates of their own, with modules of their own.
+        .filter(|unit| unit.files.first().is_some_and(|root| root.path.contains("/src/")))
         .flat_map(|unit| {
             let table = LAYERS.iter().find(|layers| layers.package == unit.package);
             table.map(|table| table.violations(unit)).unwrap_or_default()
