@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use tocsin_runtime::{log::DroppedLines, tasks::Tasks};
+use tocsin_runtime::{kube::ClusterSource, log::DroppedLines, tasks::Tasks};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{mpsc, oneshot, watch},
@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     checks::{Policy, disk_pressure::Fullest},
-    cluster::{self, Cluster, source::Source, stats::ApiStats},
+    cluster::{self, Cluster, stats::ApiStats},
     config::Config,
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
@@ -303,8 +303,8 @@ fn welcome(config: &Config, published: &Published, listening: [SocketAddr; 3]) {
         hooks_attached = of(HookState::Attached).count(),
         hooks_missing = (!missing.is_empty()).then(|| missing.join(",")),
         cluster = match &config.cluster {
-            Some(Source::InCluster) => "in-cluster",
-            Some(Source::Kubeconfig(_)) => "KUBECONFIG",
+            Some(ClusterSource::InCluster) => "in-cluster",
+            Some(ClusterSource::Kubeconfig(_)) => "KUBECONFIG",
             None => "none",
         },
         open_faults = view.faults.len(),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use humantime::format_duration;
-use tocsin_runtime::log;
+use tocsin_runtime::{kube::ClusterSource, log};
 
 use crate::{
     checks::{
@@ -17,7 +17,7 @@ use crate::{
         network, probes,
     },
     cli::{AgentArgs, DoorArgs, ProbeArgs},
-    cluster::{conditions::PUBLISHED, source::Source},
+    cluster::conditions::PUBLISHED,
     kernel::{self, ledger::Rules},
     serve::{self, tls, weight},
 };
@@ -28,7 +28,7 @@ pub struct Config {
     /// What the checks go by.
     pub policy: Policy,
     /// Where the cluster is.
-    pub cluster: Option<Source>,
+    pub cluster: Option<ClusterSource>,
     /// Tell the cluster what the kernel says.
     pub publish_conditions: bool,
     /// What the probes ask.
@@ -186,7 +186,7 @@ impl Config {
         let node_name = node_name
             .map(|name| name.to_string_lossy().trim().to_owned())
             .filter(|name| !name.is_empty());
-        let cluster = Source::find(kubeconfig.as_deref(), |name| env::var_os(name));
+        let cluster = ClusterSource::find(kubeconfig.as_deref(), |name| env::var_os(name));
         if publish_conditions && cluster.is_none() {
             return Err(ConfigError::NobodyToTell("a cluster: in a pod, or KUBECONFIG"));
         }

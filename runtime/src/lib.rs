@@ -5,5 +5,7 @@
 
 pub mod fd;
 pub mod jitter;
+pub mod kube;
 pub mod log;
 pub mod tasks;
+pub mod text;

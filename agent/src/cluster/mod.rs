@@ -5,18 +5,13 @@
 //! thread of its own, so that a slow resolver, a login plugin or a TLS handshake never delays an answer; what decides
 //! runs beside the listeners.
 
-pub mod body;
 pub mod conditions;
 pub mod events;
-pub mod heard;
 pub mod link;
 pub mod publish;
 pub mod session;
 pub mod settings;
-pub mod source;
 pub mod stats;
-mod timer;
-mod why;
 
 use std::{
     future, io,
@@ -25,6 +20,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use tocsin_runtime::kube::ClusterSource;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep_until,
@@ -35,7 +31,6 @@ use self::{
     link::{News, Now, State},
     publish::Publisher,
     session::Session,
-    source::Source,
     stats::ApiStats,
 };
 use crate::{
@@ -62,7 +57,7 @@ pub struct Cluster {
 #[derive(Debug)]
 pub struct Start {
     /// Where the cluster is.
-    pub source: Source,
+    pub source: ClusterSource,
     /// The Node's name.
     pub node_name: String,
     /// What the checks go by.

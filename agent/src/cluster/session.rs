@@ -20,7 +20,11 @@ use kube::{
     api::{ApiResource, ListParams, Object, WatchEvent, WatchParams},
 };
 use serde::{Deserialize, Serialize};
-use tocsin_runtime::jitter;
+use tocsin_runtime::{
+    jitter,
+    kube::{ClusterClient, ClusterSource, describe, error::LENGTH},
+    text::one_line,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, MissedTickBehavior, interval, interval_at, sleep, sleep_until, timeout},
@@ -29,9 +33,7 @@ use tracing::{debug, info};
 
 use super::{
     link::{News, Trouble},
-    source::{Connection, Source},
     stats::ApiStats,
-    why::{one_line, told},
 };
 use crate::{
     cluster::settings,
@@ -77,7 +79,7 @@ fn node(object: NodeObject) -> Node {
 /// The task.
 pub struct Session {
     /// Where the cluster is.
-    pub source: Source,
+    pub source: ClusterSource,
     /// The Node's name.
     pub node_name: String,
     /// Who wants to know.
@@ -152,15 +154,16 @@ impl Session {
 
     /// From a new connection to its end.
     async fn converse(&self) -> End {
-        let connection = match self.source.connect(&self.stats).await {
+        let connection = match self.source.connect(&settings::client(), &self.stats.requests).await
+        {
             Ok(connection) => connection,
             Err(error) => {
-                let why = told(error.chain());
+                let why = describe(error.as_ref());
                 return End::new(format!("no client for it can be made: {why}"));
             }
         };
         let Err(end) = self.follow(&nodes(connection.client.clone()), &connection).await;
-        let silent = connection.heard.silent_for();
+        let silent = connection.last_read.elapsed();
         match end {
             // A PING is what a server does not answer when it is not in the middle of a request.
             End::Trouble(_)
@@ -180,7 +183,7 @@ impl Session {
     async fn follow(
         &self,
         api: &Api<NodeObject>,
-        connection: &Connection,
+        connection: &ClusterClient,
     ) -> Result<std::convert::Infallible, End> {
         let fields = format!("metadata.name={}", self.node_name);
         // The first request waits for the connection too.
@@ -279,12 +282,12 @@ fn is_followed(client: &watch::Sender<Option<Client>>) -> bool {
 const OVERDUE: Duration = Duration::from_secs(5);
 
 /// Any answer to an idle question says that the server is there, but for one that it is in trouble.
-async fn is_there(connection: &Connection) -> Result<(), End> {
+async fn is_there(connection: &ClusterClient) -> Result<(), End> {
     let asked =
         bounded(connection, settings::API_READ_TIMEOUT, connection.client.apiserver_version());
     match asked.await {
         Err(_)
-            if connection.heard.silent_for() < settings::API_READ_TIMEOUT
+            if connection.last_read.elapsed() < settings::API_READ_TIMEOUT
                 && connection.status() < 500 =>
         {
             Ok(())
@@ -308,7 +311,7 @@ fn retry_after(failures: u32) -> Duration {
 }
 
 async fn bounded<T>(
-    connection: &Connection,
+    connection: &ClusterClient,
     limit: Duration,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, End> {
@@ -319,11 +322,11 @@ async fn bounded<T>(
     }
 }
 
-fn trouble(connection: &Connection, error: &kube::Error) -> End {
+fn trouble(connection: &ClusterClient, error: &kube::Error) -> End {
     if let kube::Error::Api(status) = error {
         // A body that is no Status of Kubernetes has no code in it. An error on a watch has no other one.
         let code = if status.code == 0 { connection.status() } else { status.code };
-        let said = [&status.reason, &status.message].map(one_line);
+        let said = [&status.reason, &status.message].map(|text| one_line(text, LENGTH));
         let said = said.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}"));
         let hint = if code == 403 { RIGHTS } else { "" };
         return End::new(format!("it answers {code}{}{hint}", said.collect::<String>()));
@@ -335,7 +338,7 @@ fn trouble(connection: &Connection, error: &kube::Error) -> End {
     // kube's own error says no more than the next one, where there is one.
     let first: &(dyn Error + 'static) = error;
     let first = first.source().unwrap_or(first);
-    End::new(told(std::iter::successors(Some(first), |&error| error.source())))
+    End::new(describe(first))
 }
 
 #[cfg(test)]

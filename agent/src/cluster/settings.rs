@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tocsin_runtime::kube::ClientSettings;
+
 /// 450 ms between HTTP/2 PINGs on the connection of the watch: with [`API_PING_TIMEOUT`] and what is left of
 /// [`API_GRACE`] after it, a server that stops answering is called lost between 1.0 and 1.45 seconds later.
 pub const API_PING_INTERVAL: Duration = Duration::from_millis(450);
@@ -40,3 +42,18 @@ pub const PUBLISH_MESSAGE_INTERVAL: Duration = Duration::from_secs(10);
 pub const PUBLISH_HEARTBEAT: Duration = Duration::from_mins(5);
 /// 6 minutes during which a repeated event is counted up instead of written again: client-go's events recorder's.
 pub const EVENT_SERIES: Duration = Duration::from_mins(6);
+/// 8 MiB for the Node, or for a change of it: etcd takes objects of 1.5 MiB.
+pub const API_LINE: usize = 8 << 20;
+
+/// How the client talks to the API server.
+#[must_use]
+pub fn client() -> ClientSettings {
+    ClientSettings {
+        user_agent: concat!("tocsin/", env!("CARGO_PKG_VERSION")),
+        connect_timeout: API_CONNECT_TIMEOUT,
+        login_timeout: LOGIN_TIMEOUT,
+        ping_interval: API_PING_INTERVAL,
+        ping_timeout: API_PING_TIMEOUT,
+        line_limit: API_LINE,
+    }
+}

@@ -142,7 +142,7 @@ impl Loader {
     /// modules bring their tracepoints when they are loaded.
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {
-            let before = self.states.get(hook.event).map(|(state, _)| state.clone());
+            let before = self.states.get(hook.event).map(|(state, _)| *state);
             let stands_in = |other: &Hook| {
                 other.wanted == Wanted::Instead(hook.event) && self.is_attached(other.event)
             };

@@ -249,7 +249,7 @@ impl Collector for Sources {
         let is_up = self.node.borrow().link == Link::Up;
         ConstGauge::new(i64::from(is_up)).encode(Family::new(e, &API_UP)?.0)?;
         let mut family = Family::new(e, &API_REQUESTS)?;
-        for (code, count) in self.api.requests() {
+        for (code, count) in self.api.requests.by_code() {
             family.counter(&[("code", &*code)], count)?;
         }
         let mut family = Family::new(e, &WRITES)?;

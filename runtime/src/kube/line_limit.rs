@@ -1,4 +1,4 @@
-//! Answers of bounded size: kube reads a list, and each line of a watch, into memory as a whole.
+//! Answers of bounded lines: kube reads a list, and each line of a watch, into memory as a whole.
 
 use std::{
     pin::Pin,
@@ -8,20 +8,18 @@ use std::{
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tower::BoxError;
 
-/// 8 MiB without the end of a line: etcd takes objects of 1.5 MiB.
-const LINE: usize = 8 << 20;
-
-/// A body that fails where a line is too long.
+/// A body that fails where a line is longer than the limit.
 #[derive(Debug)]
-pub struct Lines<B> {
+pub(super) struct LineLimit<B> {
     inner: B,
+    limit: usize,
     line: usize,
 }
 
-impl<B> Lines<B> {
-    /// Bounds the lines of `inner`.
-    pub fn new(inner: B) -> Self {
-        Self { inner, line: 0 }
+impl<B> LineLimit<B> {
+    /// Bounds the lines of `inner` to so many bytes.
+    pub(super) fn new(inner: B, limit: usize) -> Self {
+        Self { inner, limit, line: 0 }
     }
 }
 
@@ -33,7 +31,7 @@ fn after(line: usize, data: &[u8]) -> usize {
     }
 }
 
-impl<B> Body for Lines<B>
+impl<B> Body for LineLimit<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -51,8 +49,9 @@ where
                 if let Some(data) = frame.data_ref() {
                     self.line = after(self.line, data);
                 }
-                if self.line > LINE {
-                    Some(Err("it answers with more than 8 MiB in one piece".into()))
+                if self.line > self.limit {
+                    let mib = self.limit >> 20;
+                    Some(Err(format!("it answers with more than {mib} MiB in one piece").into()))
                 } else {
                     Some(Ok(frame))
                 }
@@ -77,11 +76,13 @@ mod tests {
 
     use super::*;
 
+    const LINE: usize = 8 << 20;
+
     #[tokio::test]
     async fn a_line_has_an_end() {
         let of = |parts: Vec<Bytes>| {
             let frames = parts.into_iter().map(|part| Ok::<_, BoxError>(Frame::data(part)));
-            Lines::new(StreamBody::new(futures_util::stream::iter(frames))).collect()
+            LineLimit::new(StreamBody::new(futures_util::stream::iter(frames)), LINE).collect()
         };
         let (big, end) = (Bytes::from(vec![b'x'; LINE / 2]), Bytes::from_static(b"\n"));
         let fits = vec![big.clone(), big.clone(), end.clone(), big.clone(), big.clone()];

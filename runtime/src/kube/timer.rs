@@ -1,8 +1,8 @@
 //! Timers of the connection to the API server, each a timer of the kernel's.
 //!
-//! A PING every 450 ms and the deadline for its answer are all that this thread ever waits for, day and night. tokio's
-//! timers go by a wheel: one that is 400 ms away wakes its thread twice, and to set it writes to an eventfd, which
-//! wakes the thread once more. A timerfd wakes it once, in its time.
+//! The PINGs and the deadlines for their answers are all that an idle client waits for, day and night. tokio's timers go
+//! by a wheel: one that is 400 ms away wakes its thread twice, and to set it writes to an eventfd, which wakes the
+//! thread once more. A timerfd wakes it once, in its time.
 
 use std::{
     future::Future,
@@ -19,10 +19,11 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Makes them; where there is no descriptor left, they are tokio's.
+use crate::fd;
+
+/// Makes the timers; where there is no descriptor left, they are tokio's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KernelTimer;
 

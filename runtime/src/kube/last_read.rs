@@ -1,4 +1,4 @@
-//! When the API server was heard last: a connector that notes every read of its connections.
+//! When the API server was last read from: a connector that notes every read of its connections.
 //!
 //! hyper's client tells neither that a PING was answered nor that one was not: a connection it gave up for that ends
 //! like one that the server closed. Whether the server had been silent tells them apart.
@@ -18,15 +18,15 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect;
 use tower::Service;
 
-/// A moment that is moved on by every read.
+/// The moment of the last read, shared by the connections that write it and whoever asks.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct LastRead {
     start: Instant,
     nanos: Arc<AtomicU64>,
 }
 
-impl Heard {
-    /// Now.
+impl LastRead {
+    /// The moment of the call, as if something had been read then.
     #[must_use]
     pub fn new() -> Self {
         Self { start: Instant::now(), nanos: Arc::default() }
@@ -37,34 +37,34 @@ impl Heard {
         self.nanos.store(nanos, Relaxed);
     }
 
-    /// For how long nothing has been read, not even an end.
+    /// For how long nothing has been read, not even the end of a connection.
     #[must_use]
-    pub fn silent_for(&self) -> Duration {
+    pub fn elapsed(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_nanos(self.nanos.load(Relaxed)))
     }
 }
 
-impl Default for Heard {
+impl Default for LastRead {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// The connector.
+/// A connector that notes what is read from its connections.
 #[derive(Clone, Debug)]
-pub struct Listening<C> {
+pub struct ReadNoting<C> {
     inner: C,
-    heard: Heard,
+    last_read: LastRead,
 }
 
-impl<C> Listening<C> {
-    /// Notes in `heard` what is read from the connections that `inner` makes.
-    pub fn new(inner: C, heard: Heard) -> Self {
-        Self { inner, heard }
+impl<C> ReadNoting<C> {
+    /// Notes in `last_read` what is read from the connections that `inner` makes.
+    pub fn new(inner: C, last_read: LastRead) -> Self {
+        Self { inner, last_read }
     }
 }
 
-impl<C, U> Service<U> for Listening<C>
+impl<C, U> Service<U> for ReadNoting<C>
 where
     C: Service<U>,
     C::Future: Send + 'static,
@@ -78,20 +78,20 @@ where
     }
 
     fn call(&mut self, to: U) -> Self::Future {
-        let (connecting, heard) = (self.inner.call(to), self.heard.clone());
+        let (connecting, last_read) = (self.inner.call(to), self.last_read.clone());
         Box::pin(async move {
             let inner = connecting.await?;
-            heard.note();
-            Ok(Stream { inner, heard })
+            last_read.note();
+            Ok(Stream { inner, last_read })
         })
     }
 }
 
-/// A connection.
+/// A connection whose reads are noted.
 #[derive(Debug)]
 pub struct Stream<T> {
     inner: T,
-    heard: Heard,
+    last_read: LastRead,
 }
 
 impl<T: Read + Unpin> Read for Stream<T> {
@@ -102,7 +102,7 @@ impl<T: Read + Unpin> Read for Stream<T> {
     ) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buf));
         // Also an end or an error: that is when it was lost.
-        self.heard.note();
+        self.last_read.note();
         Poll::Ready(read)
     }
 }
