@@ -61,7 +61,8 @@ fn files_paths_and_headings_exist() {
     let mut lost = Vec::new();
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        let paths = paths_in_code(&text, &PLACES).into_iter();
+        // `NAME` stands for the reader's own.
+        let paths = paths_in_code(&text, &PLACES).into_iter().filter(|path| !path.contains("NAME"));
         lost.extend(
             paths.filter(|path| !root().join(path).exists()).map(|path| lead(&page, path, "")),
         );
