@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow};
 use tocsin_runtime::{kube::ClusterSource, log::DroppedLines, tasks::Tasks};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
@@ -17,8 +17,8 @@ use crate::{
     config::Config,
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
-    kernel::{Command, Published, loader::HookState, task::Kernel},
-    model::{FaultView, NodeView},
+    kernel::{self, Channels, Command, Published, loader::HookState, task::Kernel},
+    model::{BlindSpot, NodeView},
     serve,
     serve::{
         BACKLOG,
@@ -33,9 +33,6 @@ use crate::{
         weight,
     },
 };
-
-/// Actions that wait for the kernel task; people type them one by one.
-const COMMANDS: usize = 16;
 
 /// Runs the agent until a signal or a dead task ends it.
 pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()> {
@@ -113,15 +110,12 @@ impl Inputs {
     /// Starts the kernel side, the cluster side and the probes; waits until each can say something, or is known to be
     /// unable to.
     async fn start(config: &Config, paths: &Paths, tasks: &mut Tasks) -> anyhow::Result<Self> {
-        let (commands, commanded) = mpsc::channel(COMMANDS);
+        let Channels { task, published, commands } = kernel::channels();
         let policy = Arc::new(config.policy.clone());
         let api = Arc::<ApiStats>::default();
-        let (faults_to_tell, to_tell) = oneshot::channel();
-        let (cluster, node) = start_cluster(config, &policy, to_tell, &api)?;
-        let (kernel, published) = Kernel::start(&config.kernel, paths, commanded)
-            .await
-            .context("read the mount table")?;
-        let _nobody_to_tell = faults_to_tell.send(published.faults.clone());
+        let (cluster, node) = start_cluster(config, &policy, &published, &api)?;
+        let kernel =
+            Kernel::start(&config.kernel, paths, task).await.context("read the mount table")?;
         tasks.spawn_background("kernel", kernel.run());
         // Nobody is answered before the answer is right, or is known not to come.
         if let Some(mut cluster) = cluster {
@@ -154,7 +148,7 @@ fn host_paths(config: &Config) -> anyhow::Result<Paths> {
 fn start_cluster(
     config: &Config,
     policy: &Arc<Policy>,
-    faults: oneshot::Receiver<watch::Receiver<Arc<FaultView>>>,
+    published: &Published,
     stats: &Arc<ApiStats>,
 ) -> anyhow::Result<(Option<Cluster>, watch::Receiver<Arc<NodeView>>)> {
     let Some(source) = config.cluster.clone() else { return Ok((None, cluster::none())) };
@@ -166,7 +160,7 @@ fn start_cluster(
         source,
         node_name,
         policy: policy.clone(),
-        publish: config.publish_conditions.then_some(faults),
+        publish: config.publish_conditions.then(|| published.faults.clone()),
         stats: stats.clone(),
     })
     .context("start the cluster side")?;
@@ -237,7 +231,7 @@ fn open_admin(
 ) -> io::Result<SocketAddr> {
     let listener: TcpListener = socket.listen(BACKLOG)?;
     let addr = listener.local_addr()?;
-    let Published { faults, stats } = inputs.published.clone();
+    let Published { faults, stats, .. } = inputs.published.clone();
     let handler = Admin::new(inputs.board.clone(), faults, stats, metrics, inputs.commands.clone());
     let handle = move |request| {
         let handler = handler.clone();
@@ -308,7 +302,7 @@ fn welcome(config: &Config, published: &Published, listening: [SocketAddr; 3]) {
             None => "none",
         },
         open_faults = view.faults.len(),
-        degraded = view.no_events,
+        degraded = view.blind_spots.get(BlindSpot::NoEvents),
         "checks"
     );
     let reach = |addr: SocketAddr| {

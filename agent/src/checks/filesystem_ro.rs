@@ -1,7 +1,7 @@
 //! `filesystem_ro`: no watched filesystem lost its ability to be written.
 
 use super::{Check, CheckSource, OnUnknown};
-use crate::model::FaultView;
+use crate::model::{BlindSpot, FaultView};
 
 pub(super) const CHECK: Check = Check {
     name: "filesystem_ro",
@@ -12,6 +12,8 @@ pub(super) const CHECK: Check = Check {
 
 fn blind_spot(kernel: &FaultView) -> Option<String> {
     // Without events the mount table still shows most losses, but not all, and later.
-    let polling = kernel.no_events.as_ref().map(|why| format!("seen by polling only: {why}"));
-    polling.or_else(|| kernel.hooks_failed.clone()).or_else(|| kernel.unprobed.clone())
+    let why = |spot| kernel.blind_spots.get(spot);
+    let polling = why(BlindSpot::NoEvents).map(|why| format!("seen by polling only: {why}"));
+    let others = || why(BlindSpot::HooksFailed).or_else(|| why(BlindSpot::Unprobed));
+    polling.or_else(|| others().map(str::to_owned))
 }

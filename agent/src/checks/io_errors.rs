@@ -1,7 +1,7 @@
 //! `io_errors`: no watched device or filesystem has an open I/O fault.
 
 use super::{Check, CheckSource, OnUnknown};
-use crate::model::FaultView;
+use crate::model::{BlindSpot, FaultView};
 
 pub(super) const CHECK: Check = Check {
     name: "io_errors",
@@ -12,5 +12,7 @@ pub(super) const CHECK: Check = Check {
 
 fn blind_spot(kernel: &FaultView) -> Option<String> {
     let polling = |why| format!("only errors that filesystems report in sysfs are seen: {why}");
-    kernel.no_events.as_ref().map(polling).or_else(|| kernel.no_block_events.clone())
+    let why = |spot| kernel.blind_spots.get(spot);
+    let block_events = || why(BlindSpot::NoBlockEvents).map(str::to_owned);
+    why(BlindSpot::NoEvents).map(polling).or_else(block_events)
 }

@@ -1,7 +1,7 @@
 //! What the checks of the kernel side have in common: open faults first, then what keeps the kernel side from seeing.
 
 use super::CheckContext;
-use crate::model::{Fault, FaultView, Outcome};
+use crate::model::{BlindSpot, Fault, FaultView, Outcome};
 
 impl CheckContext {
     /// The outcome of the kernel check of that name. `blind_spot` says why its faults may be missed.
@@ -19,10 +19,11 @@ impl CheckContext {
             };
             return Outcome::Fail(format!("{}{more}", first.reason));
         }
-        if let Some(why) = &self.kernel.blind {
-            return Outcome::Unknown(why.clone());
+        let blind_spots = &self.kernel.blind_spots;
+        if let Some(why) = blind_spots.get(BlindSpot::Blind) {
+            return Outcome::Unknown(why.to_owned());
         }
-        let unwatched = self.kernel.unwatched.clone();
+        let unwatched = blind_spots.get(BlindSpot::Unwatched).map(str::to_owned);
         unwatched.or_else(|| blind_spot(&self.kernel)).map_or(Outcome::Pass, Outcome::Degraded)
     }
 }

@@ -135,7 +135,9 @@ pub(crate) mod tests {
     };
 
     use super::*;
-    use crate::model::{Dev, Fault, FaultKind, FaultView, NodeView, Outcome};
+    use crate::model::{
+        BlindSpot, BlindSpots, Dev, Fault, FaultKind, FaultView, NodeView, Outcome,
+    };
 
     pub(crate) fn fault(kind: FaultKind, scope: Scope) -> Fault {
         Fault {
@@ -161,6 +163,12 @@ pub(crate) mod tests {
     pub(crate) fn context(kernel: FaultView, node: NodeView, policy: &Policy) -> CheckContext {
         let context = CheckContext::new(Arc::new(policy.clone()), Instant::now());
         CheckContext { kernel: Arc::new(kernel), node: Arc::new(node), ..context }
+    }
+
+    /// A view with that blind spot and no fault.
+    pub(crate) fn without_sight(spot: BlindSpot, why: &str) -> FaultView {
+        let blind_spots = BlindSpots::from_iter([(spot, why.to_owned())]);
+        FaultView { blind_spots, ..FaultView::default() }
     }
 
     fn view(faults: &[Fault]) -> FaultView {
@@ -213,8 +221,8 @@ pub(crate) mod tests {
 
     #[test]
     fn what_cannot_be_seen_is_said_and_never_hides_a_fault() {
-        let blind = FaultView { blind: Some("no table".into()), ..FaultView::default() };
-        let no_events = FaultView { no_events: Some("not root".into()), ..FaultView::default() };
+        let blind = without_sight(BlindSpot::Blind, "no table");
+        let no_events = without_sight(BlindSpot::NoEvents, "not root");
         for name in ["filesystem_ro", "io_errors", "io_stall"] {
             assert_eq!(judge(name, &blind, false), Outcome::Unknown("no table".into()));
         }

@@ -214,9 +214,9 @@ mod tests {
     use crate::{
         checks::{
             Policy,
-            tests::{context, fault},
+            tests::{context, fault, without_sight},
         },
-        model::{Fault, FaultKind, FaultView, NodeView},
+        model::{BlindSpot, Fault, FaultKind, FaultView, NodeView},
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -246,23 +246,14 @@ mod tests {
             ),
             (faults(&[(IoStall, Scope::Host, 3)]), ["False", "False", "True"], Some(3)),
             (faults(&[(IoStall, Scope::Volume, 3)]), ["False", "False", "False"], None),
-            (
-                FaultView { blind: Some("no table".into()), ..FaultView::default() },
-                ["Unknown", "Unknown", "Unknown"],
-                None,
-            ),
-            (
-                FaultView { no_events: Some("not root".into()), ..FaultView::default() },
-                ["False", "False", "False"],
-                None,
-            ),
+            (without_sight(BlindSpot::Blind, "no table"), ["Unknown", "Unknown", "Unknown"], None),
+            (without_sight(BlindSpot::NoEvents, "not root"), ["False", "False", "False"], None),
         ] {
             let wanted = of(&view);
             assert_eq!(wanted.each_ref().map(|want| want.status), statuses, "{view:?}");
             assert_eq!(wanted.iter().find_map(|want| want.since), since.map(at), "{view:?}");
         }
-        let degraded =
-            of(&FaultView { no_events: Some("not root".into()), ..FaultView::default() });
+        let degraded = of(&without_sight(BlindSpot::NoEvents, "not root"));
         assert!(degraded[0].message.contains("not root"));
         assert_eq!(
             of(&faults(&[(FilesystemRo, Scope::Host, 7)]))[0].reason,

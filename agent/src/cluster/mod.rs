@@ -22,7 +22,7 @@ use std::{
 
 use tocsin_runtime::kube::ClusterSource;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::sleep_until,
 };
 use tracing::{info, warn};
@@ -62,8 +62,8 @@ pub struct Start {
     pub node_name: String,
     /// What the checks go by.
     pub policy: Arc<Policy>,
-    /// Whence comes what the cluster is to be told, if it is to be told anything.
-    pub publish: Option<oneshot::Receiver<watch::Receiver<Arc<FaultView>>>>,
+    /// The open faults, if the cluster is to be told of them. What is in it before its first change is not told.
+    pub publish: Option<watch::Receiver<Arc<FaultView>>>,
     /// Where to count.
     pub stats: Arc<ApiStats>,
 }
@@ -87,9 +87,9 @@ impl Cluster {
         };
         let (to_tell, shown) = (stats.clone(), viewed.clone());
         let publish = async move {
-            let Some(faults) = publish else { return future::pending().await };
+            let Some(mut faults) = publish else { return future::pending().await };
             // Without its sender the agent did not get through its start.
-            if let Ok(faults) = faults.await {
+            if faults.changed().await.is_ok() {
                 Publisher::new(node_name, policy, faults, shown, clients, to_tell).run().await;
             }
         };

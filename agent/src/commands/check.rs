@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use tocsin_api::health::{CheckResult, HealthResponse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::{client, print, printable, table};
 use crate::{
@@ -23,8 +23,8 @@ use crate::{
     config::Config,
     health::{Board, HealthQuery, Sources},
     host::Paths,
-    kernel::task::Kernel,
-    model::FaultView,
+    kernel::{self, Channels, task::Kernel},
+    model::BlindSpot,
 };
 
 /// Ready.
@@ -109,12 +109,13 @@ async fn run_checks(args: &CheckArgs) -> anyhow::Result<(HealthResponse, Origin)
 async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
     let config = Config::new(agent_args(args)?)?;
     let (paths, _own_table) = Paths::new(&config.mount_table)?;
-    let (_commands, commanded) = mpsc::channel(1);
-    let (_kernel, published) =
-        Kernel::start(&config.kernel, &paths, commanded).await.context("read the mount table")?;
-    let view = published.faults.borrow().clone();
+    let Channels { task, published, commands: _commands } = kernel::channels();
+    let _kernel =
+        Kernel::start(&config.kernel, &paths, task).await.context("read the mount table")?;
+    let mut view = (**published.faults.borrow()).clone();
     // Polling is all that a single look does: that is no degradation worth telling.
-    let view = FaultView { no_events: None, no_block_events: None, ..(*view).clone() };
+    view.blind_spots =
+        view.blind_spots.without(BlindSpot::NoEvents).without(BlindSpot::NoBlockEvents);
     let (_sender, receiver) = watch::channel(Arc::new(view));
     // A single look has no policy: what it could not tell is told as that.
     let mut policy = Policy { on_api_loss: OnApiLoss::Open, ..config.policy.clone() };

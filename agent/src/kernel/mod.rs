@@ -3,6 +3,8 @@
 //! [`task::Kernel`] is the task around the pure [`ledger`]: it carries events, looks and probe results to it,
 //! does what it asks for, and publishes what it says. It never waits for a disk itself.
 
+mod blind_spots;
+mod changes;
 pub mod fanotify;
 pub mod hooks;
 pub mod ledger;
@@ -10,6 +12,7 @@ pub mod loader;
 pub mod looker;
 pub mod mounts;
 pub mod probe;
+mod publish;
 pub mod reader;
 pub mod settings;
 mod statmount;
@@ -18,12 +21,10 @@ pub mod task;
 pub mod tracefs;
 mod wake;
 
-use std::sync::Arc;
+use tokio::sync::oneshot;
 
-use tokio::sync::{oneshot, watch};
-
+pub use self::publish::{Channels, Published, TaskChannels, channels};
 use self::{loader::HookStatus, reader::NamedCount};
-use crate::model::FaultView;
 
 /// The kernel's counters and how the hooks stand; published when somebody asks, every second while events
 /// come, and now and then.
@@ -52,13 +53,4 @@ pub enum Command {
     Clear(String, oneshot::Sender<bool>),
     /// Read the kernel's counters now; answers when they are published.
     Refresh(oneshot::Sender<()>),
-}
-
-/// What the kernel side tells.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Open faults.
-    pub faults: watch::Receiver<Arc<FaultView>>,
-    /// Counters and hooks.
-    pub stats: watch::Receiver<Arc<KernelStats>>,
 }

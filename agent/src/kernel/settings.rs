@@ -30,6 +30,11 @@ pub const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// Half a second at most until the first answer: probes of filesystems that remember an error, and I/O that
 /// was in flight already, get this long to show how they stand. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
+/// 16 actions that wait for the kernel task: people type them one by one.
+pub const COMMANDS: usize = 16;
+/// 1,024 changes of faults that a reader may be behind: what a node with that many filesystems on one disk says at once
+/// when that disk fails. A kilobyte each, and none once every reader has read it.
+pub const CHANGES: usize = 1024;
 
 /// How changes of the mount table ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -5,24 +5,25 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::{
     io::unix::AsyncFd,
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 use tracing::{debug, info, warn};
 
 use super::{
-    Command, KernelStats, Published,
+    Command, KernelStats, TaskChannels,
+    blind_spots::blind_spots,
     fanotify::{self, ErrorEvents},
     ledger::{Action, Ledger, Now, Probed},
     looker::{self, AskForLook, Looked, Looker},
     probe::{Probe, Root, look_at_root, write_probe},
+    publish::Publisher,
     reader::{self, Event, NamedCount, kind_name},
     wake::{BATCH, Hooks, filesystem_error, mount_poll, mounts_changed, ring_readable},
 };
@@ -30,7 +31,7 @@ use crate::{
     errno,
     host::{Bounded, Paths, clock},
     kernel::settings::{self, Settings},
-    model::{Dev, Fault, FaultView, MOUNT_POINTS_SHOWN},
+    model::{Dev, FaultView, MOUNT_POINTS_SHOWN},
 };
 
 /// After an event the result may show late: look again after these times.
@@ -59,8 +60,8 @@ pub struct Kernel {
     /// Running probes: one per filesystem at most.
     probes: JoinSet<Probed>,
     commands: mpsc::Receiver<Command>,
-    faults: watch::Sender<Arc<FaultView>>,
-    stats: watch::Sender<Arc<KernelStats>>,
+    publisher: Publisher,
+    /// The ledger's version that was published last.
     published: u64,
     /// Looks still owed to the last event: its time, and the next of [`LOOKS_AFTER_EVENT`].
     burst: Option<(Instant, usize)>,
@@ -84,8 +85,9 @@ impl Kernel {
     pub async fn start(
         config: &Settings,
         paths: &Paths,
-        commands: mpsc::Receiver<Command>,
-    ) -> io::Result<(Self, Published)> {
+        channels: TaskChannels,
+    ) -> io::Result<Self> {
+        let TaskChannels { commands, publisher } = channels;
         // Hooks first: what happens from here on is not missed.
         let hooks = if config.no_ebpf {
             Err("eBPF is off (NO_EBPF)".to_owned())
@@ -102,8 +104,6 @@ impl Kernel {
         }
         let looker = Looker::new(paths, marks)?;
         let (ask, looks) = looker::spawn(looker, config.reread_interval)?;
-        let (faults, faults_seen) = watch::channel(Arc::default());
-        let (stats, stats_seen) = watch::channel(Arc::default());
         let mut kernel = Self {
             ledger: Ledger::new(config.rules.clone()),
             paths: paths.clone(),
@@ -115,8 +115,7 @@ impl Kernel {
             looks,
             probes: JoinSet::new(),
             commands,
-            faults,
-            stats,
+            publisher,
             published: u64::MAX,
             burst: None,
             looking: None,
@@ -131,7 +130,7 @@ impl Kernel {
         kernel.tell_xfs_events();
         kernel.settle_at_start().await;
         info!(filesystems = watched(&kernel.ledger), "watching");
-        Ok((kernel, Published { faults: faults_seen, stats: stats_seen }))
+        Ok(kernel)
     }
 
     /// The first look, its probes, and I/O that was in flight before us.
@@ -362,30 +361,13 @@ impl Kernel {
     }
 
     fn publish(&mut self) {
-        let no_events = self.hooks.as_ref().err().cloned();
-        let no_block_events =
-            self.hooks.as_ref().ok().and_then(|h| h.loader.blind_to_block_errors());
-        let hooks_failed = self.hooks.as_ref().ok().and_then(|h| h.loader.failed());
-        {
-            let before = self.faults.borrow();
-            if self.published == self.ledger.version()
-                && before.blind == self.blind
-                && before.no_block_events == no_block_events
-                && before.hooks_failed == hooks_failed
-            {
-                return;
-            }
+        let blind_spots = blind_spots(self.blind.as_deref(), &self.hooks, &self.ledger);
+        let version = self.ledger.version();
+        if self.published == version && self.publisher.has_blind_spots(&blind_spots) {
+            return;
         }
-        self.published = self.ledger.version();
-        let view = FaultView {
-            blind: self.blind.clone(),
-            no_events,
-            no_block_events,
-            hooks_failed,
-            ..self.ledger.view()
-        };
-        log_changes(&self.faults.borrow().faults, &view.faults);
-        self.faults.send_replace(Arc::new(view));
+        self.published = version;
+        self.publisher.publish(FaultView { blind_spots, ..self.ledger.view() });
     }
 
     /// Reads the kernel's counters into the ledger and for the outside.
@@ -424,14 +406,14 @@ impl Kernel {
                 }
                 Err(error) => {
                     warn!(%error, "the kernel's counters cannot be read");
-                    stats.counts.clone_from(&self.stats.borrow().counts);
+                    stats.counts.clone_from(&self.publisher.stats().counts);
                 }
             }
             stats.hooks = hooks.loader.hooks();
             stats.uncounted = reader::uncounted(&hooks.uncounted);
             stats.missed = self.missed;
         }
-        self.stats.send_replace(Arc::new(stats));
+        self.publisher.publish_stats(stats);
         self.act();
     }
 }
@@ -492,20 +474,4 @@ fn watched(ledger: &Ledger) -> String {
     let more = table.filesystems.len().saturating_sub(MOUNT_POINTS_SHOWN);
     let more = (more > 0).then(|| format!("and {more} more"));
     names.chain(more).collect::<Vec<_>>().join(", ")
-}
-
-/// One line for each fault that opened or closed.
-fn log_changes(before: &[Fault], after: &[Fault]) {
-    for fault in after.iter().filter(|fault| before.iter().all(|b| b.id != fault.id)) {
-        warn!(
-            id = fault.id,
-            scope = fault.scope.name(),
-            reason = fault.reason,
-            evidence = fault.evidence.join("; "),
-            "fault opened"
-        );
-    }
-    for fault in before.iter().filter(|fault| after.iter().all(|a| a.id != fault.id)) {
-        info!(id = fault.id, reason = fault.reason, count = fault.count, "fault closed");
-    }
 }

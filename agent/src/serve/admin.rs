@@ -79,21 +79,13 @@ impl Admin {
 
     fn faults(&self) -> Reply {
         let (view, stats) = (self.faults.borrow().clone(), self.stats.borrow().clone());
-        let degraded = [
-            &view.blind,
-            &view.no_events,
-            &view.no_block_events,
-            &view.hooks_failed,
-            &view.unwatched,
-            &view.unprobed,
-        ];
         let response = FaultsResponse {
             node: self.board.node_name().map(str::to_owned),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             faults: view.faults.iter().map(fault).collect(),
             counters: stats.counts.iter().map(counter).collect(),
             hooks: stats.hooks.iter().map(hook).collect(),
-            degraded: degraded.into_iter().flatten().cloned().collect(),
+            degraded: view.blind_spots.iter().map(|(_, why)| why.to_owned()).collect(),
         };
         match serde_json::to_vec(&response) {
             Ok(body) => reply(StatusCode::OK, JSON, body),

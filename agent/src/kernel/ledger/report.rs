@@ -54,17 +54,12 @@ impl Ledger {
     pub fn view(&self) -> FaultView {
         let faults =
             self.faults.iter().map(|(key, entry)| fault(*key, entry, &self.table)).collect();
-        FaultView {
-            faults,
-            unwatched: self.unwatched(),
-            unprobed: self.unprobed(),
-            opened: self.opened,
-            closed: self.closed,
-            ..FaultView::default()
-        }
+        FaultView { faults, opened: self.opened, closed: self.closed, ..FaultView::default() }
     }
 
-    fn unwatched(&self) -> Option<String> {
+    /// What of the mount table is not watched, if that is not on purpose.
+    #[must_use]
+    pub fn unwatched(&self) -> Option<String> {
         let MountTable { filesystems, bad_lines, unresolved, .. } = &*self.table;
         match (filesystems.len(), *bad_lines, *unresolved) {
             (0, 0, _) => Some("the mount table has no filesystem on a disk".to_owned()),
@@ -75,10 +70,12 @@ impl Ledger {
     }
 
     /// Filesystems of which only a probe could tell that they are lost, and that could not be probed.
-    fn unprobed(&self) -> Option<String> {
+    #[must_use]
+    pub fn unprobed(&self) -> Option<String> {
         let unable = self.superblocks.iter().filter_map(|(dev, known)| {
+            let unable = known.unable.as_ref()?;
             let mount = self.table.filesystems.get(dev)?.best_mount()?;
-            Some(format!("{}: {}", mount.point.display(), known.unable.as_ref()?))
+            Some(format!("{}: {unable}", mount.point.display()))
         });
         let unable: Vec<_> = unable.take(MOUNT_POINTS_SHOWN).collect();
         (!unable.is_empty())

@@ -399,10 +399,10 @@ fn a_probe_that_cannot_be_made_is_told() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw").look().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", EIO);
     host.answer(&Probe::Unable("EACCES".into()));
-    let unprobed = host.ledger.view().unprobed;
+    let unprobed = host.ledger.unprobed();
     assert_eq!(unprobed.as_deref(), Some("no test write after an event: /mnt/1: EACCES"));
     host.settle(&Probe::Writable);
-    assert_eq!(host.ledger.view().unprobed, None);
+    assert_eq!(host.ledger.unprobed(), None);
 }
 
 #[test]
