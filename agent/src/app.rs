@@ -26,7 +26,7 @@ use crate::{
         agent_check::{self, AgentCheck},
         bind,
         control::{Control, Socket, SocketFile},
-        health::{self, Answered, Listeners, Router},
+        health::{self, BoundSockets, ResponseCounts, Router},
         metrics::{DoorStats, Metrics, Sources},
         serve, state_file,
         tls::Tls,
@@ -45,7 +45,7 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
     let connections = connection_limit(config.door.connections);
 
     let inputs = Inputs::start(&config, &paths, &mut tasks).await?;
-    let answered = Arc::<Answered>::default();
+    let answered = Arc::<ResponseCounts>::default();
     let metrics = Arc::new(Metrics::new(Sources {
         faults: inputs.published.faults.clone(),
         stats: inputs.published.stats.clone(),
@@ -71,13 +71,14 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
 
 /// The ports of the agent, taken and not open yet.
 struct Ports {
-    health: Listeners,
+    health: BoundSockets,
     admin: TcpSocket,
 }
 
 impl Ports {
     fn bind(config: &Config) -> anyhow::Result<Self> {
-        let health = Listeners::bind(config.door.threads, config.listen, config.door.agent_check);
+        let health =
+            BoundSockets::bind(config.door.threads, config.listen, config.door.agent_check);
         let health = health
             .map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
         let admin =
@@ -169,7 +170,7 @@ fn start_cluster(
 
 /// What load balancers are answered with, besides [`Inputs`].
 struct Outside {
-    answered: Arc<Answered>,
+    answered: Arc<ResponseCounts>,
     stats: Arc<DoorStats>,
     connections: usize,
     tls: Option<TlsAcceptor>,
@@ -182,7 +183,7 @@ impl Outside {
         self,
         config: &Config,
         inputs: &Inputs,
-        sockets: Listeners,
+        sockets: BoundSockets,
         tasks: &mut Tasks,
     ) -> io::Result<[SocketAddr; 2]> {
         let Self { answered, stats, connections, tls, paths } = self;
@@ -194,7 +195,7 @@ impl Outside {
             connections: config.door.connections.min(connections),
             tls,
             counts: stats.connections.clone(),
-            answered,
+            responses: answered,
             agent_check: Arc::new(AgentCheck::new(
                 board.clone(),
                 agent_check,
@@ -202,7 +203,7 @@ impl Outside {
             )),
         };
         let stop = tasks.stop();
-        let threads = health::open(sockets, &settings, &stop)?;
+        let threads = health::Threads::start(sockets, &settings, &stop)?;
         let addresses = [threads.health, threads.agent_check];
         tasks.spawn_graceful("health", threads.run(stop.clone()));
         if config.door.weight != weight::WeightSource::Off {

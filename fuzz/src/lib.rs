@@ -1,4 +1,4 @@
-//! What must hold for every sequence of bytes. The fuzzer looks for one for which it does not.
+//! The properties that every sequence of bytes must keep. The fuzzer looks for one that breaks them.
 #![expect(clippy::panic, reason = "a panic is what the fuzzer looks for")]
 
 use std::{
@@ -13,32 +13,31 @@ use tocsin::{
     model::{Dev, Fault, FaultKind, FaultView, Link, Node, NodeView, Scope, Word},
     serve::health::{
         Router,
-        answers::Answers,
+        cache::ResponseCache,
         request::{Parsed, Request, parse},
     },
 };
 use tokio::sync::watch;
 
 thread_local! {
-    /// One for all inputs, so that its cache lives through them.
-    static DOOR: Door = Door::new();
+    /// One listener for all inputs, so that its cache outlives each of them.
+    static LISTENER: Listener = Listener::new();
 }
 
-/// Bytes on a connection to the health listener. The first one says in how many pieces they come, and whether the host
-/// is well.
+/// Feeds bytes to the health listener, as if they came on a connection. The first byte says where they are cut in two,
+/// and whether the host has a fault.
 pub fn health(data: &[u8]) {
     let Some((&control, bytes)) = data.split_first() else { return };
-    DOOR.with(|door| door.converse(control, bytes));
+    LISTENER.with(|listener| listener.receive(control, bytes));
 }
 
-struct Door {
+struct Listener {
     router: Router,
-    /// Keeps what it rendered.
-    answers: Answers,
+    cache: ResponseCache,
     faults: watch::Sender<Arc<FaultView>>,
 }
 
-impl Door {
+impl Listener {
     fn new() -> Self {
         let (faults, kernel) = watch::channel(Arc::default());
         let node = Node { unschedulable: true, ..Node::default() };
@@ -53,10 +52,10 @@ impl Door {
         let board =
             Board::new(Sources { kernel, node, probes: Probes::default() }, Arc::new(policy));
         let router = Router::new(board, 200);
-        Self { answers: Answers::new(router.clone()), router, faults }
+        Self { cache: ResponseCache::new(router.clone()), router, faults }
     }
 
-    fn converse(&self, control: u8, bytes: &[u8]) {
+    fn receive(&self, control: u8, bytes: &[u8]) {
         let is_faulty = control & 1 == 1;
         if self.faults.borrow().faults.is_empty() == is_faulty {
             let faults = if is_faulty { vec![fault()] } else { Vec::new() };
@@ -75,31 +74,31 @@ impl Door {
         let mut rest = bytes;
         while let Parsed::Whole(request) = parse(rest) {
             assert!(request.len > 0 && request.len <= rest.len());
-            self.answer(&request);
+            self.respond(&request);
             rest = &rest[request.len..];
         }
     }
 
-    fn answer(&self, request: &Request<'_>) {
+    fn respond(&self, request: &Request<'_>) {
         let now = Instant::now();
-        let ask = |answers: &Answers| {
+        let ask = |cache: &ResponseCache| {
             let mut out = Vec::new();
-            match answers.answer(request, request.keep, now, &mut out) {
+            match cache.write_http1(request, request.keep, now, &mut out) {
                 Ok(status) => (status, out),
                 Err(route) => panic!("no probe runs, and {route:?} waits for one"),
             }
         };
-        let (status, kept) = ask(&self.answers);
-        let (fresh_status, fresh) = ask(&Answers::new(self.router.clone()));
+        let (status, cached) = ask(&self.cache);
+        let (fresh_status, fresh) = ask(&ResponseCache::new(self.router.clone()));
         assert_eq!(status, fresh_status);
-        let (head, body) = well_formed(&kept, status, request);
+        let (head, body) = well_formed(&cached, status, request);
         assert_eq!((head, body), well_formed(&fresh, status, request));
     }
 }
 
-/// The header's lines without `Date`, and the body.
+/// Asserts that a response is well-formed; gives the lines of its header without `Date`, and its body.
 fn well_formed<'a>(
-    answer: &'a [u8],
+    response: &'a [u8],
     status: StatusCode,
     request: &Request<'_>,
 ) -> (Vec<&'a str>, &'a [u8]) {
@@ -111,10 +110,10 @@ fn well_formed<'a>(
         "Allow",
         "Connection",
     ];
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let end = response.windows(4).position(|bytes| bytes == b"\r\n\r\n");
     let Some(end) = end else { panic!("no end of the header") };
-    let Ok(head) = std::str::from_utf8(&answer[..end]) else { panic!("a header of other bytes") };
-    let body = &answer[end + 4..];
+    let Ok(head) = std::str::from_utf8(&response[..end]) else { panic!("a header of other bytes") };
+    let body = &response[end + 4..];
     let mut lines: Vec<_> = head.split("\r\n").collect();
     let first = format!("HTTP/1.{} {} ", request.minor, status.as_u16());
     assert!(lines[0].starts_with(&first), "{}", lines[0]);
@@ -133,8 +132,8 @@ fn well_formed<'a>(
     } else {
         assert_eq!(length, Some(body.len()));
     }
-    // The longest names in the longest question, each in a reason of its own.
-    assert!(answer.len() < 256 * 1024, "{}", answer.len());
+    // As many names as there may be, each as long as it may be, and each in a reason of its own.
+    assert!(response.len() < 256 * 1024, "{}", response.len());
     (lines, body)
 }
 
@@ -162,9 +161,9 @@ fn fault() -> Fault {
 mod tests {
     use std::{fs, path::Path};
 
-    /// The corpus, whole and with every byte changed in turn.
+    /// The properties hold for the corpus, and for the corpus with every byte changed in turn.
     #[test]
-    fn what_load_balancers_send() {
+    fn requests_of_load_balancers_keep_the_properties() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/health");
         let mut count = 0;
         for file in fs::read_dir(corpus).unwrap() {

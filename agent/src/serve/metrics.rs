@@ -17,7 +17,7 @@ use prometheus_client::{
 use tocsin_runtime::log::DroppedLines;
 use tokio::sync::watch;
 
-use super::health::{Answered, Counts};
+use super::health::{ConnectionCounts, ResponseCounts};
 use crate::{
     cluster::stats::ApiStats,
     health::Board,
@@ -85,7 +85,7 @@ descriptions! {
 #[derive(Debug, Default)]
 pub struct DoorStats {
     /// Connections to the health listener.
-    pub connections: Arc<Counts>,
+    pub connections: Arc<ConnectionCounts>,
     /// Answers to `HAProxy`'s agent-check.
     pub agent_checks: Arc<AtomicU64>,
     /// Failed attempts to write the state file.
@@ -108,7 +108,7 @@ pub struct Sources {
     /// The checks.
     pub board: Board,
     /// The health listener.
-    pub answered: Arc<Answered>,
+    pub answered: Arc<ResponseCounts>,
     /// What else load balancers are told by.
     pub door: Arc<DoorStats>,
     /// The log.

@@ -1,4 +1,4 @@
-//! The requests of the health listener, for libFuzzer.
+//! The fuzz target of the health listener, for libFuzzer.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::health(data));

@@ -1,4 +1,4 @@
-//! `application/health+json`, as draft-inadarei-api-health-check-06 has it. Pure.
+//! The body of `/health` as `application/health+json` (draft-inadarei-api-health-check-06). Pure.
 
 use serde_json::{Map, Value, json};
 use tocsin_api::health::{CheckResult, HealthResponse};
@@ -8,10 +8,10 @@ use crate::{
     model::{Fault, FaultView},
 };
 
-/// Its media type.
+/// The media type.
 pub const MEDIA_TYPE: &str = "application/health+json";
 
-/// The document: one entry per check, one component per device that a kernel check has something to say about.
+/// The document for an answer: one entry per check, and in it one component per device with a fault of that check.
 #[must_use]
 pub fn document(answer: &HealthResponse, faults: &FaultView, policy: &Policy) -> Value {
     let host = policy.node_name.as_deref().unwrap_or("host");
@@ -37,7 +37,8 @@ pub fn document(answer: &HealthResponse, faults: &FaultView, policy: &Policy) ->
     document
 }
 
-/// One check under its name and what of it is observed: its faults, and itself where they do not say it all.
+/// The entries of one check: its faults as `<check>:errors`, and the check itself as `<check>:responseTime` where the
+/// faults do not say it all.
 fn components(
     check: &CheckResult,
     view: &FaultView,
@@ -71,7 +72,7 @@ fn itself(check: &CheckResult, host: &str) -> (String, Value) {
     (format!("{}:responseTime", check.name), Value::Array(vec![component]))
 }
 
-/// A fault fails its check, or it is only shown.
+/// The component of one fault: `fail` where the fault fails its check, `warn` where it is only shown.
 fn device(fault: &Fault, counts: bool) -> Value {
     json!({
         "componentId": fault.device.to_string(),
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_draft_s_words() {
+    fn status_and_output_follow_the_draft() {
         // (checks, status, output)
         for (checks, status, output) in [
             (vec![check("kubelet", None, None)], "pass", None),
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_a_component_with_the_device_s_id() {
+    fn a_fault_is_a_component_with_the_id_of_its_device() {
         let scopes = [Scope::Host, Scope::Volume, Scope::Member];
         let view = FaultView {
             faults: scopes.map(|scope| fault(FaultKind::IoStall, scope)).to_vec(),

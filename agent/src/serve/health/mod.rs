@@ -1,28 +1,37 @@
 //! The health listener, for load balancers and probes. Read-only, nothing secret.
 //!
-//! Some threads, each with a listener of its own on the same port (`SO_REUSEPORT`), its own connections and its own
-//! rendered answers; they share nothing but what the [`Board`](crate::health::Board) publishes. [`request`] reads,
-//! [`route`] decides, [`answers`] renders once per change, [`http1`] and [`http2`] talk, [`connections`] says who goes
-//! when there are too many.
+//! It has a few threads ([`threads`]). Each one has listening sockets ([`sockets`]), connections ([`connection_table`])
+//! and rendered responses ([`cache`]) of its own; the threads share nothing but what the
+//! [`Board`](crate::health::Board) publishes.
+//!
+//! The way of a request: [`accept`] -> [`connection`] -> [`http1`] or [`http2`] -> [`request`] parses -> [`route`]
+//! decides -> [`render`] and [`cache`].
 
 pub mod accept;
-pub mod answers;
-pub mod connections;
-pub mod grpc;
+pub mod cache;
+pub mod connection;
+pub mod connection_slot;
+pub mod connection_table;
+pub mod counts;
+pub mod format;
 pub mod health_json;
+pub mod heap_trimmer;
 pub mod http1;
 pub mod http2;
-pub mod page;
+pub mod listener_state;
+pub mod prefixed_stream;
+pub mod render;
 pub mod request;
-pub mod rewind;
+pub mod response;
 pub mod route;
 pub mod settings;
-pub mod streams;
-pub mod watches;
+pub mod sockets;
+pub mod threads;
+pub mod watch_registry;
 
 pub use self::{
-    accept::{Listeners, Settings, Threads, open},
-    connections::Counts,
-    page::Answered,
+    counts::{ConnectionCounts, ResponseCounts},
     route::Router,
+    sockets::BoundSockets,
+    threads::{Settings, Threads},
 };

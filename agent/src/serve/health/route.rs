@@ -1,122 +1,119 @@
-//! Request -> page.
+//! Request -> response: the paths of the health listener.
 //!
-//! * `GET|HEAD|OPTIONS /health[?check=a,b][&exclude=c][&verbose][&drain=404]` — 200 ready, 503 not ready, 404 only
-//!   cordoned where `drain=404` asks for that, 500 the node's name is needed and not set, 400 too many names, or one
-//!   that can be none
+//! * `GET|HEAD|OPTIONS /health[?check=a,b][&exclude=c][&verbose][&drain=404]` — 200 ready, 503 not ready, 404 where the
+//!   node is only cordoned and `drain=404` asks for that, 500 where a check needs the node's name and it is not set, 400
+//!   for too many names or one that is too long
 //! * `GET|HEAD|OPTIONS /health/<check>` — that check alone; 404 where there is no such check
-//! * `OPTIONS /` — as `/health`: what `HAProxy` asks for where nothing else is configured
+//! * `OPTIONS /` — as `/health`: `HAProxy` asks for it where nothing else is configured
 //! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs
 //! * any method `/nodename` — `Node: "<name>"`, and `/nodecheck` — `OK`, or `Down` while `schedulable` fails: byte for
-//!   byte those of the page that this replaces
-//! * anything else — 404, or 405 with `Allow`
+//!   byte as the page that this replaces
+//! * everything else — 404, or 405 with `Allow`
 
 use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 use tocsin_api::health::HealthResponse;
 
-use super::{health_json, page::Page, request::Format};
+use super::{format::Format, health_json, response::Response};
 use crate::{
     health::{self, Board, HealthQuery, Refused},
     serve::{JSON, TEXT, reason::printable_reason},
 };
 
-/// What requests are answered from.
+/// The routes of the health listener, and the board that they are answered from.
 #[derive(Clone, Debug)]
 pub struct Router {
     board: Board,
-    down: StatusCode,
+    nodecheck_down: StatusCode,
 }
 
-/// What a request is answered with.
+/// The route of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The same for as long as nothing changes.
-    Page(Page),
-    /// What the checks say.
+    /// The response is known.
+    Fixed(Response),
+    /// The response depends on the verdict of these checks.
     Health(HealthQuery),
 }
 
 impl Router {
-    /// Answers from `board`; `/nodecheck` says `Down` with that status.
+    /// Routes that are answered from `board`. `/nodecheck` says `Down` with the given status.
     #[must_use]
     pub fn new(board: Board, nodecheck_down_status: u16) -> Self {
-        let down = StatusCode::from_u16(nodecheck_down_status).unwrap_or(StatusCode::OK);
-        Self { board, down }
+        let nodecheck_down = StatusCode::from_u16(nodecheck_down_status).unwrap_or(StatusCode::OK);
+        Self { board, nodecheck_down }
     }
 
-    /// What the answers are made of.
+    /// The board that the routes are answered from.
     #[must_use]
     pub fn board(&self) -> &Board {
         &self.board
     }
 
-    /// Where a target (path and query) leads.
+    /// The route of a method and a target (path and query).
     #[must_use]
     pub fn route(&self, method: &str, target: &str) -> Route {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = &*percent_decode_str(path).decode_utf8_lossy();
-        let question = |question: Result<HealthQuery, Refused>| match question {
-            // Who asks for a drain wants to know of a cordon, whatever the default set is.
+        let is_allowed = matches!(method, "GET" | "HEAD" | "OPTIONS");
+        match path {
+            "/health" | "/livez" if !is_allowed => Route::Fixed(Response::not_allowed()),
+            "/health" => self.health(query),
+            "/" | "*" | "" if method == "OPTIONS" => self.health(query),
+            "/livez" => Route::Fixed(Response::new(StatusCode::OK, TEXT, "ok")),
+            "/nodename" => {
+                let name = quoted(self.board.node_name().unwrap_or_default());
+                Route::Fixed(Response::new(StatusCode::OK, TEXT, format!("Node: {name}")))
+            }
+            "/nodecheck" => Route::Fixed(self.nodecheck()),
+            _ => match path.strip_prefix("/health/") {
+                Some(name) if self.board.check(name).is_none() => not_found("no such check"),
+                Some(_) if !is_allowed => Route::Fixed(Response::not_allowed()),
+                Some(name) => one_check(name, query),
+                None => not_found("not found"),
+            },
+        }
+    }
+
+    fn health(&self, query: &str) -> Route {
+        match HealthQuery::parse(query) {
+            // A load balancer that asks for a drain means a cordon too, whatever the default set is.
             Ok(question) if question.drain_is_404 && question.checks.is_empty() => {
                 let checks = self.board.with_drain().checks;
                 Route::Health(HealthQuery { checks, ..question })
             }
             Ok(question) => Route::Health(question),
-            Err(refused) => Route::Page(no_verdict(&refused)),
-        };
-        let allowed = || matches!(method, "GET" | "HEAD" | "OPTIONS");
-        match path {
-            "/health" | "/livez" if !allowed() => Route::Page(Page::not_allowed()),
-            "/health" => question(HealthQuery::parse(query)),
-            "/" | "*" | "" if method == "OPTIONS" => question(HealthQuery::parse(query)),
-            "/livez" => Route::Page(Page::new(StatusCode::OK, TEXT, "ok")),
-            "/nodename" => {
-                let name = quoted(self.board.node_name().unwrap_or_default());
-                Route::Page(Page::new(StatusCode::OK, TEXT, format!("Node: {name}")))
-            }
-            "/nodecheck" => Route::Page(self.nodecheck()),
-            _ => Route::Page(match path.strip_prefix("/health/") {
-                Some(name) if self.board.check(name).is_some() => {
-                    if !allowed() {
-                        return Route::Page(Page::not_allowed());
-                    }
-                    return question(HealthQuery::parse(query).map(|question| HealthQuery {
-                        checks: vec![name.to_owned()],
-                        exclude: Vec::new(),
-                        ..question
-                    }));
-                }
-                Some(_) => Page::error(StatusCode::NOT_FOUND, "no such check"),
-                None => Page::error(StatusCode::NOT_FOUND, "not found"),
-            }),
+            Err(refused) => Route::Fixed(no_verdict(&refused)),
         }
     }
 
-    /// The page, unless a probe has to be waited for.
+    /// The response from what is known; `None` where a probe has no result yet.
     #[must_use]
-    pub fn now(&self, route: &Route, format: Format) -> Option<Page> {
+    pub fn now(&self, route: &Route, format: Format) -> Option<Response> {
         match route {
-            Route::Page(page) => Some(page.clone()),
+            Route::Fixed(response) => Some(response.clone()),
             Route::Health(question) => {
-                self.board.ask_now(question).map(|answer| self.page(question, format, answer))
+                self.board.ask_now(question).map(|answer| self.respond(question, format, answer))
             }
         }
     }
 
-    /// The page, once every probe that is asked for has a result.
-    pub async fn wait(&self, route: &Route, format: Format) -> Page {
+    /// The response, once every probe that the route needs has a result.
+    pub async fn wait(&self, route: &Route, format: Format) -> Response {
         match route {
-            Route::Page(page) => page.clone(),
-            Route::Health(question) => self.page(question, format, self.board.ask(question).await),
+            Route::Fixed(response) => response.clone(),
+            Route::Health(question) => {
+                self.respond(question, format, self.board.ask(question).await)
+            }
         }
     }
 
-    fn page(
+    fn respond(
         &self,
         question: &HealthQuery,
         format: Format,
         answer: Result<HealthResponse, Refused>,
-    ) -> Page {
+    ) -> Response {
         let answer = match answer {
             Ok(answer) => answer,
             Err(refused) => return no_verdict(&refused),
@@ -128,11 +125,11 @@ impl Router {
                 (false, false) => StatusCode::SERVICE_UNAVAILABLE,
             };
         let json = |body: Result<Vec<u8>, serde_json::Error>, content_type| match body {
-            Ok(body) => Page::new(status, content_type, body),
-            Err(failed) => Page::error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
+            Ok(body) => Response::new(status, content_type, body),
+            Err(failed) => Response::error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
         };
-        let page = if question.verbose {
-            Page::new(status, TEXT, health::zpage(&answer))
+        let response = if question.verbose {
+            Response::new(status, TEXT, health::zpage(&answer))
         } else if format == Format::HealthJson {
             let faults = self.board.faults();
             let body = health_json::document(&answer, &faults, self.board.policy());
@@ -140,32 +137,48 @@ impl Router {
         } else {
             json(serde_json::to_vec(&answer), JSON)
         };
-        Page { reason: answer.summary().map(|summary| printable_reason(&summary)), ..page }
+        Response { reason: answer.summary().map(|summary| printable_reason(&summary)), ..response }
     }
 
-    fn nodecheck(&self) -> Page {
+    fn nodecheck(&self) -> Response {
         let checks = vec!["schedulable".to_owned()];
         match self.board.answer(&HealthQuery { checks, ..HealthQuery::default() }) {
-            Ok(answer) if answer.is_ready() => Page::new(StatusCode::OK, TEXT, "OK"),
-            Ok(_) => Page::new(self.down, TEXT, "Down"),
+            Ok(answer) if answer.is_ready() => Response::new(StatusCode::OK, TEXT, "OK"),
+            Ok(_) => Response::new(self.nodecheck_down, TEXT, "Down"),
             Err(refused) => no_verdict(&refused),
         }
     }
 }
 
-fn no_verdict(refused: &Refused) -> Page {
+fn not_found(message: &str) -> Route {
+    Route::Fixed(Response::error(StatusCode::NOT_FOUND, message))
+}
+
+fn one_check(name: &str, query: &str) -> Route {
+    match HealthQuery::parse(query) {
+        Ok(question) => Route::Health(HealthQuery {
+            checks: vec![name.to_owned()],
+            exclude: Vec::new(),
+            ..question
+        }),
+        Err(refused) => Route::Fixed(no_verdict(&refused)),
+    }
+}
+
+/// The response to a request that gets no verdict.
+fn no_verdict(refused: &Refused) -> Response {
     match refused {
         Refused::NoNodeName(_) => {
             let body = serde_json::json!({ "status": "error", "error": refused.to_string() });
-            Page::new(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string())
+            Response::new(StatusCode::INTERNAL_SERVER_ERROR, JSON, body.to_string())
         }
         Refused::TooMany | Refused::NoName => {
-            Page::error(StatusCode::BAD_REQUEST, &refused.to_string())
+            Response::error(StatusCode::BAD_REQUEST, &refused.to_string())
         }
     }
 }
 
-/// As Go's `%q` writes it, which the page that this replaces used.
+/// `text` as Go's `%q` writes it, which the page that this replaces used.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from('"');
     for c in text.chars() {
@@ -194,7 +207,7 @@ pub(super) mod tests {
         model::{FaultView, Link, Node, NodeView, Word},
     };
 
-    /// A router, and who tells it about faults.
+    /// A router, and the sender of its faults.
     pub(in crate::serve) fn router(
         node_name: Option<&str>,
         unschedulable: bool,
@@ -216,7 +229,7 @@ pub(super) mod tests {
         (Router::new(board, down), sender)
     }
 
-    fn get(router: &Router, method: &str, target: &str) -> Page {
+    fn get(router: &Router, method: &str, target: &str) -> Response {
         router.now(&router.route(method, target), Format::Json).unwrap()
     }
 
@@ -232,10 +245,10 @@ pub(super) mod tests {
             (Some("n"), true, 503, "/nodecheck", 503, "Down"),
         ] {
             for method in ["GET", "HEAD", "POST", "BREW"] {
-                let page = get(&router(name, cordoned, down).0, method, path);
-                assert_eq!(page.status, status, "{method} {path}");
-                assert_eq!(page.content_type, "text/plain; charset=utf-8");
-                assert_eq!(page.body, body, "{method} {path}");
+                let response = get(&router(name, cordoned, down).0, method, path);
+                assert_eq!(response.status, status, "{method} {path}");
+                assert_eq!(response.content_type, "text/plain; charset=utf-8");
+                assert_eq!(response.body, body, "{method} {path}");
             }
         }
         assert_eq!(get(&router(None, false, 200).0, "GET", "/nodecheck").status, 500);
@@ -272,16 +285,16 @@ pub(super) mod tests {
             ("GET", "/../etc/passwd", 404),
             ("GET", "/var/run/secrets/kubernetes.io/serviceaccount/token", 404),
         ] {
-            let page = get(&ready, method, target);
-            assert_eq!(page.status, status, "{method} {target}");
-            assert_eq!(page.allow.is_some(), status == 405, "{method} {target}");
+            let response = get(&ready, method, target);
+            assert_eq!(response.status, status, "{method} {target}");
+            assert_eq!(response.allow.is_some(), status == 405, "{method} {target}");
         }
         let many = (0..33).map(|n| format!("c{n}")).collect::<Vec<_>>().join(",");
         assert_eq!(get(&ready, "GET", &format!("/health?check={many}")).status, 400);
     }
 
     #[test]
-    fn a_cordoned_node_is_404_where_that_is_asked_for() {
+    fn a_cordoned_node_is_404_where_drain_asks_for_that() {
         let (cordoned, _faults) = router(Some("n"), true, 200);
         for (target, status) in [
             ("/health?check=schedulable", 503),
@@ -299,7 +312,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_in_a_header_too() {
+    fn the_reason_is_in_a_header_too() {
         let (cordoned, _faults) = router(Some("n"), true, 200);
         assert_eq!(get(&cordoned, "GET", "/health").reason, None);
         let bad = get(&cordoned, "GET", "/health?check=bogus,io_stall,schedulable").reason;

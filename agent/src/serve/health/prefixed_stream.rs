@@ -1,4 +1,4 @@
-//! A stream of which some bytes have been read already.
+//! A stream whose first bytes were read before it was known which protocol they belong to.
 
 use std::{
     io,
@@ -8,42 +8,42 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gives `read` before what follows it.
+/// A stream that yields the bytes that were read from it already, and then the rest.
 #[derive(Debug)]
-pub struct Rewind<S> {
-    read: Vec<u8>,
+pub struct PrefixedStream<S> {
+    prefix: Vec<u8>,
     used: usize,
     stream: S,
 }
 
-impl<S> Rewind<S> {
-    /// `read` is what was read of `stream`.
-    pub fn new(read: Vec<u8>, stream: S) -> Self {
-        Self { read, used: 0, stream }
+impl<S> PrefixedStream<S> {
+    /// `prefix` is what was read from `stream` already.
+    pub fn new(prefix: Vec<u8>, stream: S) -> Self {
+        Self { prefix, used: 0, stream }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Rewind<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PrefixedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.used == self.read.len() {
+        if self.used == self.prefix.len() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
-        let rest = &self.read[self.used..];
+        let rest = &self.prefix[self.used..];
         let count = rest.len().min(buf.remaining());
         buf.put_slice(&rest[..count]);
         self.used += count;
-        if self.used == self.read.len() {
-            (self.read, self.used) = (Vec::new(), 0);
+        if self.used == self.prefix.len() {
+            (self.prefix, self.used) = (Vec::new(), 0);
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewind<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PrefixedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
