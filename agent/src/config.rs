@@ -268,7 +268,8 @@ fn probe_settings(args: ProbeArgs) -> Result<probes::Settings, ConfigError> {
         router_url: url("ROUTER_URL", &router_url)?,
         kubelet_url: url("KUBELET_URL", &kubelet_url)?,
         network: dns_probe_name.unwrap_or_default().parse()?,
-        own: http::own(&http_probes).map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
+        own: http::own(&http_probes, |name| checks::find(name).is_some())
+            .map_err(|error| ConfigError::Http("HTTP_PROBES", error))?,
         cri_socket: cri_socket.unwrap_or_default().parse().map_err(ConfigError::CriSocket)?,
         disk_thresholds: disk_thresholds.unwrap_or_default().parse()?,
     })

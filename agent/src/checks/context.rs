@@ -1,29 +1,14 @@
-//! The sources that checks rest on, and what all of them say at one moment: pure.
-//!
-//! A new source is a variant of [`CheckSource`] and a field of [`CheckContext`] here, and a field of
-//! `health::Sources`; the compiler asks for the rest.
+//! What every source says at one moment, and the outcomes of checks from it: pure.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Check, Policy, runner::Probes};
-use crate::model::{FaultView, Link, Node, NodeView, Outcome};
-
-/// The source that a check rests on, and what the check makes of it.
-#[derive(Clone, Copy, Debug)]
-pub enum CheckSource {
-    /// The kernel side: the check fails while a fault of its name is open. The function says why the kernel side may
-    /// miss such faults, if it may.
-    Kernel(fn(&FaultView) -> Option<String>),
-    /// The Node object in the cluster. The function judges it.
-    Node(fn(&Node, &Policy) -> Outcome),
-    /// The check's own probe: the latest sample that the [`runner`](super::runner) took.
-    Probe,
-}
+use super::{Check, CheckSource, Policy, kernel, node, runner::Probes};
+use crate::model::{FaultView, Link, NodeView, Outcome, Word};
 
 /// What every source says at one moment, and what the operator wants.
 #[derive(Clone, Debug)]
 pub struct CheckContext {
-    /// Faults and blind spots of the kernel side.
+    /// The faults and blind spots of the kernel side.
     pub kernel: Arc<FaultView>,
     /// What the cluster says about this node.
     pub node: Arc<NodeView>,
@@ -36,7 +21,7 @@ pub struct CheckContext {
 }
 
 impl CheckContext {
-    /// A context in which no source has said anything; its fields are public, to be set.
+    /// A context in which no source has said anything yet. Its fields are public, to be set.
     #[must_use]
     pub fn new(policy: Arc<Policy>, now: Instant) -> Self {
         let (kernel, node, probes) = (Arc::default(), Arc::default(), Probes::default());
@@ -47,8 +32,15 @@ impl CheckContext {
     #[must_use]
     pub fn outcome(&self, check: &Check) -> Outcome {
         match check.source {
-            CheckSource::Kernel(blind_spot) => self.kernel_outcome(check.name, blind_spot),
-            CheckSource::Node(judge) => self.node_outcome(judge),
+            CheckSource::Kernel(blind_spot) => {
+                let counts = |scope| self.policy.counts(scope);
+                kernel::outcome(check.name, &self.kernel, counts, blind_spot)
+            }
+            CheckSource::Node(judge) => {
+                let judge = |node: &_| judge(node, &self.policy);
+                let name = self.policy.node_name.as_deref().unwrap_or_default();
+                node::outcome(&self.node, name, self.policy.on_api_loss, judge)
+            }
             CheckSource::Probe => {
                 self.probes.outcome(check.name, self.policy.probe_interval, self.now)
             }
@@ -63,5 +55,72 @@ impl CheckContext {
             CheckSource::Node(_) => self.policy.node_name.is_some() && self.node.link != Link::None,
             CheckSource::Probe => self.probes.latest(check.name).is_some(),
         }
+    }
+}
+
+/// The outcome of every check of the Node on that word of the API server, for the log.
+#[must_use]
+pub fn node_verdicts(word: &Word, policy: &Arc<Policy>) -> Vec<(&'static str, Outcome)> {
+    let node = Arc::new(NodeView { link: Link::Up, last: Some(word.clone()) });
+    let context = CheckContext { node, ..CheckContext::new(policy.clone(), Instant::now()) };
+    let of_node = policy.all().filter(|check| check.needs_node_name());
+    of_node.map(|check| (check.name, context.outcome(check))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::{
+        checks::{find, tests::fault},
+        model::{Condition, FaultKind, Node, Scope},
+    };
+
+    fn word() -> Word {
+        let ready = Condition {
+            kind: "Ready".into(),
+            status: "False".into(),
+            reason: "KubeletNotReady".into(),
+            ..Condition::default()
+        };
+        let node = Node { unschedulable: true, conditions: vec![ready], ..Node::default() };
+        Word { at: SystemTime::UNIX_EPOCH, node: Some(node) }
+    }
+
+    #[test]
+    fn each_check_goes_by_its_own_source() {
+        let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
+        let silent = CheckContext::new(Arc::new(policy), Instant::now());
+        let kernel = FaultView {
+            faults: vec![fault(FaultKind::IoError, Scope::Host)],
+            ..FaultView::default()
+        };
+        let node = NodeView { link: Link::Up, last: Some(word()) };
+        let spoken = CheckContext { kernel: kernel.into(), node: node.into(), ..silent.clone() };
+        for (name, before, after) in [
+            ("io_errors", Outcome::Pass, "loop3 (7:3) ext4 on /mnt/x: io_error"),
+            ("node_ready", Outcome::Unknown("no cluster is configured".into()), "KubeletNotReady"),
+        ] {
+            let check = find(name).unwrap();
+            assert_eq!(silent.outcome(check), before, "{name}");
+            assert_eq!(spoken.outcome(check), Outcome::Fail(after.into()), "{name}");
+        }
+        let kubelet = find("kubelet").unwrap();
+        assert_eq!(spoken.outcome(kubelet), Outcome::Unknown("no result yet".into()));
+        let has = |context: &CheckContext| {
+            ["io_errors", "node_ready", "kubelet"]
+                .map(|name| context.has_source(find(name).unwrap()))
+        };
+        assert_eq!((has(&silent), has(&spoken)), ([true, false, false], [true, true, false]));
+    }
+
+    #[test]
+    fn the_log_gets_the_checks_of_the_node() {
+        let verdicts = node_verdicts(&word(), &Arc::default());
+        let names: Vec<_> = verdicts.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["node_ready", "schedulable", "custom_conditions"]);
+        assert!(matches!(verdicts[1].1, Outcome::Fail(_)));
+        assert_eq!(verdicts[2].1, Outcome::Pass);
     }
 }

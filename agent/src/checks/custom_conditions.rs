@@ -1,7 +1,5 @@
 //! `custom_conditions`: no condition of the operator's list has its bad status.
 
-use std::str::FromStr;
-
 use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
 
@@ -9,44 +7,13 @@ pub(super) const CHECK: Check = Check {
     name: "custom_conditions",
     passes_when: "no condition of the Node that is in `CUSTOM_CONDITIONS` has its bad status",
     on_unknown: OnUnknown::Pass,
-    source: CheckSource::Node(conditions),
+    source: CheckSource::Node(judge),
 };
 
 /// Of a condition's message, this many characters are told.
 const MESSAGE_SHOWN: usize = 200;
 
-/// A condition that must not have that status.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadCondition {
-    /// Its type.
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
-}
-
-/// Neither `Type` nor `Type=Status`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a condition's type, or type=status with the status True, False or Unknown")]
-pub struct BadConditionError(String);
-
-impl FromStr for BadCondition {
-    type Err = BadConditionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (kind, status) = text.split_once('=').unwrap_or((text, "True"));
-        let (kind, status) = (kind.trim(), status.trim());
-        let is_name = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        if kind.is_empty()
-            || !kind.chars().all(is_name)
-            || !["True", "False", "Unknown"].contains(&status)
-        {
-            return Err(BadConditionError(text.to_owned()));
-        }
-        Ok(Self { kind: kind.to_owned(), status: status.to_owned() })
-    }
-}
-
-fn conditions(node: &Node, policy: &Policy) -> Outcome {
+fn judge(node: &Node, policy: &Policy) -> Outcome {
     let mut found = policy.custom_conditions.iter().filter_map(|bad| {
         node.condition(&bad.kind).filter(|condition| condition.status == bad.status)
     });
@@ -66,10 +33,7 @@ fn conditions(node: &Node, policy: &Policy) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        checks::{Policy, node::tests::judge},
-        model::Condition,
-    };
+    use crate::{checks::BadCondition, model::Condition};
 
     fn list(text: &str) -> Vec<BadCondition> {
         text.split(',').map(|part| part.parse().unwrap()).collect()
@@ -116,25 +80,7 @@ mod tests {
         ] {
             let policy = Policy { custom_conditions: list(bad), ..Policy::default() };
             let expected = expected.map_or(Outcome::Pass, Outcome::Fail);
-            assert_eq!(
-                judge("custom_conditions", Some(node(conditions)), &policy),
-                expected,
-                "{bad}"
-            );
-        }
-    }
-
-    #[test]
-    fn types_and_statuses_are_checked() {
-        assert_eq!(
-            list(" A = False ,example.com/b"),
-            [
-                BadCondition { kind: "A".into(), status: "False".into() },
-                BadCondition { kind: "example.com/b".into(), status: "True".into() },
-            ]
-        );
-        for text in ["", "=True", "A=", "A=true", "A=maybe", "A B", "A=True=False"] {
-            assert!(text.parse::<BadCondition>().is_err(), "{text:?}");
+            assert_eq!(judge(&node(conditions), &policy), expected, "{bad}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `filesystem_ro`: no watched filesystem lost its ability to be written.
 
 use super::{Check, CheckSource, OnUnknown};
-use crate::model::{BlindSpot, FaultView};
+use crate::model::{BlindSpot, BlindSpots};
 
 pub(super) const CHECK: Check = Check {
     name: "filesystem_ro",
@@ -10,9 +10,9 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Kernel(blind_spot),
 };
 
-fn blind_spot(kernel: &FaultView) -> Option<String> {
+fn blind_spot(blind_spots: &BlindSpots) -> Option<String> {
     // Without events the mount table still shows most losses, but not all, and later.
-    let why = |spot| kernel.blind_spots.get(spot);
+    let why = |spot| blind_spots.get(spot);
     let polling = why(BlindSpot::NoEvents).map(|why| format!("seen by polling only: {why}"));
     let others = || why(BlindSpot::HooksFailed).or_else(|| why(BlindSpot::Unprobed));
     polling.or_else(|| others().map(str::to_owned))

@@ -1,7 +1,7 @@
 //! `io_errors`: no watched device or filesystem has an open I/O fault.
 
 use super::{Check, CheckSource, OnUnknown};
-use crate::model::{BlindSpot, FaultView};
+use crate::model::{BlindSpot, BlindSpots};
 
 pub(super) const CHECK: Check = Check {
     name: "io_errors",
@@ -10,9 +10,9 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Kernel(blind_spot),
 };
 
-fn blind_spot(kernel: &FaultView) -> Option<String> {
+fn blind_spot(blind_spots: &BlindSpots) -> Option<String> {
     let polling = |why| format!("only errors that filesystems report in sysfs are seen: {why}");
-    let why = |spot| kernel.blind_spots.get(spot);
+    let why = |spot| blind_spots.get(spot);
     let block_events = || why(BlindSpot::NoBlockEvents).map(str::to_owned);
     why(BlindSpot::NoEvents).map(polling).or_else(block_events)
 }

@@ -1,7 +1,7 @@
 //! `io_stall`: no watched device has I/O in flight that does not move.
 
 use super::{Check, CheckSource, OnUnknown};
-use crate::model::FaultView;
+use crate::model::BlindSpots;
 
 pub(super) const CHECK: Check = Check {
     name: "io_stall",
@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Kernel(blind_spot),
 };
 
-fn blind_spot(_kernel: &FaultView) -> Option<String> {
+fn blind_spot(_blind_spots: &BlindSpots) -> Option<String> {
     // Stalls are sampled from sysfs, which needs no events.
     None
 }

@@ -9,10 +9,10 @@ pub(super) const CHECK: Check = Check {
     name: "node_ready",
     passes_when: "the Node's `Ready` condition is `True`",
     on_unknown: OnUnknown::Pass,
-    source: CheckSource::Node(ready),
+    source: CheckSource::Node(judge),
 };
 
-fn ready(node: &Node, _policy: &Policy) -> Outcome {
+fn judge(node: &Node, _policy: &Policy) -> Outcome {
     match node.condition("Ready") {
         Some(ready) if ready.status == "True" => Outcome::Pass,
         Some(ready) if !ready.reason.is_empty() => Outcome::Fail(ready.reason.clone()),
@@ -24,10 +24,7 @@ fn ready(node: &Node, _policy: &Policy) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        checks::{Policy, node::tests::judge},
-        model::Condition,
-    };
+    use crate::model::Condition;
 
     #[test]
     fn only_true_passes() {
@@ -56,7 +53,7 @@ mod tests {
                 ..Node::default()
             };
             let expected = expected.map_or(Outcome::Pass, |why| Outcome::Fail(why.to_owned()));
-            assert_eq!(judge("node_ready", Some(node), &Policy::default()), expected, "{ready:?}");
+            assert_eq!(judge(&node, &Policy::default()), expected, "{ready:?}");
         }
     }
 }

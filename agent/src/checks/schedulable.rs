@@ -1,4 +1,4 @@
-//! `schedulable`: nobody is taking the node out of service on purpose.
+//! `schedulable`: the node is not being taken out of service on purpose.
 
 use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
@@ -7,13 +7,13 @@ pub(super) const CHECK: Check = Check {
     name: "schedulable",
     passes_when: "the Node is not cordoned, not being deleted, and has no taint `ToBeDeletedByClusterAutoscaler` or `node.kubernetes.io/out-of-service`",
     on_unknown: OnUnknown::Pass,
-    source: CheckSource::Node(schedulable),
+    source: CheckSource::Node(judge),
 };
 
 /// Taints that say that the node is about to go, or gone.
 const LEAVING: [&str; 2] = ["ToBeDeletedByClusterAutoscaler", "node.kubernetes.io/out-of-service"];
 
-fn schedulable(node: &Node, _policy: &Policy) -> Outcome {
+fn judge(node: &Node, _policy: &Policy) -> Outcome {
     if node.unschedulable {
         return Outcome::Fail("the Node is cordoned (spec.unschedulable)".to_owned());
     }
@@ -29,7 +29,6 @@ fn schedulable(node: &Node, _policy: &Policy) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::{Policy, node::tests::judge};
 
     #[test]
     fn only_what_takes_the_node_out_of_service_fails() {
@@ -62,11 +61,7 @@ mod tests {
             ),
         ] {
             let expected = expected.map_or(Outcome::Pass, |why| Outcome::Fail(why.to_owned()));
-            assert_eq!(
-                judge("schedulable", Some(node.clone()), &Policy::default()),
-                expected,
-                "{node:?}"
-            );
+            assert_eq!(judge(&node, &Policy::default()), expected, "{node:?}");
         }
     }
 }

@@ -210,13 +210,12 @@ fn condition(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        checks::{
-            Policy,
-            tests::{context, fault, without_sight},
-        },
-        model::{BlindSpot, Fault, FaultKind, FaultView, NodeView},
+        checks::tests::{fault, without_sight},
+        model::{BlindSpot, Fault, FaultKind, FaultView},
     };
 
     fn at(seconds: u64) -> SystemTime {
@@ -224,7 +223,8 @@ mod tests {
     }
 
     fn of(view: &FaultView) -> [Wanted; 3] {
-        wanted(&context(view.clone(), NodeView::default(), &Policy::default()))
+        let kernel = Arc::new(view.clone());
+        wanted(&CheckContext { kernel, ..CheckContext::new(Arc::default(), Instant::now()) })
     }
 
     fn faults(faults: &[(FaultKind, Scope, u64)]) -> FaultView {

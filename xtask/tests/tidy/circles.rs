@@ -13,17 +13,6 @@ use crate::tree::{self, Crate, File};
 
 /// Imports that close a circle today: which file uses which.
 const OPEN: &[(&str, &str)] = &[
-    ("agent/src/checks/cluster.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/container_runtime/mod.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/custom_conditions.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/disk_pressure/mod.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/filesystem_ro.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/http.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/io_errors.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/io_stall.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/network/mod.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/node_ready.rs", "agent/src/checks/mod.rs"),
-    ("agent/src/checks/schedulable.rs", "agent/src/checks/mod.rs"),
     ("agent/src/checks/disk_pressure/thresholds.rs", "agent/src/checks/disk_pressure/judge.rs"),
     ("agent/src/checks/network/ask.rs", "agent/src/checks/network/mod.rs"),
     ("agent/src/checks/network/echo.rs", "agent/src/checks/network/mod.rs"),
