@@ -119,7 +119,7 @@ fn messages(line: &str) -> impl Iterator<Item = &str> {
     cell.unwrap_or_default().split('`').skip(1).step_by(2)
 }
 
-/// All source files below these directories, with their string literals in one line each.
+/// All source files below these directories without comments, and with each string literal in one line.
 fn source(directories: &[&str]) -> String {
     let mut open: Vec<_> = directories.iter().map(|directory| root().join(directory)).collect();
     let mut text = String::new();
@@ -130,6 +130,8 @@ fn source(directories: &[&str]) -> String {
             text.push_str(&fs::read_to_string(path).unwrap());
         }
     }
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    let text = text.lines().filter(is_code).collect::<Vec<_>>().join("\n");
     // A backslash at the end of a line continues the literal behind the next line's indentation.
     let mut pieces = text.split("\\\n");
     let first = pieces.next().unwrap_or_default().to_owned();
