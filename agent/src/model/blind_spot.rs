@@ -20,6 +20,16 @@ pub enum BlindSpot {
 }
 
 impl BlindSpot {
+    /// Every kind, in the order in which they are declared.
+    pub const ALL: [Self; 6] = [
+        Self::Blind,
+        Self::NoEvents,
+        Self::NoBlockEvents,
+        Self::HooksFailed,
+        Self::Unwatched,
+        Self::Unprobed,
+    ];
+
     /// The name for machines.
     #[must_use]
     pub fn name(self) -> &'static str {

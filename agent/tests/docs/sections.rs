@@ -1,14 +1,16 @@
 //! The tables of `docs/` that describe the agent, rendered from what the agent is made of.
 
+use std::{sync::Arc, time::Instant};
+
 use clap::CommandFactory;
 use tocsin::{
-    checks::{self, OnUnknown},
+    checks::{self, CheckContext, CheckSource, OnUnknown},
     cli::Cli,
     kernel::{
         hooks::{HOOKS, Wanted},
         reader::kind_name,
     },
-    model::FaultKind,
+    model::{BlindSpot, BlindSpots, FaultKind, FaultView, Outcome},
     serve::metrics::DESCRIPTIONS,
 };
 use tocsin_docgen::{Globals, Metric, Page, Section, code, flags, metrics, table};
@@ -24,6 +26,7 @@ pub(crate) fn pages() -> Vec<Page> {
             sections: vec![
                 Section { name: "checks", text: checks() },
                 Section { name: "kinds of faults", text: fault_kinds() },
+                Section { name: "blind spots", text: blind_spots() },
             ],
         },
         Page {
@@ -75,6 +78,37 @@ fn checks() -> String {
 fn fault_kinds() -> String {
     let rows = FaultKind::ALL.map(|kind| [code(kind.name()), code(kind.check())]);
     table(["kind of fault", "fails the check"], rows)
+}
+
+/// What each kernel check says while the kernel side has that blind spot alone.
+fn blind_spots() -> String {
+    let kernel_checks =
+        || checks::all().iter().filter(|check| matches!(check.source, CheckSource::Kernel(_)));
+    let rows = BlindSpot::ALL.map(|spot| {
+        let blind_spots = BlindSpots::from_iter([(spot, "…".to_owned())]);
+        let kernel = Arc::new(FaultView { blind_spots, ..FaultView::default() });
+        let context = CheckContext { kernel, ..CheckContext::new(Arc::default(), Instant::now()) };
+        let texts = kernel_checks().filter_map(|check| match context.outcome(check) {
+            Outcome::Degraded(text) | Outcome::Unknown(text) => Some((check.name, text)),
+            Outcome::Pass | Outcome::Fail(_) => None,
+        });
+        let says = texts.map(|(check, text)| format!("{}: {text}", code(check)));
+        let says: Vec<_> = says.collect();
+        [code(spot.name()), unseen(spot).to_owned(), says.join("; ")]
+    });
+    table(["blind spot", "what cannot be seen", "which checks say so, and how"], rows)
+}
+
+/// A new kind of blind spot has to be described here.
+fn unseen(spot: BlindSpot) -> &'static str {
+    match spot {
+        BlindSpot::Blind => "anything: the mount table cannot be read",
+        BlindSpot::NoEvents => "kernel events: eBPF cannot be used",
+        BlindSpot::NoBlockEvents => "failed requests of disks",
+        BlindSpot::HooksFailed => "what a hook that could not be attached would show",
+        BlindSpot::Unwatched => "filesystems whose line or devices are not understood",
+        BlindSpot::Unprobed => "whether a filesystem can still be written after an event on it",
+    }
 }
 
 fn label_values() -> String {
