@@ -10,21 +10,21 @@ use std::{
 
 use tokio::{sync::oneshot, task::yield_now, time::timeout_at};
 
-/// 30 seconds that a thread for calls that may hang waits for its next one: an agent whose probes run every second keeps
-/// it, and one without probes has none half a minute after its last look at a disk.
-const IDLE_THREAD: Duration = Duration::from_secs(30);
-/// 2 milliseconds that such a call waits for its turn on a thread that has another one, which takes a tenth of that
-/// while all is well; then it gets another thread.
+/// 30 seconds that an idle thread waits for its next call: an agent whose probes run every second keeps its thread, and an
+/// agent without probes has none half a minute after its last call.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// 2 milliseconds that a call waits behind another one on the same thread, ten times what a healthy call takes. Then it
+/// gets another thread.
 const TURN: Duration = Duration::from_millis(2);
 
-/// A blocking call gave no answer.
+/// Why a blocking call gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stuck {
-    /// Not within its deadline; its thread goes on waiting.
+    /// It did not return within its deadline; its thread goes on waiting.
     #[error("no answer in time")]
     Late,
-    /// An earlier call with the same name has not returned since it was made, this long ago. (The text does not
-    /// say how long: it would be another one each time.)
+    /// An earlier call with the same name was made this long ago and has not returned. (The message does not say how
+    /// long: it would differ each time.)
     #[error("an earlier attempt is still stuck")]
     Still(Duration),
     /// No thread could be started.
@@ -32,20 +32,20 @@ pub enum Stuck {
     NoThread,
 }
 
-/// Runs calls that may hang in the kernel (anything that touches a disk) on threads of their own, each
-/// with a deadline, never two of the same name at once: a disk that hangs for a day costs one thread.
+/// Runs calls that may hang in the kernel (anything that touches a disk) on separate threads, each with a deadline and
+/// never two of the same name at once: a disk that hangs for a day costs one thread.
 ///
-/// To start and end a thread costs more than most calls, and so does waking several at once. So calls that come together
-/// take turns on one thread, which stays for the next ones. Where one takes long, the others go on another thread.
+/// Starting a thread costs more than most calls, and so does waking several at once. So calls that are made together
+/// take turns on one thread, which stays for the next calls. If one call takes long, the others move to another thread.
 #[derive(Clone, Debug, Default)]
 pub struct Bounded {
-    /// Since when each of them.
+    /// When each running call began, by its name.
     running: Arc<Mutex<BTreeMap<String, Instant>>>,
     workers: Arc<Workers>,
 }
 
 impl Bounded {
-    /// Runs `call`, of that name, on a thread and waits for it, for `deadline` at most.
+    /// Runs `call` under that name on another thread, and waits for its result for at most `deadline`.
     pub async fn run<T: Send + 'static>(
         &self,
         name: String,
@@ -54,20 +54,20 @@ impl Bounded {
     ) -> Result<T, Stuck> {
         match lock(&self.running).entry(name.clone()) {
             Entry::Occupied(since) => return Err(Stuck::Still(since.get().elapsed())),
-            Entry::Vacant(seat) => drop(seat.insert(Instant::now())),
+            Entry::Vacant(entry) => drop(entry.insert(Instant::now())),
         }
         let (sender, mut receiver) = oneshot::channel();
         let guard = Running { running: self.running.clone(), name };
         let job = Box::new(move || {
             let result = call();
-            // First out of the list, so that who gets the result can call again at once.
+            // Leaves the list first, so that the receiver of the result can make the same call again at once.
             drop(guard);
             let _nobody_waits = sender.send(result);
         });
         let ticket = self.workers.queue(job);
         let _unless_taken = Queued { workers: &self.workers, ticket };
         let end = Instant::now() + deadline;
-        // Those that come together wake one thread, once.
+        // Calls that are made together wake one thread, once.
         yield_now().await;
         let mut waits = self.workers.wake(ticket);
         loop {
@@ -79,26 +79,26 @@ impl Bounded {
             match timeout_at(limit.into(), &mut receiver).await {
                 Ok(answer) => return answer.map_err(|_panicked| Stuck::Late),
                 Err(_) if Instant::now() >= end => return Err(Stuck::Late),
-                // That thread may take one that came before, and get stuck.
-                Err(_) => waits = self.workers.hurry(ticket),
+                // The thread may have taken an earlier call and be stuck in it.
+                Err(_) => waits = self.workers.wake_another(ticket),
             }
         }
     }
 
-    /// How long the call of that name has been running or stuck; `None` if there is none.
+    /// How long the call of that name has been running; `None` if there is none.
     #[must_use]
     pub fn running_for(&self, name: &str) -> Option<Duration> {
         lock(&self.running).get(name).map(Instant::elapsed)
     }
 
-    /// How many calls are running or stuck.
+    /// Number of calls that have not returned.
     #[must_use]
     pub fn running(&self) -> usize {
         lock(&self.running).len()
     }
 }
 
-/// Takes a call out of the list when it returns, or when it panics.
+/// Takes a call off the list of running calls when it returns or panics.
 struct Running {
     running: Arc<Mutex<BTreeMap<String, Instant>>>,
     name: String,
@@ -110,7 +110,7 @@ impl Drop for Running {
     }
 }
 
-/// A call that nobody waits for any more need not be made, if it has not begun.
+/// Takes a call out of the queue when its caller stops waiting before a thread has taken it.
 struct Queued<'a> {
     workers: &'a Workers,
     ticket: u64,
@@ -128,18 +128,18 @@ impl Drop for Queued<'_> {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads. There are never more than calls of different names were under way at once, and without calls there are
-/// none.
+/// The threads and their queue. There are at most as many threads as there have been calls at once, and none some time
+/// after the last call.
 #[derive(Debug)]
 struct Workers {
     state: Mutex<State>,
-    /// For how long one waits for the next call.
-    patience: Duration,
+    /// How long a thread without a call waits for the next one.
+    idle_timeout: Duration,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { state: Mutex::default(), patience: IDLE_THREAD }
+        Self { state: Mutex::default(), idle_timeout: IDLE_TIMEOUT }
     }
 }
 
@@ -148,14 +148,14 @@ struct State {
     /// Calls that no thread has taken yet, with their tickets.
     queue: VecDeque<(u64, Job)>,
     last_ticket: u64,
-    /// When a thread took the last one.
+    /// When a thread last took a call.
     taken: Option<Instant>,
-    /// Those that wait. The last one to come is the next to go: what it works on is still in the caches, and those that
-    /// are too many see the end of their patience.
+    /// Threads that wait for a call. The last one to start waiting gets the next call: its caches are warm, and threads
+    /// that are not needed any more reach their idle timeout.
     idle: Vec<Thread>,
-    /// Those that have been woken or started, and are not here yet.
-    coming: usize,
-    /// All of them.
+    /// Threads that have been woken or started and have not taken a call yet.
+    woken: usize,
+    /// All threads.
     threads: usize,
 }
 
@@ -166,7 +166,7 @@ impl fmt::Debug for State {
 }
 
 impl Workers {
-    /// Takes it, for a thread that is yet to come.
+    /// Puts a call into the queue and returns its ticket. No thread is woken yet.
     fn queue(&self, job: Job) -> u64 {
         let mut state = lock(&self.state);
         state.last_ticket += 1;
@@ -175,31 +175,31 @@ impl Workers {
         ticket
     }
 
-    /// Has a thread do it, which may take a while where this is true.
+    /// Makes sure that a thread will take the call. True if that thread may be busy with another call first.
     fn wake(self: &Arc<Self>, ticket: u64) -> io::Result<bool> {
         let state = lock(&self.state);
-        // One is on its way, or has begun with another call just now.
-        let is_one_awake = state.coming > 0
+        // A thread is about to look at the queue, or has just begun with another call.
+        let is_a_thread_awake = state.woken > 0
             || (state.threads > state.idle.len()
                 && state.taken.is_some_and(|at| at.elapsed() < TURN));
         drop(state);
-        if is_one_awake {
+        if is_a_thread_awake {
             return Ok(true);
         }
-        // It may take one that came before.
-        self.hurry(ticket)
+        // The woken thread may take an earlier call.
+        self.wake_another(ticket)
     }
 
-    /// Has another thread take it if none has yet; false where one has.
-    fn hurry(self: &Arc<Self>, ticket: u64) -> io::Result<bool> {
+    /// Wakes or starts another thread for the call; false if a thread has taken the call already.
+    fn wake_another(self: &Arc<Self>, ticket: u64) -> io::Result<bool> {
         let mut state = lock(&self.state);
         if state.queue.iter().all(|(other, _)| *other != ticket) {
             return Ok(false);
         }
-        if state.coming >= state.queue.len() {
+        if state.woken >= state.queue.len() {
             return Ok(true);
         }
-        state.coming += 1;
+        state.woken += 1;
         if let Some(thread) = state.idle.pop() {
             drop(state);
             thread.unpark();
@@ -207,35 +207,35 @@ impl Workers {
         }
         state.threads += 1;
         drop(state);
-        let one = OneThread(self.clone());
+        let worker = Worker(self.clone());
         // The kernel cuts thread names at 15 bytes; a stack of 128 KiB is plenty for a few system calls.
         let builder = thread::Builder::new().name("tocsin-probe".into()).stack_size(128 * 1024);
         let spawned = builder.spawn(move || {
-            let mut comes = true;
-            while let Some(job) = one.0.next(comes) {
+            let mut was_woken = true;
+            while let Some(job) = worker.0.next(was_woken) {
                 job();
-                comes = false;
+                was_woken = false;
             }
         });
         if spawned.is_err() {
             let mut state = lock(&self.state);
-            state.coming -= 1;
+            state.woken -= 1;
             state.queue.retain(|(other, _)| *other != ticket);
         }
         spawned.map(|_| true)
     }
 
-    /// The next call, for a thread; none where there has been none for long.
-    fn next(&self, mut comes: bool) -> Option<Job> {
+    /// Waits for the next call; `None` after the idle timeout. With `was_woken` this thread is counted in `woken`.
+    fn next(&self, mut was_woken: bool) -> Option<Job> {
         let (since, own) = (Instant::now(), thread::current());
         let mut state = lock(&self.state);
         loop {
-            state.coming -= usize::from(comes);
+            state.woken -= usize::from(was_woken);
             if let Some((_, job)) = state.queue.pop_front() {
                 state.taken = Some(Instant::now());
                 return Some(job);
             }
-            let left = self.patience.saturating_sub(since.elapsed());
+            let left = self.idle_timeout.saturating_sub(since.elapsed());
             if left.is_zero() {
                 return None;
             }
@@ -245,16 +245,16 @@ impl Workers {
             state = lock(&self.state);
             let waiting = state.idle.len();
             state.idle.retain(|idle| idle.id() != own.id());
-            // Who wakes a thread takes it off the list.
-            comes = state.idle.len() == waiting;
+            // The caller that wakes a thread takes it off the list.
+            was_woken = state.idle.len() == waiting;
         }
     }
 }
 
-/// One of them, as long as it lives: one whose call panics ends.
-struct OneThread(Arc<Workers>);
+/// Counts a thread for as long as it lives. A thread whose call panics ends, and is counted off as well.
+struct Worker(Arc<Workers>);
 
-impl Drop for OneThread {
+impl Drop for Worker {
     fn drop(&mut self) {
         lock(&self.0.state).threads -= 1;
     }
@@ -273,8 +273,8 @@ mod tests {
     /// Longer than any call takes here.
     const LONG: Duration = Duration::from_secs(10);
 
-    fn impatient(patience: Duration) -> Bounded {
-        let workers = Workers { patience, ..Workers::default() };
+    fn with_idle_timeout(idle_timeout: Duration) -> Bounded {
+        let workers = Workers { idle_timeout, ..Workers::default() };
         Bounded { workers: Arc::new(workers), ..Bounded::default() }
     }
 
@@ -356,7 +356,7 @@ mod tests {
 
     #[tokio::test]
     async fn threads_without_a_call_end() {
-        let bounded = impatient(Duration::from_millis(20));
+        let bounded = with_idle_timeout(Duration::from_millis(20));
         thread_of(&bounded, "a").await;
         until("it ends", || threads(&bounded) == 0).await;
         assert_eq!(idle(&bounded), 0);
@@ -390,11 +390,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_comes_when_its_thread_is_about_to_end_is_not_lost() {
-        let patience = Duration::from_micros(300);
-        let bounded = impatient(patience);
+        let idle_timeout = Duration::from_micros(300);
+        let bounded = with_idle_timeout(idle_timeout);
         for number in 0..500 {
             assert_eq!(bounded.run("x".into(), LONG, move || number).await, Ok(number));
-            thread::sleep(patience + Duration::from_micros(number % 100));
+            thread::sleep(idle_timeout + Duration::from_micros(number % 100));
         }
     }
 }
