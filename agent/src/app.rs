@@ -3,9 +3,14 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, anyhow};
-use tocsin_runtime::{kube::ClusterSource, log::DroppedLines, tasks::Tasks};
+use tocsin_runtime::{
+    http::{BACKLOG, Listener, bind},
+    kube::ClusterSource,
+    log::DroppedLines,
+    tasks::Tasks,
+};
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::TcpSocket,
     sync::{mpsc, watch},
 };
 use tokio_rustls::TlsAcceptor;
@@ -21,14 +26,12 @@ use crate::{
     model::{BlindSpot, NodeView},
     serve,
     serve::{
-        BACKLOG,
         admin::Admin,
         agent_check::{self, AgentCheck},
-        bind,
         control::{Control, Socket, SocketFile},
         health::{self, BoundSockets, ResponseCounts, Router},
         metrics::{DoorStats, Metrics, Sources},
-        serve, state_file,
+        state_file,
         tls::Tls,
         weight,
     },
@@ -230,16 +233,12 @@ fn open_admin(
     connections: usize,
     tasks: &mut Tasks,
 ) -> io::Result<SocketAddr> {
-    let listener: TcpListener = socket.listen(BACKLOG)?;
+    let listener = socket.listen(BACKLOG)?;
     let addr = listener.local_addr()?;
     let Published { faults, stats, .. } = inputs.published.clone();
-    let handler = Admin::new(inputs.board.clone(), faults, stats, metrics, inputs.commands.clone());
-    let handle = move |request| {
-        let handler = handler.clone();
-        async move { handler.handle(request).await }
-    };
-    let limit = connections.min(serve::settings::CONNECTIONS.get());
-    tasks.spawn_graceful("admin", serve("admin", limit, listener, handle, tasks.stop()));
+    let admin = Admin::new(inputs.board.clone(), faults, stats, metrics, inputs.commands.clone());
+    let server = admin.server(connections.min(serve::settings::CONNECTIONS.get()));
+    tasks.spawn_graceful("admin", server.run(Listener::Tcp(listener), tasks.stop()));
     Ok(addr)
 }
 
@@ -251,14 +250,8 @@ fn open_control(
 ) -> Option<SocketFile> {
     match Socket::bind(&config.control_socket) {
         Ok(Socket { listener, file }) => {
-            let handler = Control::new(commands.clone());
-            let handle = move |request| {
-                let handler = handler.clone();
-                async move { handler.handle(request).await }
-            };
-            let limit = serve::settings::CONTROL_CONNECTIONS;
-            tasks
-                .spawn_graceful("control", serve("control", limit, listener, handle, tasks.stop()));
+            let server = Control::new(commands.clone()).server();
+            tasks.spawn_graceful("control", server.run(listener, tasks.stop()));
             Some(file)
         }
         Err(error) => {

@@ -4,6 +4,7 @@
 //! needs, and nothing in here knows either of them.
 
 pub mod fd;
+pub mod http;
 pub mod jitter;
 pub mod kube;
 pub mod log;

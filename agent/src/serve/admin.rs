@@ -10,12 +10,13 @@ use std::sync::Arc;
 use humantime::format_rfc3339_millis;
 use hyper::{Method, Request, StatusCode, header};
 use tocsin_api::faults::{Counter, Fault, FaultsResponse, Hook};
+use tocsin_runtime::http::{Reply, Server, Settings, TEXT, error, json, not_allowed, reply};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-use super::{JSON, Reply, TEXT, error, metrics::Metrics, not_allowed, reply};
+use super::metrics::Metrics;
 use crate::{
     health::Board,
     kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
@@ -49,8 +50,18 @@ impl Admin {
         Self { board, faults, stats, metrics, commands }
     }
 
+    /// A listener that answers with it, with so many connections at once.
+    #[must_use]
+    pub fn server(self, connections: usize) -> Server {
+        let settings = Settings { connections, ..Settings::new("admin") };
+        Server::new(settings, move |request, _| {
+            let admin = self.clone();
+            async move { admin.handle(request).await }
+        })
+    }
+
     /// Answers one request; its body is not read.
-    pub async fn handle<B>(&self, request: Request<B>) -> Reply {
+    async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
         if !matches!(path, "/" | "/faults" | "/metrics" | "/readyz") {
             return error(StatusCode::NOT_FOUND, "not found");
@@ -87,10 +98,7 @@ impl Admin {
             hooks: stats.hooks.iter().map(hook).collect(),
             degraded: view.blind_spots.iter().map(|(_, why)| why.to_owned()).collect(),
         };
-        match serde_json::to_vec(&response) {
-            Ok(body) => reply(StatusCode::OK, JSON, body),
-            Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
-        }
+        json(StatusCode::OK, &response)
     }
 
     fn metrics<B>(&self, request: &Request<B>) -> Reply {

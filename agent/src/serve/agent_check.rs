@@ -14,7 +14,7 @@ use std::{
 
 use rustix::net::{SendFlags, send};
 use tocsin_api::health::HealthResponse;
-use tocsin_runtime::tasks::Stop;
+use tocsin_runtime::{http::accept_failed, tasks::Stop};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{accept_failed, reason::printable_reason};
+use super::reason::printable_reason;
 use crate::{
     health,
     health::{Board, Changes, Refused},

@@ -9,19 +9,19 @@ use std::{
 };
 
 use hyper::{Method, Request, StatusCode};
+use tocsin_runtime::http::{JSON, Listener, Reply, Server, Settings, error, not_allowed, reply};
 use tokio::{
     net::UnixListener,
     sync::{mpsc, oneshot},
 };
 
-use super::{JSON, Reply, error, not_allowed, reply};
-use crate::kernel::Command;
+use crate::{kernel::Command, serve::settings};
 
 /// A listening socket; its file goes when it is dropped.
 #[derive(Debug)]
 pub struct Socket {
     /// To accept from.
-    pub listener: UnixListener,
+    pub listener: Listener,
     /// Removes the file.
     pub file: SocketFile,
 }
@@ -61,7 +61,7 @@ impl Socket {
         let listener = UnixListener::bind(path)?;
         let file = SocketFile(path.to_owned());
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        Ok(Self { listener, file })
+        Ok(Self { listener: Listener::Unix(listener), file })
     }
 }
 
@@ -78,8 +78,19 @@ impl Control {
         Self { commands }
     }
 
+    /// A listener that answers with it.
+    #[must_use]
+    pub fn server(self) -> Server {
+        let connections = settings::CONTROL_CONNECTIONS;
+        let settings = Settings { connections, ..Settings::new("control") };
+        Server::new(settings, move |request, _| {
+            let control = self.clone();
+            async move { control.handle(request).await }
+        })
+    }
+
     /// Does what one request asks for.
-    pub async fn handle<B>(&self, request: Request<B>) -> Reply {
+    async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
         let Some(id) = path.strip_prefix("/faults/").and_then(|rest| rest.strip_suffix("/clear"))
         else {

@@ -18,8 +18,6 @@ pub const CONTROL_SOCKET: &str = "/run/tocsin/control.sock";
 pub const REFRESH_DEADLINE: Duration = Duration::from_millis(100);
 /// 8 KiB for a request's line and headers, as nginx and Apache have it: load balancers send some hundred bytes.
 pub const HEADER_BYTES: usize = 8 * 1024;
-/// 75 seconds on the admin listener and the control socket, for a header as for the next request.
-pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(75);
 /// Connections served at once on each listener, at most; one more ends the one that never asked or asked longest ago.
 /// 64 load balancers with 16 each; 9 MiB if each of them has sent nearly all of a header.
 pub const CONNECTIONS: NonZero<usize> = NonZero::new(1024).unwrap();

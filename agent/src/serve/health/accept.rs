@@ -6,7 +6,7 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
 };
-use tocsin_runtime::tasks::Stop;
+use tocsin_runtime::{http::accept_failed, tasks::Stop};
 use tokio::{io::unix::AsyncFd, net::TcpStream, time::sleep};
 use tracing::warn;
 
@@ -16,7 +16,7 @@ use super::{
     http1,
     listener_state::ListenerState,
 };
-use crate::serve::{accept_failed, health::settings};
+use crate::serve::health::settings;
 
 /// Accepts connections until `stop`, then drains: requests that are on their way are answered.
 pub async fn run(

@@ -1,19 +1,9 @@
 //! What the health listener counts, for metrics.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use hyper::StatusCode;
-
-/// Connections of all threads.
-#[derive(Debug, Default)]
-pub struct ConnectionCounts {
-    /// Open now.
-    pub open: AtomicUsize,
-    /// Ended because there were too many.
-    pub evicted: AtomicU64,
-    /// Ended because a request was not complete in time.
-    pub timed_out: AtomicU64,
-}
+pub use tocsin_runtime::http::ConnectionCounts;
 
 /// Responses of all threads, by status.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use hyper::{StatusCode, body::Bytes};
 
-use crate::serve::JSON;
+use tocsin_runtime::http::JSON;
 
 /// Methods that `/health`, the paths below it and `/livez` accept.
 pub const ALLOW: &str = "GET, HEAD, OPTIONS";

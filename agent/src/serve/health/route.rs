@@ -15,9 +15,11 @@ use percent_encoding::percent_decode_str;
 use tocsin_api::health::HealthResponse;
 
 use super::{format::Format, health_json, response::Response};
+use tocsin_runtime::http::{JSON, TEXT};
+
 use crate::{
     health::{self, Board, HealthQuery, Refused},
-    serve::{JSON, TEXT, reason::printable_reason},
+    serve::reason::printable_reason,
 };
 
 /// The routes of the health listener, and the board that they are answered from.

@@ -5,7 +5,9 @@ use std::{io, net::SocketAddr, os::fd::AsRawFd};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpSocket;
 
-use crate::serve::{bind, bind_beside, health::settings};
+use tocsin_runtime::http::{bind, bind_beside};
+
+use crate::serve::health::settings;
 
 /// Sockets that are bound and do not listen yet: one per thread for each of the two ports.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
 
 use rustix::process::setpriority_process;
-use tocsin_runtime::{fd, tasks::Stop};
+use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket},
@@ -26,7 +26,6 @@ use super::{
     watch_registry::WatchRegistry,
 };
 use crate::serve::{
-    BACKLOG,
     agent_check::{self, AgentCheck},
     health::settings,
 };
