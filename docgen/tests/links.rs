@@ -84,6 +84,43 @@ fn lead(page: &Path, to: &str, heading: &str) -> String {
     format!("{page}: {to}#{heading}")
 }
 
+/// ARCHITECTURE.md and CONTRIBUTING.md name types and constants, which get other names.
+#[test]
+fn names_of_the_code_exist() {
+    let code = sources();
+    let words: BTreeSet<_> =
+        code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let in_code = text.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+        let last_parts = in_code.map(|name| name.rsplit("::").next().unwrap_or(name));
+        let names: BTreeSet<_> = last_parts.filter(|name| is_name_of_the_code(name)).collect();
+        let lost: Vec<_> = names.into_iter().filter(|name| !words.contains(name)).collect();
+        assert!(lost.is_empty(), "{page} names what the code does not have: {lost:?}");
+    }
+}
+
+/// One word with a capital letter: a type or a constant.
+fn is_name_of_the_code(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && name.contains(|c: char| c.is_ascii_uppercase())
+        && name != "NAME"
+}
+
+/// Every Rust file of the tree.
+fn sources() -> String {
+    let mut open: Vec<_> = PLACES.iter().map(|place| root().join(place)).collect();
+    let mut text = String::new();
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+    text
+}
+
 #[test]
 fn the_readme_is_one_page() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
