@@ -8,7 +8,7 @@ use std::{
 
 use hyper::StatusCode;
 use tocsin::{
-    checks::{self, Policy, runner::Probes},
+    checks::{self, Policy, samples::Probes},
     health::{Board, Sources},
     model::{Dev, Fault, FaultKind, FaultView, Link, Node, NodeView, Scope, Word},
     serve::health::{

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Check, CheckSource, Policy, kernel, node, runner::Probes};
+use super::{Check, CheckSource, Policy, kernel, node, samples::Probes};
 use crate::model::{FaultView, Link, NodeView, Outcome, Word};
 
 /// What every source says at one moment, and what the operator wants.

@@ -126,7 +126,7 @@ pub fn other(name: &'static str, url: &Url) -> Probe {
 
 fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> Probe {
     let url = Arc::new(url.0.clone());
-    let sample = move || -> super::runner::Sampling {
+    let sample = move || -> super::runner::SampleFuture {
         let url = url.clone();
         Box::pin(async move {
             // A connection of its own each time: a router that does not accept any is broken, whatever it did with old

@@ -4,7 +4,6 @@
 //! alone says "ready".
 
 mod bad_condition;
-mod beat;
 mod check;
 pub mod container_runtime;
 mod context;
@@ -22,6 +21,8 @@ mod node_ready;
 pub mod probes;
 mod registry;
 pub mod runner;
+mod sample_schedule;
+pub mod samples;
 mod schedulable;
 pub mod settings;
 

@@ -1,4 +1,4 @@
-//! Every probe: what was configured for it, and what the runner is to run. A new one is a line in each of both.
+//! The probes: what is configured for each, and what the runner runs. A new probe is a line in both.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,11 +10,12 @@ use super::{
     disk_pressure::{AskImages, DiskPressure, Fullest, Thresholds},
     http,
     network::{self, Network},
-    runner::{Probe, Probes, Runner},
+    runner::{Probe, Runner},
+    samples::Probes,
 };
 use crate::host::{Bounded, Paths};
 
-/// Where the disks are that images fill; where the runtime does not say, its own check tells why.
+/// The lookup of the filesystems with container images. If it fails, `container_runtime` says why.
 fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
     Box::new(move || {
         let runtime = runtime.clone();
@@ -25,41 +26,41 @@ fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
     })
 }
 
-/// What was configured.
+/// What is configured for the probes.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Time between samples.
+    /// The time between two samples.
     pub interval: Duration,
-    /// What `okd_router_1936` asks.
+    /// The URL that `okd_router_1936` gets.
     pub router_url: http::Url,
-    /// What `kubelet` asks.
+    /// The URL that `kubelet` gets.
     pub kubelet_url: http::Url,
-    /// What `network` asks for.
+    /// The settings of `network`.
     pub network: network::Settings,
-    /// The operator's own checks, and what each asks.
+    /// The operator's own checks, and the URL that each gets.
     pub own: Vec<(&'static Check, http::Url)>,
-    /// Where the container runtime is.
+    /// The socket of the container runtime.
     pub cri_socket: CriSocket,
-    /// How much has to be free.
+    /// How much has to be free on each filesystem.
     pub disk_thresholds: Thresholds,
 }
 
 impl Settings {
-    /// The checks of the operator's own.
+    /// The operator's own checks.
     #[must_use]
     pub fn own(&self) -> Vec<&'static Check> {
         self.own.iter().map(|(check, _)| *check).collect()
     }
 
-    /// How full the disks are that `disk_pressure` looks at.
+    /// The lowest share of free space among the filesystems of `disk_pressure`, for the weight of the agent-check.
     #[must_use]
     pub fn fullest(&self, paths: &Paths) -> Fullest {
         Fullest::new(self.disk_thresholds.clone(), paths)
     }
 
-    /// Starts the runner of all of them; those of the default set begin at once.
+    /// Starts the runner of all probes; those of the default set begin at once.
     pub fn start(&self, policy: &Policy, paths: &Paths) -> io::Result<(Runner, Probes)> {
-        // One for all of them: their names differ, and they begin together.
+        // One for all probes: the names of their calls differ, and their samples begin together.
         let bounded = Bounded::default();
         let runtime =
             Arc::new(ContainerRuntime::new(self.cri_socket.clone(), paths, bounded.clone()));

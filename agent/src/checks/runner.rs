@@ -1,43 +1,46 @@
-//! Samples probes in the background, so that no request waits for one that is already running.
+//! Samples probes in the background, so that no request waits for a probe that already runs.
 //!
-//! A probe of the default set runs from the start. Any other one starts at its first request, which waits for the
-//! first result, and stops [`settings::PROBE_IDLE`] after the last one. Every probe runs as a task of its own on a thread
-//! that answers nobody: one that panics, hangs or keeps the thread busy costs its own result at most.
+//! A probe of the default set runs from the start. Any other probe starts with the first request for it, which waits
+//! for the first sample, and stops [`settings::PROBE_IDLE`](super::settings::PROBE_IDLE) after the last request. Every
+//! probe is a task of its own on a thread that answers no requests: a probe that panics, hangs or keeps the thread busy
+//! costs no more than its own result.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     future::Future,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::mpsc,
     time::{sleep_until, timeout},
 };
 use tracing::{debug, error};
 
-use super::beat::Beat;
-use crate::{checks::settings, model::Outcome};
+use super::{
+    sample_schedule::SampleSchedule,
+    samples::{ProbeSlot, ProbeSlots, Probes, Sample},
+};
+use crate::model::Outcome;
 
-/// One sample that is being taken.
-pub type Sampling = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+/// 4 threads of the runner for names that are being resolved. Calls that may hang on a disk have threads of their own.
+const BLOCKING_THREADS: usize = 4;
 
-/// What the runner is to run.
+/// A sample that is being taken.
+pub type SampleFuture = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// A probe, as the runner needs it.
 pub struct Probe {
-    /// The check's name.
+    /// The name of the check.
     pub name: &'static str,
-    /// A sample that takes longer is dropped.
+    /// A sample that takes longer is dropped, and its outcome is unknown.
     pub timeout: Duration,
     /// Begins a sample.
-    pub sample: Box<dyn Fn() -> Sampling + Send + Sync>,
+    pub sample: Box<dyn Fn() -> SampleFuture + Send + Sync>,
 }
 
 impl fmt::Debug for Probe {
@@ -46,153 +49,81 @@ impl fmt::Debug for Probe {
     }
 }
 
-/// What a probe found.
-#[derive(Clone, Debug)]
-pub struct Sample {
-    /// The outcome.
-    pub outcome: Outcome,
-    /// How long it took.
-    pub took: Duration,
-    /// When it was found.
-    pub at: Instant,
-}
-
-/// Every probe's latest sample, for who answers.
-#[derive(Clone, Debug, Default)]
-pub struct Probes(Arc<Seats>);
-
-#[derive(Debug, Default)]
-struct Seats {
-    by_name: BTreeMap<&'static str, Seat>,
-    /// Counts changes of what any of them says, not samples: who waits for news is not woken by none.
-    changes: watch::Sender<u64>,
-}
-
-impl Seats {
-    fn put(&self, seat: &Seat, sample: Option<Sample>) {
-        let outcome = |sample: &Option<Sample>| sample.as_ref().map(|s| s.outcome.clone());
-        let now = outcome(&sample);
-        if outcome(&seat.latest.send_replace(sample)) != now {
-            self.changes.send_modify(|changes| *changes += 1);
-        }
-    }
-}
-
-/// A probe, as seen by who asks for it.
-#[derive(Debug)]
-struct Seat {
-    timeout: Duration,
-    /// Of the default set: in demand whether anybody asks or not.
-    always: bool,
-    began: Instant,
-    /// Milliseconds from `began` to the last request, plus one; 0 before the first.
-    asked: AtomicU64,
-    wake: Notify,
-    latest: watch::Sender<Option<Sample>>,
-}
-
-impl Seat {
-    fn new(timeout: Duration, always: bool) -> Self {
-        let latest = watch::Sender::new(None);
-        let (asked, wake) = (AtomicU64::new(0), Notify::new());
-        Self { timeout, always, began: Instant::now(), asked, wake, latest }
-    }
-
-    fn ask(&self) {
-        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX - 1);
-        if self.asked.swap(ms + 1, Relaxed) == 0 {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Whether anybody wants a sample; where not, the next one who does wakes it.
-    fn is_in_demand(&self) -> bool {
-        let mut asked = self.asked.load(Relaxed);
-        loop {
-            let since = self.began.elapsed().saturating_sub(Duration::from_millis(asked));
-            if self.always || (asked != 0 && since < settings::PROBE_IDLE) {
-                return true;
-            }
-            // Who asked in between has seen that it runs, and wakes nobody.
-            match self.asked.compare_exchange(asked, 0, Relaxed, Relaxed) {
-                Ok(_) => return false,
-                Err(now) => asked = now,
-            }
-        }
-    }
-}
-
-/// The task that watches the thread that the probes run on.
+/// The task that watches the thread of the probes.
 #[derive(Debug)]
 pub struct Runner(mpsc::Receiver<()>);
 
 impl Runner {
-    /// Starts the thread. Probes whose names are in `always` begin at once.
+    /// Starts the thread. Probes whose names are in `always` begin at once; a sample is due every `period`.
     pub fn start(
         probes: Vec<Probe>,
         always: &[&'static str],
         period: Duration,
     ) -> io::Result<(Self, Probes)> {
-        let seats = probes
-            .iter()
-            .map(|probe| (probe.name, Seat::new(probe.timeout, always.contains(&probe.name))));
-        let seats = Seats { by_name: seats.collect(), changes: watch::Sender::default() };
-        let seats = Arc::new(seats);
-        let beat = Arc::new(Beat::new(Instant::now()));
+        let slot = |probe: &Probe| ProbeSlot::new(probe.timeout, always.contains(&probe.name));
+        let samples = Probes::new(probes.iter().map(|probe| (probe.name, slot(probe))));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Names that are being resolved; what may hang on a disk has threads of its own.
-            .max_blocking_threads(4)
+            .max_blocking_threads(BLOCKING_THREADS)
             .build()?;
         let (ends, ended) = mpsc::channel(1);
-        let followed = seats.clone();
-        let follow_all = async move {
-            let mut tasks = tokio::task::JoinSet::new();
-            for probe in probes {
-                let (seats, beat) = (followed.clone(), beat.clone());
-                tasks.spawn(async move {
-                    if let Some(seat) = seats.by_name.get(probe.name) {
-                        follow(&seats, seat, &probe, period, &beat).await;
-                    }
-                });
-            }
-            // They have no end; without any there is nothing to wait for.
-            tasks.join_next().await;
-            if tasks.is_empty() {
-                std::future::pending::<()>().await;
-            }
-        };
+        let slots = samples.slots();
         thread::Builder::new().name("tocsin-probes".to_owned()).spawn(move || {
-            runtime.block_on(follow_all);
+            runtime.block_on(sample_all(probes, slots, period));
             drop(ends);
         })?;
-        Ok((Self(ended), Probes(seats)))
+        Ok((Self(ended), samples))
     }
 
-    /// Ends when the thread did.
+    /// Ends when the thread has ended, which is an error.
     pub async fn run(mut self) -> anyhow::Error {
         let _nothing_is_ever_sent = self.0.recv().await;
         anyhow::anyhow!("the thread of the probes ended")
     }
 }
 
-async fn follow(seats: &Seats, seat: &Seat, probe: &Probe, period: Duration, beat: &Beat) {
+/// Runs every probe in a task of its own; does not end.
+async fn sample_all(probes: Vec<Probe>, slots: Arc<ProbeSlots>, period: Duration) {
+    let schedule = Arc::new(SampleSchedule::default());
+    let mut tasks = tokio::task::JoinSet::new();
+    for probe in probes {
+        let (slots, schedule) = (slots.clone(), schedule.clone());
+        tasks.spawn(async move {
+            if let Some(slot) = slots.get(probe.name) {
+                sample_repeatedly(&probe, &slots, slot, &schedule, period).await;
+            }
+        });
+    }
+    // The tasks have no end. Without any probe there is nothing to wait for.
+    tasks.join_next().await;
+    if tasks.is_empty() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sample_repeatedly(
+    probe: &Probe,
+    slots: &ProbeSlots,
+    slot: &ProbeSlot,
+    schedule: &SampleSchedule,
+    period: Duration,
+) {
     loop {
-        if !seat.is_in_demand() {
-            // Whoever asks next wants to know what is, not what was.
-            seats.put(seat, None);
-            seat.wake.notified().await;
+        if !slot.is_in_demand() {
+            // The next request is for the state at that time, not for an old one.
+            slots.publish(slot, None);
+            slot.first_request().await;
         }
         let began = Instant::now();
         let outcome = sample(probe).await;
         let took = began.elapsed();
         debug!(probe = probe.name, ?took, ?outcome, "sampled");
-        seats.put(seat, Some(Sample { outcome, took, at: Instant::now() }));
-        sleep_until(beat.next(began, period).into()).await;
+        slots.publish(slot, Some(Sample { outcome, took, at: Instant::now() }));
+        sleep_until(schedule.next(began, period).into()).await;
     }
 }
 
-/// One sample: its panic is an outcome, and it is gone before the next one begins.
+/// Takes one sample. A panic is an outcome; a sample that is late is gone before the next one begins.
 async fn sample(probe: &Probe) -> Outcome {
     let mut task = tokio::spawn((probe.sample)());
     match timeout(probe.timeout, &mut task).await {
@@ -209,69 +140,12 @@ async fn sample(probe: &Probe) -> Outcome {
     }
 }
 
-impl Probes {
-    /// Asks for these, and waits until each of them has a result; one that is running already is not waited for.
-    pub async fn demand(&self, names: impl IntoIterator<Item = &str>) {
-        let names = names.into_iter();
-        let seats: Vec<_> = names.filter_map(|name| self.0.by_name.get(name)).collect();
-        for seat in &seats {
-            seat.ask();
-        }
-        for seat in seats {
-            let mut latest = seat.latest.subscribe();
-            // A time-out ends every sample; more than that only a thread that is stuck can take.
-            let limit = seat.timeout + MARGIN;
-            let _says_so_itself = timeout(limit, latest.wait_for(Option::is_some)).await;
-        }
-    }
-
-    /// Asks for these, and says whether each of them has a result already.
-    pub fn want<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> bool {
-        let mut all = true;
-        for seat in names.into_iter().filter_map(|name| self.0.by_name.get(name)) {
-            seat.ask();
-            all &= seat.latest.borrow().is_some();
-        }
-        all
-    }
-
-    /// Changes whenever any of them says something else.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.0.changes.subscribe()
-    }
-
-    /// The latest sample of that probe, if it is in demand.
-    #[must_use]
-    pub fn latest(&self, name: &str) -> Option<Sample> {
-        self.0.by_name.get(name).and_then(|seat| seat.latest.borrow().clone())
-    }
-
-    /// What the probe says at this moment.
-    #[must_use]
-    pub fn outcome(&self, name: &str, period: Duration, now: Instant) -> Outcome {
-        let limit =
-            self.0.by_name.get(name).map_or(Duration::ZERO, |seat| seat.timeout) + period + MARGIN;
-        outcome(self.latest(name).as_ref(), limit, now)
-    }
-}
-
-/// A second for being scheduled.
-const MARGIN: Duration = Duration::from_secs(1);
-
-/// What an old sample says: nothing.
-fn outcome(latest: Option<&Sample>, limit: Duration, now: Instant) -> Outcome {
-    let Some(latest) = latest else { return Outcome::Unknown("no result yet".to_owned()) };
-    let age = now.saturating_duration_since(latest.at);
-    if age > limit {
-        return Outcome::Unknown(format!("stuck for {} s", age.as_secs()));
-    }
-    latest.outcome.clone()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, atomic::AtomicUsize};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use tokio::time::sleep;
 
@@ -282,7 +156,7 @@ mod tests {
     fn probe(
         name: &'static str,
         timeout: Duration,
-        sample: impl Fn() -> Sampling + Send + Sync + 'static,
+        sample: impl Fn() -> SampleFuture + Send + Sync + 'static,
     ) -> Probe {
         Probe { name, timeout, sample: Box::new(sample) }
     }
@@ -295,8 +169,8 @@ mod tests {
         })
     }
 
-    struct Leaves(Arc<Mutex<(usize, usize)>>);
-    impl Drop for Leaves {
+    struct Running(Arc<Mutex<(usize, usize)>>);
+    impl Drop for Running {
         fn drop(&mut self) {
             self.0.lock().unwrap().0 -= 1;
         }
@@ -316,7 +190,7 @@ mod tests {
         }
         assert_eq!(asked.load(Relaxed), 0);
         assert_eq!(says(&probes, "asked"), Outcome::Unknown("no result yet".into()));
-        probes.demand(["asked", "nobody"]).await;
+        probes.demand(["asked", "no such probe"]).await;
         assert_eq!(says(&probes, "asked"), Outcome::Pass);
         while asked.load(Relaxed) < 3 {
             sleep(PERIOD).await;
@@ -324,16 +198,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hanging_and_panicking_probes_have_a_result_and_hold_up_nobody() {
+    async fn hanging_and_panicking_probes_have_a_result_and_hold_up_no_other() {
         let running = Arc::new(Mutex::new((0, 0)));
         let seen = running.clone();
         let hangs = probe("hangs", PERIOD, move || {
             let mut now = seen.lock().unwrap();
             now.0 += 1;
             now.1 = now.1.max(now.0);
-            let leaves = Leaves(seen.clone());
+            let guard = Running(seen.clone());
             Box::pin(async move {
-                let _until_it_is_dropped = leaves;
+                let _until_it_is_dropped = guard;
                 std::future::pending().await
             })
         });
@@ -351,38 +225,5 @@ mod tests {
         }
         assert_eq!(running.lock().unwrap().1, 1, "two samples at once");
         assert_eq!(says(&probes, "well"), Outcome::Pass);
-    }
-
-    #[test]
-    fn an_old_sample_says_nothing() {
-        let now = Instant::now();
-        let sample = Sample { outcome: Outcome::Pass, took: PERIOD, at: now };
-        let limit = Duration::from_secs(3);
-        for (age, expected) in [
-            (0, Outcome::Pass),
-            (3, Outcome::Pass),
-            (4, Outcome::Unknown("stuck for 4 s".into())),
-            (90, Outcome::Unknown("stuck for 90 s".into())),
-        ] {
-            let now = now + Duration::from_secs(age);
-            assert_eq!(outcome(Some(&sample), limit, now), expected, "{age}");
-        }
-    }
-
-    #[test]
-    fn demand_ends() {
-        let seat = Seat::new(PERIOD, false);
-        assert!(!seat.is_in_demand());
-        seat.ask();
-        assert!(seat.is_in_demand());
-        let long_ago = Instant::now().checked_sub(settings::PROBE_IDLE * 2).unwrap();
-        let seat = Seat { began: long_ago, ..Seat::new(PERIOD, false) };
-        seat.asked.store(1, Relaxed);
-        assert!(!seat.is_in_demand());
-        // The next one to ask is the first again, who wakes it.
-        assert_eq!(seat.asked.load(Relaxed), 0);
-        seat.ask();
-        assert!(seat.is_in_demand());
-        assert!(Seat { began: long_ago, ..Seat::new(PERIOD, true) }.is_in_demand());
     }
 }

@@ -21,7 +21,7 @@ pub use self::{
     zpage::zpage,
 };
 use crate::{
-    checks::{Check, Policy, runner::Sample},
+    checks::{Check, Policy, samples::Sample},
     model::{FaultView, Link},
 };
 
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        checks::{find, runner::Probes, tests::fault},
+        checks::{find, samples::Probes, tests::fault},
         model::{FaultKind, Scope},
     };
 

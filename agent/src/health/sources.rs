@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::Changes;
 use crate::{
-    checks::{CheckContext, Policy, runner::Probes},
+    checks::{CheckContext, Policy, samples::Probes},
     model::{FaultView, NodeView},
 };
 

@@ -97,7 +97,7 @@ impl Network {
         let network = Arc::new(self);
         let sample = move || {
             let network = network.clone();
-            Box::pin(async move { network.sample().await }) as super::runner::Sampling
+            Box::pin(async move { network.sample().await }) as super::runner::SampleFuture
         };
         Probe { name: CHECK.name, timeout: settings::NETWORK_TIMEOUT, sample: Box::new(sample) }
     }

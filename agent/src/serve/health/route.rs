@@ -205,7 +205,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        checks::{self, Policy, runner::Probes},
+        checks::{self, Policy, samples::Probes},
         model::{FaultView, Link, Node, NodeView, Word},
     };
 
