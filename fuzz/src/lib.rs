@@ -10,7 +10,7 @@ use hyper::StatusCode;
 use tocsin::{
     checks::{self, Policy, samples::Probes},
     health::{Board, Sources},
-    model::{Dev, Fault, FaultKind, FaultView, Link, Node, NodeView, Scope, Word},
+    model::{ApiState, Dev, Fault, FaultKind, FaultView, Node, NodeObservation, NodeView, Scope},
     serve::health::{
         Router,
         cache::ResponseCache,
@@ -41,8 +41,8 @@ impl Listener {
     fn new() -> Self {
         let (faults, kernel) = watch::channel(Arc::default());
         let node = Node { unschedulable: true, ..Node::default() };
-        let last = Some(Word { at: SystemTime::UNIX_EPOCH, node: Some(node) });
-        let (_nothing_more, node) = watch::channel(Arc::new(NodeView { link: Link::Up, last }));
+        let last = Some(NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(node) });
+        let (_nothing_more, node) = watch::channel(Arc::new(NodeView { api: ApiState::Up, last }));
         let names = ["filesystem_ro", "io_errors", "io_stall"];
         let policy = Policy {
             node_name: Some("node-1".to_owned()),

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Check, CheckSource, Policy, kernel, node, samples::Probes};
-use crate::model::{FaultView, Link, NodeView, Outcome, Word};
+use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome};
 
 /// What every source says at one moment, and what the operator wants.
 #[derive(Clone, Debug)]
@@ -52,16 +52,21 @@ impl CheckContext {
     pub fn has_source(&self, check: &Check) -> bool {
         match check.source {
             CheckSource::Kernel(_) => true,
-            CheckSource::Node(_) => self.policy.node_name.is_some() && self.node.link != Link::None,
+            CheckSource::Node(_) => {
+                self.policy.node_name.is_some() && self.node.api != ApiState::NotConfigured
+            }
             CheckSource::Probe => self.probes.latest(check.name).is_some(),
         }
     }
 }
 
-/// The outcome of every check of the Node on that word of the API server, for the log.
+/// The outcome of every check of the Node for that observation, for the log.
 #[must_use]
-pub fn node_verdicts(word: &Word, policy: &Arc<Policy>) -> Vec<(&'static str, Outcome)> {
-    let node = Arc::new(NodeView { link: Link::Up, last: Some(word.clone()) });
+pub fn node_verdicts(
+    observation: &NodeObservation,
+    policy: &Arc<Policy>,
+) -> Vec<(&'static str, Outcome)> {
+    let node = Arc::new(NodeView { api: ApiState::Up, last: Some(observation.clone()) });
     let context = CheckContext { node, ..CheckContext::new(policy.clone(), Instant::now()) };
     let of_node = policy.all().filter(|check| check.needs_node_name());
     of_node.map(|check| (check.name, context.outcome(check))).collect()
@@ -77,7 +82,7 @@ mod tests {
         model::{Condition, FaultKind, Node, Scope},
     };
 
-    fn word() -> Word {
+    fn observation() -> NodeObservation {
         let ready = Condition {
             kind: "Ready".into(),
             status: "False".into(),
@@ -85,7 +90,7 @@ mod tests {
             ..Condition::default()
         };
         let node = Node { unschedulable: true, conditions: vec![ready], ..Node::default() };
-        Word { at: SystemTime::UNIX_EPOCH, node: Some(node) }
+        NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(node) }
     }
 
     #[test]
@@ -96,7 +101,7 @@ mod tests {
             faults: vec![fault(FaultKind::IoError, Scope::Host)],
             ..FaultView::default()
         };
-        let node = NodeView { link: Link::Up, last: Some(word()) };
+        let node = NodeView { api: ApiState::Up, last: Some(observation()) };
         let spoken = CheckContext { kernel: kernel.into(), node: node.into(), ..silent.clone() };
         for (name, before, after) in [
             ("io_errors", Outcome::Pass, "loop3 (7:3) ext4 on /mnt/x: io_error"),
@@ -117,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_log_gets_the_checks_of_the_node() {
-        let verdicts = node_verdicts(&word(), &Arc::default());
+        let verdicts = node_verdicts(&observation(), &Arc::default());
         let names: Vec<_> = verdicts.iter().map(|(name, _)| *name).collect();
         assert_eq!(names, ["node_ready", "schedulable", "custom_conditions"]);
         assert!(matches!(verdicts[1].1, Outcome::Fail(_)));

@@ -2,7 +2,7 @@
 
 use humantime::format_rfc3339_seconds;
 
-use crate::model::{Link, Node, NodeView, Outcome, Word};
+use crate::model::{ApiState, Node, NodeObservation, NodeView, Outcome};
 
 /// The outcome of the Node's checks while the API server cannot be reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -24,23 +24,27 @@ pub(super) fn outcome(
     on_api_loss: OnApiLoss,
     judge: impl Fn(&Node) -> Outcome,
 ) -> Outcome {
-    let of = |word: &Word| match &word.node {
+    let of = |observation: &NodeObservation| match &observation.node {
         Some(node) => judge(node),
         None => Outcome::Fail(format!("the cluster has no Node named {name:?}")),
     };
-    let why = match (&view.link, &view.last) {
-        (Link::None, _) => return Outcome::Unknown("no cluster is configured".to_owned()),
-        (Link::Up, Some(word)) => return of(word),
-        (Link::Up | Link::Awaited, _) => "the Kubernetes API has not answered yet".to_owned(),
-        (Link::Lost { since, why }, _) => {
-            format!("Kubernetes API lost since {}: {why}", format_rfc3339_seconds(*since))
+    let why = match (&view.api, &view.last) {
+        (ApiState::NotConfigured, _) => {
+            return Outcome::Unknown("no cluster is configured".to_owned());
+        }
+        (ApiState::Up, Some(observation)) => return of(observation),
+        (ApiState::Up | ApiState::Pending, _) => {
+            "the Kubernetes API has not answered yet".to_owned()
+        }
+        (ApiState::Lost { since, error }, _) => {
+            format!("Kubernetes API lost since {}: {error}", format_rfc3339_seconds(*since))
         }
     };
     match (on_api_loss, &view.last) {
         (OnApiLoss::Closed, _) => Outcome::Fail(why),
-        (OnApiLoss::LastKnown, Some(word)) => {
-            let heard = format_rfc3339_seconds(word.at);
-            match of(word) {
+        (OnApiLoss::LastKnown, Some(observation)) => {
+            let heard = format_rfc3339_seconds(observation.at);
+            match of(observation) {
                 Outcome::Fail(reason) => {
                     Outcome::Fail(format!("{reason} (last known, of {heard}; {why})"))
                 }
@@ -65,25 +69,26 @@ mod tests {
 
     #[test]
     fn a_loss_is_judged_by_policy() {
-        let good = || Some(Word { at: SystemTime::UNIX_EPOCH, node: Some(Node::default()) });
+        let good =
+            || Some(NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(Node::default()) });
         let bad = || {
-            Some(Word {
+            Some(NodeObservation {
                 at: SystemTime::UNIX_EPOCH,
                 node: Some(Node { unschedulable: true, ..Node::default() }),
             })
         };
-        let absent = || Some(Word { at: SystemTime::UNIX_EPOCH, node: None });
-        let lost = || Link::Lost {
+        let absent = || Some(NodeObservation { at: SystemTime::UNIX_EPOCH, node: None });
+        let lost = || ApiState::Lost {
             since: SystemTime::UNIX_EPOCH + Duration::from_mins(1),
-            why: "refused".into(),
+            error: "refused".into(),
         };
         let not_yet = || "the Kubernetes API has not answered yet".to_owned();
-        // (policy, link, last word, outcome)
-        for (on_api_loss, link, last, expected) in [
-            (Open, Link::Up, good(), Pass),
-            (Closed, Link::Up, good(), Pass),
-            (Open, Link::Up, bad(), Fail("cordoned".into())),
-            (Open, Link::Up, absent(), Fail("the cluster has no Node named \"n\"".into())),
+        // (policy, state of the API server, last observation, outcome)
+        for (on_api_loss, api, last, expected) in [
+            (Open, ApiState::Up, good(), Pass),
+            (Closed, ApiState::Up, good(), Pass),
+            (Open, ApiState::Up, bad(), Fail("cordoned".into())),
+            (Open, ApiState::Up, absent(), Fail("the cluster has no Node named \"n\"".into())),
             (Open, lost(), good(), Unknown(LOST.into())),
             (Open, lost(), bad(), Unknown(LOST.into())),
             (Open, lost(), None, Unknown(LOST.into())),
@@ -92,12 +97,12 @@ mod tests {
             (LastKnown, lost(), None, Unknown(LOST.into())),
             (Closed, lost(), good(), Fail(LOST.into())),
             (Closed, lost(), None, Fail(LOST.into())),
-            (Open, Link::Awaited, None, Unknown(not_yet())),
-            (LastKnown, Link::Awaited, None, Unknown(not_yet())),
-            (Closed, Link::Awaited, None, Fail(not_yet())),
-            (Closed, Link::None, None, Unknown("no cluster is configured".into())),
+            (Open, ApiState::Pending, None, Unknown(not_yet())),
+            (LastKnown, ApiState::Pending, None, Unknown(not_yet())),
+            (Closed, ApiState::Pending, None, Fail(not_yet())),
+            (Closed, ApiState::NotConfigured, None, Unknown("no cluster is configured".into())),
         ] {
-            let view = NodeView { link, last };
+            let view = NodeView { api, last };
             let found = outcome(&view, "n", on_api_loss, uncordoned);
             assert_eq!(found, expected, "{on_api_loss:?} {view:?}");
         }

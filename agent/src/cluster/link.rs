@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::{
     cluster::settings,
-    model::{self, Node, NodeView, Word},
+    model::{ApiState, Node, NodeObservation, NodeView},
 };
 
 /// A reading of both clocks.
@@ -71,7 +71,7 @@ impl State {
     /// Nothing has been heard yet.
     #[must_use]
     pub fn new(now: Now) -> Self {
-        let view = NodeView { link: model::Link::Awaited, last: None };
+        let view = NodeView { api: ApiState::Pending, last: None };
         let down = Down { since: now, why: "it has not answered yet".to_owned() };
         Self {
             view,
@@ -94,8 +94,8 @@ impl State {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let stuck = Some(self.alive.monotonic + STUCK);
-        match (&self.view.link, &self.down) {
-            (model::Link::Lost { .. } | model::Link::None, _) => {
+        match (&self.view.api, &self.down) {
+            (ApiState::Lost { .. } | ApiState::NotConfigured, _) => {
                 self.proving.map(|since| since + STEADY)
             }
             (_, Some(down)) => stuck.min(Some(down.since.monotonic + settings::API_GRACE)),
@@ -112,8 +112,8 @@ impl State {
             News::Alive => {}
             News::Word(node) => {
                 self.down = None;
-                self.view.last = Some(Word { at: now.wall, node });
-                if self.unsteady && matches!(self.view.link, model::Link::Lost { .. }) {
+                self.view.last = Some(NodeObservation { at: now.wall, node });
+                if self.unsteady && matches!(self.view.api, ApiState::Lost { .. }) {
                     self.proving.get_or_insert(now.monotonic);
                 } else {
                     self.is_up(now);
@@ -123,10 +123,10 @@ impl State {
             News::Trouble(Trouble { why, silent }) => {
                 (self.stuck, self.proving) = (false, None);
                 let is_short = |since| now.monotonic.saturating_duration_since(since) < STEADY;
-                if self.view.link == model::Link::Up && self.recovered.is_some_and(is_short) {
+                if self.view.api == ApiState::Up && self.recovered.is_some_and(is_short) {
                     // A server that is lost again at once was not back: one outage, not many.
                     self.unsteady = true;
-                    self.view.link = model::Link::Lost { since: now.wall, why };
+                    self.view.api = ApiState::Lost { since: now.wall, error: why };
                 } else {
                     self.is_down(silent, why, now);
                 }
@@ -136,22 +136,22 @@ impl State {
     }
 
     fn is_up(&mut self, now: Now) {
-        if let model::Link::Lost { .. } = self.view.link {
+        if let ApiState::Lost { .. } = self.view.api {
             self.recovered = Some(now.monotonic);
         }
-        self.view.link = model::Link::Up;
+        self.view.api = ApiState::Up;
         (self.stuck, self.proving) = (false, None);
     }
 
     fn is_down(&mut self, silent: Duration, why: String, now: Now) {
-        if let model::Link::Lost { why: old, .. } = &mut self.view.link {
+        if let ApiState::Lost { error: old, .. } = &mut self.view.api {
             *old = why;
             return;
         }
         // Before the first word there is nothing to hold on to while it is tried again.
-        if self.view.link == model::Link::Awaited {
+        if self.view.api == ApiState::Pending {
             let since = self.down.as_ref().map_or(now.wall, |down| down.since.wall);
-            self.view.link = model::Link::Lost { since, why };
+            self.view.api = ApiState::Lost { since, error: why };
             return;
         }
         if let Some(down) = &mut self.down {
@@ -171,16 +171,16 @@ impl State {
             self.unsteady = false;
             self.is_up(now);
         }
-        if matches!(self.view.link, model::Link::Lost { .. } | model::Link::None) {
+        if matches!(self.view.api, ApiState::Lost { .. } | ApiState::NotConfigured) {
             return;
         }
         let after = |then: Now| now.monotonic.saturating_duration_since(then.monotonic);
         if let Some(down) = self.down.take_if(|down| after(down.since) >= settings::API_GRACE) {
-            self.view.link = model::Link::Lost { since: down.since.wall, why: down.why };
+            self.view.api = ApiState::Lost { since: down.since.wall, error: down.why };
         } else if after(self.alive) >= STUCK {
-            self.stuck = self.view.link == model::Link::Up;
+            self.stuck = self.view.api == ApiState::Up;
             let why = "the thread that talks to it is stuck".to_owned();
-            self.view.link = model::Link::Lost { since: self.alive.wall, why };
+            self.view.api = ApiState::Lost { since: self.alive.wall, error: why };
         }
     }
 }
@@ -188,7 +188,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Link;
 
     struct Clock(Now);
 
@@ -209,13 +208,13 @@ mod tests {
 
     /// What the link is called, and since when and why it is lost.
     fn tell(state: &State) -> String {
-        match &state.view.link {
-            Link::None => "none".to_owned(),
-            Link::Awaited => "awaited".to_owned(),
-            Link::Up => "up".to_owned(),
-            Link::Lost { since, why } => {
+        match &state.view.api {
+            ApiState::NotConfigured => "none".to_owned(),
+            ApiState::Pending => "awaited".to_owned(),
+            ApiState::Up => "up".to_owned(),
+            ApiState::Lost { since, error } => {
                 let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
-                format!("lost since {since}: {why}")
+                format!("lost since {since}: {error}")
             }
         }
     }

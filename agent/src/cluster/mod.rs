@@ -1,6 +1,6 @@
 //! The cluster side: what Kubernetes says about this node, and what we tell it.
 //!
-//! [`session`] keeps one watch on the own Node and sends [`News`] of it; [`Link`](link::Link) is the pure state behind
+//! [`session`] keeps one watch on the own Node and sends [`News`] of it; [`State`](link::State) is the pure state behind
 //! the [`NodeView`]; [`publish`] writes the kernel's faults into the Node's status. Everything that talks runs on a
 //! thread of its own, so that a slow resolver, a login plugin or a TLS handshake never delays an answer; what decides
 //! runs beside the listeners.
@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     checks::{OnApiLoss, Policy, node_verdicts},
-    model::{FaultView, Link, NodeView, Outcome},
+    model::{ApiState, FaultView, NodeView, Outcome},
 };
 
 /// News that wait for the task beside the listeners, which has nothing else to do.
@@ -113,7 +113,7 @@ impl Cluster {
 
     /// Waits until the API server has said something, or is lost: [`settings::API_GRACE`] at most.
     pub async fn first_word(&mut self) {
-        while self.state.view().link == Link::Awaited && self.step().await {}
+        while self.state.view().api == ApiState::Pending && self.step().await {}
     }
 
     /// Follows the news; ends when the thread that talks did.
@@ -166,9 +166,9 @@ impl Cluster {
         if *old == new {
             return;
         }
-        match (&old.link, &new.link) {
-            (Link::Lost { .. }, Link::Lost { .. }) => {}
-            (_, Link::Lost { why, .. }) => {
+        match (&old.api, &new.api) {
+            (ApiState::Lost { .. }, ApiState::Lost { .. }) => {}
+            (_, ApiState::Lost { error, .. }) => {
                 self.stats.lost();
                 // The beginning and the first ending are those of the readiness endpoint which this replaces.
                 let then = match self.policy.on_api_loss {
@@ -176,16 +176,16 @@ impl Cluster {
                     OnApiLoss::LastKnown => "Keeping to what it said last.",
                     OnApiLoss::Closed => "The checks of the Node fail.",
                 };
-                warn!("Kubernetes API appears to be down: {why}. {then}");
+                warn!("Kubernetes API appears to be down: {error}. {then}");
             }
-            (Link::Lost { since, .. }, Link::Up) => {
+            (ApiState::Lost { since, .. }, ApiState::Up) => {
                 let seconds =
                     SystemTime::now().duration_since(*since).unwrap_or_default().as_secs();
                 info!(seconds, "the Kubernetes API is heard again");
             }
             _ => {}
         }
-        if new.link == Link::Up {
+        if new.api == ApiState::Up {
             self.tell_changes();
         }
         self.view.send_replace(Arc::new(new));

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     checks::{CheckContext, Policy},
     cluster::settings,
-    model::{Condition, FaultView, Link, Node, NodeView},
+    model::{ApiState, Condition, FaultView, Node, NodeView},
 };
 
 /// The name under which fields are owned and events reported.
@@ -142,8 +142,8 @@ impl Publisher {
         let client = self.clients.borrow_and_update().clone();
         // Seen at every change, not at every write: a fault that is over before the next write is told all the same.
         self.journal.see(&faults.faults);
-        let node = match (&view.link, &view.last) {
-            (Link::Up, Some(word)) => word.node.as_ref(),
+        let node = match (&view.api, &view.last) {
+            (ApiState::Up, Some(word)) => word.node.as_ref(),
             _ => None,
         };
         let (Some(client), Some(node)) = (client, node) else {

@@ -22,7 +22,7 @@ pub use self::{
 };
 use crate::{
     checks::{Check, Policy, samples::Sample},
-    model::{FaultView, Link},
+    model::{ApiState, FaultView},
 };
 
 /// Answers health queries from what the sources published. Every listener has one; a query is a read of memory.
@@ -131,7 +131,7 @@ impl Board {
     #[must_use]
     pub fn with_drain(&self) -> HealthQuery {
         let defaults = self.policy.default_checks.iter().map(|check| check.name);
-        let has_cluster = self.sources.node.borrow().link != Link::None;
+        let has_cluster = self.sources.node.borrow().api != ApiState::NotConfigured;
         let mut checks: Vec<_> = defaults.map(str::to_owned).collect();
         if has_cluster && checks.iter().all(|name| name != verdict::SCHEDULABLE) {
             checks.push(verdict::SCHEDULABLE.to_owned());

@@ -22,7 +22,7 @@ use crate::{
     cluster::stats::ApiStats,
     health::Board,
     kernel::{KernelStats, loader::HookState},
-    model::{FaultKind, FaultView, Link, NodeView, Outcome},
+    model::{ApiState, FaultKind, FaultView, NodeView, Outcome},
 };
 
 /// One metric family: name without `tocsin_` and `_total`, type, labels, help.
@@ -246,7 +246,7 @@ impl Collector for Sources {
         let open = i64::try_from(open).unwrap_or(i64::MAX);
         ConstGauge::new(open).encode(Family::new(e, &CONNECTIONS)?.0)?;
 
-        let is_up = self.node.borrow().link == Link::Up;
+        let is_up = self.node.borrow().api == ApiState::Up;
         ConstGauge::new(i64::from(is_up)).encode(Family::new(e, &API_UP)?.0)?;
         let mut family = Family::new(e, &API_REQUESTS)?;
         for (code, count) in self.api.requests.by_code() {
@@ -322,8 +322,8 @@ mod tests {
         };
         let (_faults, faults) = watch::channel(Arc::new(view));
         let (_stats, stats) = watch::channel(Arc::new(stats));
-        let lost = Link::Lost { since: SystemTime::UNIX_EPOCH, why: String::new() };
-        let (_node, node) = watch::channel(Arc::new(NodeView { link: lost, last: None }));
+        let lost = ApiState::Lost { since: SystemTime::UNIX_EPOCH, error: String::new() };
+        let (_node, node) = watch::channel(Arc::new(NodeView { api: lost, last: None }));
         let policy = Policy { node_name: Some("n".into()), ..Policy::default() };
         let probe = Probe {
             name: "kubelet",

@@ -206,7 +206,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         checks::{self, Policy, samples::Probes},
-        model::{FaultView, Link, Node, NodeView, Word},
+        model::{ApiState, FaultView, Node, NodeObservation, NodeView},
     };
 
     /// A router, and the sender of its faults.
@@ -217,8 +217,8 @@ pub(super) mod tests {
     ) -> (Router, watch::Sender<Arc<FaultView>>) {
         let (sender, kernel) = watch::channel(Arc::default());
         let node = Node { unschedulable, ..Node::default() };
-        let last = Some(Word { at: SystemTime::UNIX_EPOCH, node: Some(node) });
-        let (_sender, node) = watch::channel(Arc::new(NodeView { link: Link::Up, last }));
+        let last = Some(NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(node) });
+        let (_sender, node) = watch::channel(Arc::new(NodeView { api: ApiState::Up, last }));
         let policy = Policy {
             node_name: node_name.map(str::to_owned),
             default_checks: vec![checks::find("io_stall").unwrap()],
