@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::{
-    checks::{Policy, disk_pressure::Fullest},
+    checks::{Policy, disk_pressure::FullestFilesystem},
     cluster::{self, Cluster, stats::ApiStats},
     config::Config,
     health::Board,
@@ -106,7 +106,7 @@ struct Inputs {
     node: watch::Receiver<Arc<NodeView>>,
     api: Arc<ApiStats>,
     board: Board,
-    fullest: Fullest,
+    fullest: FullestFilesystem,
     commands: mpsc::Sender<Command>,
 }
 

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::{
     Check, Policy,
     container_runtime::{ContainerRuntime, CriSocket},
-    disk_pressure::{AskImages, DiskPressure, Fullest, Thresholds},
+    disk_pressure::{DiskPressure, FullestFilesystem, ImageLookup, Thresholds},
     http,
     network::{self, Network},
     runner::{Probe, Runner},
@@ -16,7 +16,7 @@ use super::{
 use crate::host::{Bounded, Paths};
 
 /// The lookup of the filesystems with container images. If it fails, `container_runtime` says why.
-fn images_of(runtime: Arc<ContainerRuntime>) -> AskImages {
+fn images_of(runtime: Arc<ContainerRuntime>) -> ImageLookup {
     Box::new(move || {
         let runtime = runtime.clone();
         Box::pin(async move {
@@ -54,8 +54,8 @@ impl Settings {
 
     /// The lowest share of free space among the filesystems of `disk_pressure`, for the weight of the agent-check.
     #[must_use]
-    pub fn fullest(&self, paths: &Paths) -> Fullest {
-        Fullest::new(self.disk_thresholds.clone(), paths)
+    pub fn fullest(&self, paths: &Paths) -> FullestFilesystem {
+        FullestFilesystem::new(self.disk_thresholds.clone(), paths)
     }
 
     /// Starts the runner of all probes; those of the default set begin at once.

@@ -7,7 +7,7 @@ use tocsin_runtime::tasks::Stop;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::{checks::disk_pressure::Fullest, host::Paths};
+use crate::{checks::disk_pressure::FullestFilesystem, host::Paths};
 
 /// What the weight follows (`AGENT_WEIGHT`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -64,7 +64,7 @@ fn count_cpu_list(list: &str) -> Option<u32> {
 /// Updates the weight every second until `stop`. A value that cannot be read leaves the last weight as it is.
 pub async fn run(
     source: WeightSource,
-    disks: Fullest,
+    disks: FullestFilesystem,
     paths: Paths,
     weight: watch::Sender<u8>,
     stop: Stop,

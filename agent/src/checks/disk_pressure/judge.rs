@@ -1,65 +1,36 @@
-//! What was seen of the filesystems -> an outcome. Pure.
+//! From the space of the filesystems to an outcome: pure.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use super::thresholds::{Limit, Rule, Target};
+use super::{
+    space::{Amount, Count, Percent, Size, Space, StatfsResult},
+    thresholds::{Limit, Rule, Target},
+};
 use crate::model::Outcome;
 
-/// This many findings make a reason; of the others it gives the number.
+/// A reason shows this many findings, and the number of the others.
 const SHOWN: usize = 3;
 
-/// What was seen of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    Seen(Space),
-    /// There is nothing at that path.
-    Missing,
-    /// No answer for so long.
-    Stuck(Duration),
-    /// An error, as text.
-    Failed(String),
-}
-
-/// What a filesystem has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Space {
-    /// `st_dev`: paths with the same one are on the same filesystem.
-    pub(super) dev: u64,
-    /// For who is not root: without what is reserved, as the kubelet counts.
-    pub(super) bytes: Amount,
-    /// The size is 0 on filesystems that make inodes as they need them: btrfs, vfat.
-    pub(super) inodes: Amount,
-    /// Nothing can be written here, so that nothing can be lacking.
-    pub(super) is_read_only: bool,
-}
-
-/// Free, of so many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Amount {
-    pub(super) free: u64,
-    pub(super) size: u64,
-}
-
-/// What a filesystem may be short of.
+/// A resource that a filesystem may be short of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resource {
     Bytes,
     Inodes,
 }
 
-/// What was short at the last look, by path.
+/// The shortages that the last sample found, by path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Low(BTreeMap<PathBuf, Short>);
+pub(super) struct Shortages(BTreeMap<PathBuf, Shortage>);
 
-/// What a path's filesystem was short of. With the filesystem: another one at the same path begins anew.
+/// What the filesystem of a path is short of. Another filesystem at the same path begins anew, so its number is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Short {
+struct Shortage {
     dev: u64,
     bytes: bool,
     inodes: bool,
 }
 
-impl Short {
+impl Shortage {
     fn of(&mut self, resource: Resource) -> &mut bool {
         match resource {
             Resource::Bytes => &mut self.bytes,
@@ -68,69 +39,46 @@ impl Short {
     }
 }
 
-/// Paths on one filesystem, in the order of the targets.
+/// The targets on one filesystem, in their order.
 struct Filesystem<'a> {
     space: Space,
     targets: Vec<&'a Target>,
 }
 
-/// Whether there is too little. One that was too little has to become clearly enough: see [`Limit::to_pass_again`].
-pub(super) fn is_low(was_low: bool, amount: Amount, limit: &Limit) -> bool {
-    if was_low {
-        amount.free <= limit.to_pass_again(amount.size).of(amount.size)
+/// Whether too little is free. After a shortage, clearly more has to be free again: see [`Limit::recovery`].
+pub(super) fn is_short(was_short: bool, amount: Amount, limit: &Limit) -> bool {
+    if was_short {
+        amount.free <= limit.recovery(amount.size).of(amount.size)
     } else {
         amount.free < limit.of(amount.size)
     }
 }
 
-/// What was short before and what was seen now -> what is short now, and what the check says.
-pub(super) fn judge(before: &Low, looks: &[(Target, Look)]) -> (Low, Outcome) {
-    let (mut low, mut lacking, mut unknown) = (Low::default(), Vec::new(), Vec::new());
-    let mut filesystems: Vec<Filesystem<'_>> = Vec::new();
-    for (target, look) in looks {
-        let path = target.path.display();
-        match look {
-            // An image such as squashfs has nothing free from the start, and an operating system's is often `/`.
-            Look::Seen(space) if space.is_read_only && !target.is_configured => {}
-            Look::Seen(space) => {
-                match filesystems.iter_mut().find(|other| other.space.dev == space.dev) {
-                    Some(known) => known.targets.push(target),
-                    None => filesystems.push(Filesystem { space: *space, targets: vec![target] }),
-                }
-                if space.bytes.size == 0 && target.is_configured {
-                    unknown.push(format!("the filesystem of {path} does not tell its size"));
-                }
-            }
-            Look::Missing if !target.is_configured => {}
-            Look::Missing => unknown.push(format!("{path} does not exist")),
-            Look::Stuck(time) => {
-                // Nothing is known of it, so nothing is forgotten.
-                let kept = before.0.get(&target.path);
-                low.0.extend(kept.map(|short| (target.path.clone(), *short)));
-                unknown.push(format!("statfs of {path} stuck for {} s", time.as_secs().max(1)));
-            }
-            Look::Failed(why) => unknown.push(format!("statfs of {path}: {why}")),
+/// The shortages now and the outcome of the check, from the shortages before and a new sample.
+pub(super) fn judge(before: &Shortages, sample: &[(Target, StatfsResult)]) -> (Shortages, Outcome) {
+    let (filesystems, unknown) = group(sample);
+    let mut now = Shortages::default();
+    for (target, result) in sample {
+        // Nothing is known of a path that hangs, so its shortage stays as it was.
+        if let (StatfsResult::Stuck(_), Some(kept)) = (result, before.0.get(&target.path)) {
+            now.0.insert(target.path.clone(), *kept);
         }
     }
+    let mut findings = Vec::new();
     for filesystem in &filesystems {
-        let dev = filesystem.space.dev;
-        let mut short = Short { dev, bytes: false, inodes: false };
+        let mut shortage = Shortage { dev: filesystem.space.dev, bytes: false, inodes: false };
         for resource in [Resource::Bytes, Resource::Inodes] {
-            let of_before = |target: &&Target| {
-                let before = before.0.get(&target.path).filter(|before| before.dev == dev);
-                before.is_some_and(|before| *{ *before }.of(resource))
-            };
-            let was_low = filesystem.targets.iter().any(of_before);
-            let found = filesystem.lack(resource, was_low);
-            *short.of(resource) = found.is_some();
-            lacking.extend(found);
+            let found = filesystem.finding(resource, filesystem.was_short(resource, before));
+            *shortage.of(resource) = found.is_some();
+            findings.extend(found);
         }
-        if short.bytes || short.inodes {
-            low.0.extend(filesystem.targets.iter().map(|target| (target.path.clone(), short)));
+        if shortage.bytes || shortage.inodes {
+            let paths = filesystem.targets.iter().map(|target| target.path.clone());
+            now.0.extend(paths.map(|path| (path, shortage)));
         }
     }
-    let outcome = if !lacking.is_empty() {
-        Outcome::Fail(some_of(&lacking))
+    let outcome = if !findings.is_empty() {
+        Outcome::Fail(some_of(&findings))
     } else if !unknown.is_empty() {
         Outcome::Unknown(some_of(&unknown))
     } else if filesystems.is_empty() {
@@ -139,12 +87,49 @@ pub(super) fn judge(before: &Low, looks: &[(Target, Look)]) -> (Low, Outcome) {
     } else {
         Outcome::Pass
     };
-    (low, outcome)
+    (now, outcome)
+}
+
+/// The filesystems that can be judged, and why others cannot.
+fn group(sample: &[(Target, StatfsResult)]) -> (Vec<Filesystem<'_>>, Vec<String>) {
+    let mut filesystems: Vec<Filesystem<'_>> = Vec::new();
+    let mut unknown = Vec::new();
+    for (target, result) in sample {
+        let path = target.path.display();
+        match result {
+            // An image such as squashfs has nothing free from the start, and an operating system's is often `/`.
+            StatfsResult::Space(space) if space.is_read_only && !target.is_configured => {}
+            StatfsResult::Space(space) => {
+                match filesystems.iter_mut().find(|other| other.space.dev == space.dev) {
+                    Some(known) => known.targets.push(target),
+                    None => filesystems.push(Filesystem { space: *space, targets: vec![target] }),
+                }
+                if space.bytes.size == 0 && target.is_configured {
+                    unknown.push(format!("the filesystem of {path} does not tell its size"));
+                }
+            }
+            StatfsResult::Missing if !target.is_configured => {}
+            StatfsResult::Missing => unknown.push(format!("{path} does not exist")),
+            StatfsResult::Stuck(time) => {
+                unknown.push(format!("statfs of {path} stuck for {} s", time.as_secs().max(1)));
+            }
+            StatfsResult::Failed(why) => unknown.push(format!("statfs of {path}: {why}")),
+        }
+    }
+    (filesystems, unknown)
 }
 
 impl Filesystem<'_> {
-    /// What it lacks of that, as a text.
-    fn lack(&self, resource: Resource, was_low: bool) -> Option<String> {
+    /// Whether any of its paths was short of the resource on this same filesystem.
+    fn was_short(&self, resource: Resource, before: &Shortages) -> bool {
+        self.targets.iter().any(|target| {
+            let same = before.0.get(&target.path).filter(|before| before.dev == self.space.dev);
+            same.is_some_and(|before| *{ *before }.of(resource))
+        })
+    }
+
+    /// The shortage of that resource as a text, if there is one.
+    fn finding(&self, resource: Resource, was_short: bool) -> Option<String> {
         let (amount, what) = match resource {
             Resource::Bytes => (self.space.bytes, "bytes"),
             Resource::Inodes => (self.space.inodes, "inodes"),
@@ -153,7 +138,7 @@ impl Filesystem<'_> {
             return None;
         }
         let (owner, limit) = self.limit(resource, amount.size)?;
-        if !is_low(was_low, amount, limit) {
+        if !is_short(was_short, amount, limit) {
             return None;
         }
         let whose = match self.targets.first() {
@@ -163,7 +148,7 @@ impl Filesystem<'_> {
         let how = if amount.free < limit.of(amount.size) {
             format!("below {limit}{whose}")
         } else {
-            let enough = limit.to_pass_again(amount.size);
+            let enough = limit.recovery(amount.size);
             format!("was below {limit}{whose} and passes again above {enough}")
         };
         let (free, size) = match resource {
@@ -174,20 +159,20 @@ impl Filesystem<'_> {
         Some(format!("{}: {share} of {what} free ({free} of {size}), {how}", self.name()))
     }
 
-    /// The limit that counts, and whose it is: the strictest of the operator's, else the strictest of the defaults.
+    /// The limit that counts, and its target: the strictest of the operator's limits, else the strictest default.
     fn limit(&self, resource: Resource, size: u64) -> Option<(&Target, &Limit)> {
         let rules = self.targets.iter().map(|target| match resource {
             Resource::Bytes => (*target, &target.bytes),
             Resource::Inodes => (*target, &target.inodes),
         });
         let strictness = |rule: &Rule| (rule.is_configured, rule.limit.of(size));
-        // Of equal ones the first.
+        // The first of equal ones.
         let strictest = rules
             .reduce(|best, next| if strictness(next.1) > strictness(best.1) { next } else { best });
         strictest.map(|(target, rule)| (target, &rule.limit))
     }
 
-    /// `/data`, or `/ (with /var/lib/kubelet)`.
+    /// The name in reasons: `/data`, or `/ (with /var/lib/kubelet)`.
     fn name(&self) -> String {
         let mut paths = self.targets.iter().map(|target| target.path.display().to_string());
         let first = paths.next().unwrap_or_default();
@@ -206,48 +191,4 @@ fn some_of(texts: &[String]) -> String {
         0 => shown,
         more => format!("{shown}; and {more} more"),
     }
-}
-
-/// Rounded down, so that 9.96 % is not shown as 10 %; rough, so that a text does not change with every write.
-struct Percent(Amount);
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Amount { free, size } = self.0;
-        let tenths = u128::from(free) * 1000 / u128::from(size.max(1));
-        match (tenths / 10, tenths % 10) {
-            (whole @ 10.., _) => write!(f, "{whole}%"),
-            (whole, tenth) => write!(f, "{whole}.{tenth}%"),
-        }
-    }
-}
-
-/// Bytes as GiB with one decimal, small ones as whole MiB or KiB; rounded down.
-pub(super) struct Size(pub(super) u64);
-
-impl fmt::Display for Size {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes if bytes >= 1 << 30 => tenths(f, bytes, 1 << 30, " GiB"),
-            bytes if bytes >= 1 << 20 => write!(f, "{} MiB", bytes >> 20),
-            bytes => write!(f, "{} KiB", bytes >> 10),
-        }
-    }
-}
-
-/// Inodes as thousands or millions with one decimal; rounded down.
-struct Count(u64);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            count @ 1_000_000.. => tenths(f, count, 1_000_000, "M"),
-            count @ 1_000.. => tenths(f, count, 1_000, "k"),
-            count => write!(f, "{count}"),
-        }
-    }
-}
-
-fn tenths(f: &mut fmt::Formatter<'_>, number: u64, one: u64, unit: &str) -> fmt::Result {
-    write!(f, "{}.{}{unit}", number / one, number % one * 10 / one)
 }

@@ -1,12 +1,14 @@
 //! `disk_pressure`: the key filesystems have bytes and inodes to spare.
 //!
-//! By default those are `/`, the kubelet's directory and the runtime's images, with the limits at which the kubelet
-//! begins to evict pods; see [`Thresholds`] for others. A filesystem that hangs costs one thread, and the others are
-//! still judged. It is not a prediction (how fast a disk fills), and quotas are not looked at.
+//! By default these are the filesystems of `/`, of the kubelet's directory and of the runtime's images, with the limits
+//! at which the kubelet begins to evict pods; see [`Thresholds`] for others. A filesystem that hangs costs one thread,
+//! and the others are still judged. The check predicts nothing (how fast a disk fills) and ignores quotas.
 
+mod fullest;
 mod judge;
-mod look;
 pub mod settings;
+mod space;
+mod statfs;
 mod thresholds;
 
 #[cfg(test)]
@@ -23,10 +25,13 @@ use std::{
 
 use tokio::time::timeout;
 
-pub use self::thresholds::{BadThreshold, Thresholds};
+pub use self::{
+    fullest::FullestFilesystem,
+    thresholds::{BadThreshold, Thresholds},
+};
 use self::{
-    judge::{Low, judge},
-    look::{Eyes, lock},
+    judge::{Shortages, judge},
+    statfs::{StatfsSampler, lock},
 };
 use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{
@@ -41,49 +46,25 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Probe,
 };
 
-/// How full the fullest of the filesystems is, for who weighs hosts; image filesystems of their own are left out.
-#[derive(Clone, Debug)]
-pub struct Fullest {
-    thresholds: Thresholds,
-    eyes: Arc<Eyes>,
-}
-
-impl Fullest {
-    /// Of the filesystems of `thresholds`, below the root of `paths`.
-    #[must_use]
-    pub fn new(thresholds: Thresholds, paths: &Paths) -> Self {
-        // The probe looks at the same paths, which are names there.
-        let eyes = Eyes::new(paths.root.clone(), Bounded::default());
-        Self { thresholds, eyes: Arc::new(eyes) }
-    }
-
-    /// Its free bytes, in percent of its size. `None` where none could be looked at.
-    pub async fn free_percent(&self) -> Option<f64> {
-        let targets = self.thresholds.targets(&[]);
-        let paths: Vec<_> = targets.into_iter().map(|target| target.path).collect();
-        let looks = self.eyes.look_at(&paths).await;
-        looks.iter().filter_map(look::free_percent).min_by(f64::total_cmp)
-    }
-}
-
-/// Asks the container runtime where its images are; `None` where it cannot be asked.
-pub type AskImages =
+/// Looks up the image filesystems of the container runtime; the answer is `None` where the runtime gives none.
+pub type ImageLookup =
     Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<Vec<PathBuf>>> + Send>> + Send + Sync>;
 
 /// The probe.
 pub struct DiskPressure {
     thresholds: Thresholds,
-    eyes: Arc<Eyes>,
-    low: Mutex<Low>,
-    ask_images: Option<AskImages>,
-    images: Mutex<Images>,
+    statfs: Arc<StatfsSampler>,
+    shortages: Mutex<Shortages>,
+    image_lookup: Option<ImageLookup>,
+    images: Mutex<ImagePaths>,
 }
 
-/// What the runtime said last.
+/// The last answer of the runtime.
 #[derive(Debug, Default)]
-struct Images {
+struct ImagePaths {
     paths: Vec<PathBuf>,
-    ask_again: Option<Instant>,
+    /// When the next lookup is due; `None` before the first one.
+    due: Option<Instant>,
 }
 
 impl fmt::Debug for DiskPressure {
@@ -93,24 +74,24 @@ impl fmt::Debug for DiskPressure {
 }
 
 impl DiskPressure {
-    /// A probe that looks below the root of `paths`, for the image filesystems at what `ask_images` says.
+    /// A probe of filesystems below the root of `paths`; `image_lookup` says which the image filesystems are.
     #[must_use]
     pub fn new(
         thresholds: Thresholds,
         paths: &Paths,
-        ask_images: Option<AskImages>,
+        image_lookup: Option<ImageLookup>,
         bounded: Bounded,
     ) -> Self {
         Self {
             thresholds,
-            eyes: Arc::new(Eyes::new(paths.root.clone(), bounded)),
-            low: Mutex::default(),
-            ask_images,
+            statfs: Arc::new(StatfsSampler::new(paths.root.clone(), bounded)),
+            shortages: Mutex::default(),
+            image_lookup,
             images: Mutex::default(),
         }
     }
 
-    /// The same for the runner.
+    /// This probe, for the runner.
     #[must_use]
     pub fn probe(self) -> Probe {
         let this = Arc::new(self);
@@ -121,33 +102,33 @@ impl DiskPressure {
         }
     }
 
-    /// One sample.
+    /// Takes one sample.
     pub async fn sample(self: Arc<Self>) -> Outcome {
         let targets = self.thresholds.targets(&self.images().await);
         let paths: Vec<_> = targets.iter().map(|target| target.path.clone()).collect();
-        let looks: Vec<_> = targets.into_iter().zip(self.eyes.look_at(&paths).await).collect();
-        let mut low = lock(&self.low);
-        let (now, outcome) = judge(&low, &looks);
-        *low = now;
+        let sample: Vec<_> = targets.into_iter().zip(self.statfs.sample(&paths).await).collect();
+        let mut shortages = lock(&self.shortages);
+        let (now, outcome) = judge(&shortages, &sample);
+        *shortages = now;
         outcome
     }
 
-    /// Where the images are. Asked for rarely: they do not move while a runtime runs.
+    /// The image filesystems. The lookup is rare, because they do not move while a runtime runs.
     async fn images(&self) -> Vec<PathBuf> {
-        let Some(ask) = &self.ask_images else { return Vec::new() };
-        let is_due = lock(&self.images).ask_again.is_none_or(|at| Instant::now() >= at);
+        let Some(look_up) = &self.image_lookup else { return Vec::new() };
+        let is_due = lock(&self.images).due.is_none_or(|at| Instant::now() >= at);
         if is_due {
-            let answer = timeout(settings::DISK_IMAGES_TIMEOUT, ask()).await.ok().flatten();
+            let answer = timeout(settings::DISK_IMAGES_TIMEOUT, look_up()).await.ok().flatten();
             let mut images = lock(&self.images);
             let wait = match answer {
                 Some(paths) => {
                     images.paths = paths;
                     settings::DISK_IMAGES_INTERVAL
                 }
-                // Whether the runtime answers is another check's question: the last answer has to do.
+                // The last answer stays: `container_runtime` is the check that says what is wrong.
                 None => settings::DISK_IMAGES_RETRY,
             };
-            images.ask_again = Instant::now().checked_add(wait);
+            images.due = Instant::now().checked_add(wait);
         }
         lock(&self.images).paths.clone()
     }

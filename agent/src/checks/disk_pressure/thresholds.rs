@@ -1,4 +1,4 @@
-//! How much has to be free where: the defaults, and what `DISK_THRESHOLDS` makes of them. Pure.
+//! How much has to be free on which filesystem: the defaults, and the entries of `DISK_THRESHOLDS`. Pure.
 
 use std::{
     fmt,
@@ -6,29 +6,30 @@ use std::{
     str::FromStr,
 };
 
-use crate::checks::disk_pressure::settings;
+use super::{settings, space::Size};
 
-/// Pods' own files and volumes; like every default, looked at where it exists.
+/// The directory of pods' own files and volumes. Like every default path, it counts where it exists.
 const KUBELET: &str = "/var/lib/kubelet";
-/// Where images are, of containerd and of CRI-O, while no runtime has said so itself.
+/// The image directories of containerd and of CRI-O, used until the runtime has said where its images are.
 const IMAGES: [&str; 2] = ["/var/lib/containerd", "/var/lib/containers"];
 
-/// So much of a filesystem has to be free.
+/// How much of a filesystem has to be free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Limit {
-    mark: Mark,
+    value: Value,
+    /// The value as the operator wrote it.
     text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    /// Hundredths of a percent of its size.
+enum Value {
+    /// A share of the size, in hundredths of a percent.
     Share(u32),
     /// Bytes.
     Bytes(u64),
 }
 
-/// All of it, in hundredths of a percent.
+/// The whole size, in hundredths of a percent.
 const WHOLE: u32 = 100 * 100;
 
 impl Limit {
@@ -40,32 +41,32 @@ impl Limit {
         let (whole, rest) = (hundredths / 100, format!("{:02}", hundredths % 100));
         let rest = rest.trim_end_matches('0');
         let dot = if rest.is_empty() { "" } else { "." };
-        Self { mark: Mark::Share(hundredths), text: format!("{whole}{dot}{rest}%") }
+        Self { value: Value::Share(hundredths), text: format!("{whole}{dot}{rest}%") }
     }
 
-    /// What that is of this size.
+    /// The limit for a filesystem of this size: bytes or inodes.
     pub(super) fn of(&self, size: u64) -> u64 {
-        match self.mark {
-            Mark::Share(share) => {
+        match self.value {
+            Value::Share(share) => {
                 let part = u128::from(size) * u128::from(share) / u128::from(WHOLE);
                 u64::try_from(part).unwrap_or(u64::MAX)
             }
-            Mark::Bytes(bytes) => bytes,
+            Value::Bytes(bytes) => bytes,
         }
     }
 
-    /// The limit above which a filesystem that was below this one passes again: [`settings::DISK_MARGIN`] of the
-    /// limit more, but no more than half of what there is above the limit, since nothing has more than its size.
-    pub(super) fn to_pass_again(&self, size: u64) -> Self {
-        match self.mark {
-            Mark::Share(share) => {
+    /// The limit above which a filesystem that was below this one passes again. It is a fifth
+    /// ([`settings::DISK_MARGIN`]) higher, but no more than halfway up to the size, so that it can be reached.
+    pub(super) fn recovery(&self, size: u64) -> Self {
+        match self.value {
+            Value::Share(share) => {
                 let more = (share / settings::DISK_MARGIN).min(WHOLE.saturating_sub(share) / 2);
                 Self::share(share + more)
             }
-            Mark::Bytes(bytes) => {
+            Value::Bytes(bytes) => {
                 let more = bytes / u64::from(settings::DISK_MARGIN);
                 let bytes = bytes.saturating_add(more.min(size.saturating_sub(bytes) / 2));
-                Self { mark: Mark::Bytes(bytes), text: super::judge::Size(bytes).to_string() }
+                Self { value: Value::Bytes(bytes), text: Size(bytes).to_string() }
             }
         }
     }
@@ -77,49 +78,49 @@ impl fmt::Display for Limit {
     }
 }
 
-/// A limit, and who set it.
+/// A limit, and whether the operator set it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) limit: Limit,
-    /// Not a default. Where several paths are on one filesystem, such a limit beats the defaults.
+    /// The operator set it. Where several paths are on one filesystem, such a limit beats the defaults.
     pub(super) is_configured: bool,
 }
 
-/// A path to look at.
+/// A path to sample, with its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) path: PathBuf,
-    /// Named by the operator: then it is an error if it is not there.
+    /// The operator named it, so it has to exist.
     pub(super) is_configured: bool,
     pub(super) bytes: Rule,
     pub(super) inodes: Rule,
 }
 
-/// What `DISK_THRESHOLDS` says: entries with commas between them, of which empty ones mean nothing.
+/// The value of `DISK_THRESHOLDS`: entries with commas between them. Empty entries are ignored.
 ///
 /// ```text
-/// entry  = path ":" amount           so many bytes of the path's filesystem have to be free
-///        | path ":inodes:" share     so many of its inodes
-///        | "inodes:" share           so many inodes of every filesystem that has no such limit of its own
+/// entry  = path ":" amount           bytes that have to be free on the path's filesystem
+///        | path ":inodes:" share     inodes that have to be free on it
+///        | "inodes:" share           the same for every filesystem that has no such limit of its own
 /// amount = share | number unit
 /// share  = number "%"                0 to 100, with up to two decimals
 /// unit   = Ki Mi Gi Ti | KiB MiB GiB TiB (powers of 1024) | k M G T | kB MB GB TB (powers of 1000)
 /// ```
 ///
-/// A path is absolute and may contain anything but a comma and control characters. One that is no default is added;
-/// what is not said of it (inodes, say) is as for the kubelet's directory. A path may have a limit of each kind, in
-/// two entries: `/data:20GiB,/data:inodes:2%`. A limit of zero is never fallen short of: `/:0%` switches `/` off.
+/// A path is absolute and may contain anything but a comma and control characters. A path that is no default is added;
+/// a limit that it lacks (of inodes, say) is that of the kubelet's directory. A path may have a limit of each kind, in
+/// two entries: `/data:20GiB,/data:inodes:2%`. A limit of zero never fails: `/:0%` switches `/` off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Of the paths without a limit of their own.
+    /// The limit of inodes for paths without one of their own.
     inodes: Option<Limit>,
-    /// In the order of the text.
-    paths: Vec<Own>,
+    /// The paths in the order of the text.
+    paths: Vec<PathLimits>,
 }
 
-/// What was said of a path.
+/// The limits that the operator set for one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Own {
+struct PathLimits {
     path: PathBuf,
     bytes: Option<Limit>,
     inodes: Option<Limit>,
@@ -130,11 +131,11 @@ struct Own {
 #[error("{entry:?}: {why}")]
 pub struct BadThreshold {
     entry: String,
-    why: Why,
+    why: Problem,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-enum Why {
+enum Problem {
     #[error("not path:limit or inodes:percent, such as /var/lib/kubelet:10% or inodes:5%")]
     NoLimit,
     #[error("the path does not begin with /")]
@@ -174,9 +175,9 @@ impl FromStr for Thresholds {
 }
 
 impl Thresholds {
-    fn add(&mut self, entry: &str) -> Result<(), Why> {
-        // From the right: a path may have colons, a limit has none.
-        let (place, amount) = entry.rsplit_once(':').ok_or(Why::NoLimit)?;
+    fn add(&mut self, entry: &str) -> Result<(), Problem> {
+        // Split at the last colon: a path may have colons, a limit has none.
+        let (place, amount) = entry.rsplit_once(':').ok_or(Problem::NoLimit)?;
         let (place, amount) = (place.trim_end(), amount.trim());
         let (path, is_inodes) = match place.strip_suffix("inodes") {
             Some("") => ("", true),
@@ -184,48 +185,49 @@ impl Thresholds {
             Some(_) | None => (place, false),
         };
         if path.is_empty() && !(is_inodes && place == "inodes") {
-            return Err(Why::NoLimit);
+            return Err(Problem::NoLimit);
         }
         let limit = parse(amount)?;
-        if is_inodes && !matches!(limit.mark, Mark::Share(_)) {
-            return Err(Why::InodesInBytes);
+        if is_inodes && !matches!(limit.value, Value::Share(_)) {
+            return Err(Problem::InodesInBytes);
         }
-        let seat = if path.is_empty() {
+        let slot = if path.is_empty() {
             &mut self.inodes
         } else {
-            let own = self.own(path)?;
+            let own = self.limits_of(path)?;
             if is_inodes { &mut own.inodes } else { &mut own.bytes }
         };
-        if seat.is_some() {
-            return Err(Why::Twice);
+        if slot.is_some() {
+            return Err(Problem::Twice);
         }
-        *seat = Some(limit);
+        *slot = Some(limit);
         Ok(())
     }
 
-    fn own(&mut self, path: &str) -> Result<&mut Own, Why> {
+    /// The entry for this path, which is added if there is none yet.
+    fn limits_of(&mut self, path: &str) -> Result<&mut PathLimits, Problem> {
         if !path.starts_with('/') {
-            return Err(Why::Relative);
+            return Err(Problem::Relative);
         }
         if path.contains(char::is_control) {
-            return Err(Why::Control);
+            return Err(Problem::Control);
         }
-        // Without a slash at the end, and the like.
+        // Drops a slash at the end, `/./` and doubled slashes.
         let path: PathBuf =
             Path::new(path).components().filter(|c| *c != Component::CurDir).collect();
         let known = self.paths.iter().position(|own| own.path == path);
         let at = match known {
             Some(at) => at,
-            None if self.paths.len() == settings::DISK_PATHS => return Err(Why::TooManyPaths),
+            None if self.paths.len() == settings::DISK_PATHS => return Err(Problem::TooManyPaths),
             None => {
-                self.paths.push(Own { path, bytes: None, inodes: None });
+                self.paths.push(PathLimits { path, bytes: None, inodes: None });
                 self.paths.len() - 1
             }
         };
         Ok(&mut self.paths[at])
     }
 
-    /// Every path to look at, with its limits. `images` are the image filesystems, where a runtime has named them.
+    /// Every path to sample, with its limits. `images` are the image filesystems, empty until a runtime has named them.
     pub(super) fn targets(&self, images: &[PathBuf]) -> Vec<Target> {
         let node = ["/", KUBELET].map(|path| (PathBuf::from(path), settings::DISK_NODE_PERCENT));
         let images: Vec<PathBuf> =
@@ -234,7 +236,7 @@ impl Thresholds {
         let mut targets: Vec<Target> = Vec::new();
         for (path, percent) in node.into_iter().chain(images) {
             let target = self.target(path, percent);
-            // An image filesystem has the stricter limit, and comes later.
+            // A path that is also an image filesystem gets the image limit, which is stricter and comes later.
             targets.retain(|other| other.path != target.path);
             targets.push(target);
         }
@@ -262,18 +264,18 @@ impl Thresholds {
     }
 }
 
-fn parse(text: &str) -> Result<Limit, Why> {
+fn parse(text: &str) -> Result<Limit, Problem> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = (&text[..end], text[end..].trim_start());
-    let not_a_number = || Why::NotANumber(text.to_owned());
-    // Not what f64 takes besides: ".", "1e9", "inf".
+    let not_a_number = || Problem::NotANumber(text.to_owned());
+    // f64 would also take ".5", "1e9" and "inf".
     if !number.starts_with(|c: char| c.is_ascii_digit()) || number.ends_with('.') {
         return Err(not_a_number());
     }
     let value: f64 = number.parse().map_err(|_| not_a_number())?;
     let (base, power): (f64, _) = match unit {
-        "" => return Err(Why::NoUnit(number.to_owned())),
-        "%" if value > 100.0 => return Err(Why::TooMuch(text.to_owned())),
+        "" => return Err(Problem::NoUnit(number.to_owned())),
+        "%" if value > 100.0 => return Err(Problem::TooMuch(text.to_owned())),
         "%" => {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -291,12 +293,12 @@ fn parse(text: &str) -> Result<Limit, Why> {
         "M" | "MB" => (1000.0, 2),
         "G" | "GB" => (1000.0, 3),
         "T" | "TB" => (1000.0, 4),
-        other => return Err(Why::Unit(other.to_owned())),
+        other => return Err(Problem::Unit(other.to_owned())),
     };
     let bytes = value * base.powi(power);
     // 8 EiB, the largest file offset.
     if bytes > 2_f64.powi(63) {
-        return Err(Why::TooMany(text.to_owned()));
+        return Err(Problem::TooMany(text.to_owned()));
     }
     #[expect(
         clippy::cast_possible_truncation,
@@ -304,5 +306,5 @@ fn parse(text: &str) -> Result<Limit, Why> {
         reason = "between 0 and 2^63; a byte more or less does not matter"
     )]
     let bytes = bytes as u64;
-    Ok(Limit { mark: Mark::Bytes(bytes), text: text.to_owned() })
+    Ok(Limit { value: Value::Bytes(bytes), text: text.to_owned() })
 }

@@ -1,4 +1,4 @@
-//! Tables and properties of the pure parts, and one look at a real directory.
+//! Tables and properties of the pure parts, and one sample of a real directory.
 
 mod thresholds;
 
@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 
 use super::{
-    judge::{Amount, Look, Low, Size, Space, is_low, judge},
-    look::space_at,
+    judge::{Shortages, is_short, judge},
+    space::{Amount, Size, Space, StatfsResult},
+    statfs::space_at,
     thresholds::Limit,
     *,
 };
@@ -35,7 +36,7 @@ fn sizes_are_short() {
 }
 
 /// A filesystem of 100 GiB and a million inodes, with so many percent free of each.
-fn space(dev: u64, bytes: f64, inodes: f64) -> Look {
+fn space(dev: u64, bytes: f64, inodes: f64) -> StatfsResult {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -45,22 +46,22 @@ fn space(dev: u64, bytes: f64, inodes: f64) -> Look {
     let part =
         |size: u64, percent: f64| Amount { free: (size as f64 / 100.0 * percent) as u64, size };
     let (bytes, inodes) = (part(100 * GIB, bytes), part(1_000_000, inodes));
-    Look::Seen(Space { dev, bytes, inodes, is_read_only: false })
+    StatfsResult::Space(Space { dev, bytes, inodes, is_read_only: false })
 }
 
-fn changed(look: &Look, change: impl FnOnce(&mut Space)) -> Look {
-    let Look::Seen(mut space) = look.clone() else { panic!() };
+fn changed(look: &StatfsResult, change: impl FnOnce(&mut Space)) -> StatfsResult {
+    let StatfsResult::Space(mut space) = look.clone() else { panic!() };
     change(&mut space);
-    Look::Seen(space)
+    StatfsResult::Space(space)
 }
 
-/// What the check says of these, the default paths first, beginning with `low`.
-fn says(low: &mut Low, text: &str, looks: &[Look]) -> Outcome {
+/// The outcome on these results, the default paths first. `shortages` are those before, and become those after.
+fn sampled(shortages: &mut Shortages, text: &str, results: &[StatfsResult]) -> Outcome {
     let targets = thresholds(text).targets(&["/images".into()]);
-    assert_eq!(targets.len(), looks.len());
-    let looks: Vec<_> = targets.into_iter().zip(looks.iter().cloned()).collect();
+    assert_eq!(targets.len(), results.len());
+    let sample: Vec<_> = targets.into_iter().zip(results.iter().cloned()).collect();
     let outcome;
-    (*low, outcome) = judge(low, &looks);
+    (*shortages, outcome) = judge(shortages, &sample);
     outcome
 }
 
@@ -74,12 +75,12 @@ fn unknown(reason: &str) -> Outcome {
 
 #[test]
 fn outcomes() {
-    let (good, none) = (space(1, 50.0, 50.0), Look::Missing);
-    let stuck = Look::Stuck(Duration::from_millis(7_900));
+    let (good, none) = (space(1, 50.0, 50.0), StatfsResult::Missing);
+    let stuck = StatfsResult::Stuck(Duration::from_millis(7_900));
     let read_only = |dev| changed(&space(dev, 0.0, 0.0), |space| space.is_read_only = true);
     let no_inodes = changed(&good, |space| space.inodes = Amount { free: 0, size: 0 });
     let no_size = changed(&good, |space| space.bytes = Amount { free: 0, size: 0 });
-    for (text, looks, expected) in [
+    for (text, results, expected) in [
         ("", [good.clone(), none.clone(), none.clone()].to_vec(), Outcome::Pass),
         ("", vec![no_inodes, none.clone(), none.clone()], Outcome::Pass),
         ("", vec![no_size.clone(), none.clone(), none.clone()], Outcome::Pass),
@@ -102,7 +103,7 @@ fn outcomes() {
                  /images: 1.0% of inodes free (10.0k of 1.0M), below 5%",
             ),
         ),
-        // On one filesystem the strictest limit counts, and the text says whose it is.
+        // On one filesystem the strictest limit counts, and the reason names its path.
         (
             "",
             vec![space(1, 14.0, 50.0), none.clone(), space(1, 14.0, 50.0)],
@@ -110,7 +111,7 @@ fn outcomes() {
                 "/ (with /images): 14% of bytes free (14.0 GiB of 100.0 GiB), below 15% for /images",
             ),
         ),
-        // But what the operator says of it beats the defaults.
+        // But the operator's limits beat the defaults.
         (
             "/:5%",
             vec![space(1, 6.0, 50.0), space(1, 6.0, 50.0), space(1, 6.0, 50.0)],
@@ -139,7 +140,7 @@ fn outcomes() {
             vec![read_only(1), none.clone(), none.clone()],
             unknown("no filesystem that can be written was found: name a path in DISK_THRESHOLDS"),
         ),
-        // What could not be asked.
+        // Filesystems that could not be sampled.
         (
             "/data:1GiB",
             vec![good.clone(), none.clone(), none.clone(), none.clone()],
@@ -152,10 +153,10 @@ fn outcomes() {
         ),
         (
             "",
-            vec![good.clone(), Look::Failed("I/O error".into()), stuck.clone()],
+            vec![good.clone(), StatfsResult::Failed("I/O error".into()), stuck.clone()],
             unknown("statfs of /var/lib/kubelet: I/O error; statfs of /images stuck for 7 s"),
         ),
-        // And never hides what could.
+        // They never hide a shortage.
         (
             "",
             vec![space(1, 1.0, 50.0), none.clone(), stuck.clone()],
@@ -169,14 +170,24 @@ fn outcomes() {
             ),
         ),
     ] {
-        assert_eq!(says(&mut Low::default(), text, &looks), expected, "{text:?} {looks:?}");
+        assert_eq!(
+            sampled(&mut Shortages::default(), text, &results),
+            expected,
+            "{text:?} {results:?}"
+        );
     }
 }
 
 #[test]
 fn it_does_not_flap() {
-    let mut low = Low::default();
-    let mut at = |bytes| says(&mut low, "", &[space(1, bytes, 50.0), Look::Missing, Look::Missing]);
+    let mut shortages = Shortages::default();
+    let mut at = |bytes| {
+        sampled(
+            &mut shortages,
+            "",
+            &[space(1, bytes, 50.0), StatfsResult::Missing, StatfsResult::Missing],
+        )
+    };
     let between =
         "/: 11% of bytes free (11.0 GiB of 100.0 GiB), was below 10% and passes again above 12%";
     assert_eq!(at(11.0), Outcome::Pass);
@@ -189,26 +200,27 @@ fn it_does_not_flap() {
 }
 
 #[test]
-fn what_was_low_belongs_to_a_filesystem_and_a_resource() {
-    let mut low = Low::default();
-    let mut see = |look: Look| {
-        let outcome = says(&mut low, "", &[look, Look::Missing, Look::Missing]);
+fn a_shortage_belongs_to_a_filesystem_and_a_resource() {
+    let mut shortages = Shortages::default();
+    let mut fails = |result: StatfsResult| {
+        let outcome =
+            sampled(&mut shortages, "", &[result, StatfsResult::Missing, StatfsResult::Missing]);
         matches!(outcome, Outcome::Fail(_))
     };
-    assert!(see(space(1, 50.0, 4.0)));
-    assert!(see(space(1, 50.0, 5.5)));
-    assert!(!see(space(1, 11.0, 6.5)), "short of inodes is not short of bytes");
+    assert!(fails(space(1, 50.0, 4.0)));
+    assert!(fails(space(1, 50.0, 5.5)));
+    assert!(!fails(space(1, 11.0, 6.5)), "short of inodes is not short of bytes");
     // Another filesystem at the same path begins anew.
-    assert!(see(space(1, 9.0, 50.0)));
-    assert!(!see(space(2, 11.0, 50.0)));
+    assert!(fails(space(1, 9.0, 50.0)));
+    assert!(!fails(space(2, 11.0, 50.0)));
     // One that hangs and comes back does not.
-    assert!(see(space(2, 9.0, 50.0)));
-    assert!(!see(Look::Stuck(Duration::from_secs(1))));
-    assert!(!see(Look::Stuck(Duration::from_secs(2))));
-    assert!(see(space(2, 11.0, 50.0)));
+    assert!(fails(space(2, 9.0, 50.0)));
+    assert!(!fails(StatfsResult::Stuck(Duration::from_secs(1))));
+    assert!(!fails(StatfsResult::Stuck(Duration::from_secs(2))));
+    assert!(fails(space(2, 11.0, 50.0)));
     // One that is gone does.
-    assert!(!see(Look::Missing));
-    assert!(!see(space(2, 11.0, 50.0)));
+    assert!(!fails(StatfsResult::Missing));
+    assert!(!fails(space(2, 11.0, 50.0)));
 }
 
 fn any_limit() -> impl Strategy<Value = Limit> {
@@ -221,32 +233,32 @@ fn any_limit() -> impl Strategy<Value = Limit> {
 
 proptest! {
     #[test]
-    fn too_little_is_low_and_plenty_is_not(
+    fn too_little_is_short_and_plenty_is_not(
         limit in any_limit(),
         size in 1..10_000_000_u64,
         samples in proptest::collection::vec(0..=1000_u64, 1..50),
     ) {
-        let again = limit.to_pass_again(size).of(size);
+        let again = limit.recovery(size).of(size);
         prop_assert!(again >= limit.of(size));
-        let mut low = false;
+        let mut was_short = false;
         for per_mille in samples {
             let free = size * per_mille / 1000;
-            let now = is_low(low, Amount { free, size }, &limit);
+            let now = is_short(was_short, Amount { free, size }, &limit);
             if free < limit.of(size) {
                 prop_assert!(now);
             } else if free > again {
                 prop_assert!(!now);
             } else {
-                // In between, what was goes on.
-                prop_assert_eq!(now, low);
+                // In between, it stays as it was.
+                prop_assert_eq!(now, was_short);
             }
-            low = now;
+            was_short = now;
         }
     }
 }
 
 #[tokio::test]
-async fn a_real_look_follows_links_within_its_root() {
+async fn a_real_sample_follows_links_within_its_root() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("real/deep")).unwrap();
     std::os::unix::fs::symlink("/real/deep", root.path().join("link")).unwrap();
@@ -263,11 +275,11 @@ async fn a_real_look_follows_links_within_its_root() {
 }
 
 #[tokio::test]
-async fn the_runtime_is_asked_rarely_and_its_last_word_counts() {
+async fn the_runtime_is_asked_rarely_and_its_last_answer_stays() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let asked = Arc::<AtomicUsize>::default();
     let counter = asked.clone();
-    let ask: AskImages = Box::new(move || {
+    let ask: ImageLookup = Box::new(move || {
         let first = counter.fetch_add(1, Ordering::Relaxed) == 0;
         Box::pin(async move {
             if first { Some(vec!["/images".into()]) } else { std::future::pending().await }
@@ -286,7 +298,7 @@ async fn the_runtime_is_asked_rarely_and_its_last_word_counts() {
         assert_eq!(probe.images().await, [PathBuf::from("/images")]);
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
-    lock(&probe.images).ask_again = Some(Instant::now());
+    lock(&probe.images).due = Some(Instant::now());
     assert_eq!(probe.images().await, [PathBuf::from("/images")]);
     assert_eq!(probe.images().await, [PathBuf::from("/images")]);
     assert_eq!(asked.load(Ordering::Relaxed), 2);

@@ -26,7 +26,7 @@ fn shown(targets: &[Target]) -> Vec<String> {
 }
 
 #[test]
-fn what_is_looked_at() {
+fn which_paths_are_sampled() {
     for (text, images, expected) in [
         (
             "",
@@ -126,7 +126,7 @@ fn bad_entries_say_what_would_be_right() {
 }
 
 #[test]
-fn what_it_takes_to_pass_again() {
+fn what_it_takes_recovery() {
     let bytes = |text: &str| thresholds(&format!("/x:{text}")).targets(&[]).pop().unwrap().bytes;
     for (limit, size, text) in [
         ("10%", GIB, "12%"),
@@ -141,7 +141,7 @@ fn what_it_takes_to_pass_again() {
         ("20GiB", 22 * GIB, "21.0 GiB"),
         ("20GiB", 10 * GIB, "20.0 GiB"),
     ] {
-        assert_eq!(bytes(limit).limit.to_pass_again(size).to_string(), text, "{limit}");
+        assert_eq!(bytes(limit).limit.recovery(size).to_string(), text, "{limit}");
     }
 }
 
