@@ -21,6 +21,7 @@ mod fixtures_cluster;
 mod grpc;
 mod haproxy;
 mod health;
+mod http2_bodies;
 mod http_probes;
 mod io_errors;
 mod io_stall;

@@ -44,6 +44,9 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 pub const KEEPALIVE_PROBES: u32 = 3;
 /// 32 streams at once on an HTTP/2 connection: a watch for each check, and as many requests.
 pub const HTTP2_STREAMS: u32 = 32;
+/// 64 KiB of request bodies in flight on an HTTP/2 connection and on each of its streams: RFC 9113's initial window. A
+/// gRPC request has 4 KiB at most, and no other body is read.
+pub const HTTP2_WINDOW: u32 = 64 * 1024;
 /// 20 seconds between PINGs on an HTTP/2 connection, whose watches may be quiet for days.
 pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 /// 10 seconds for the reply to a PING.

@@ -52,6 +52,8 @@ pub async fn serve_connection<S>(
     });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
+        .initial_connection_window_size(settings::HTTP2_WINDOW)
+        .initial_stream_window_size(settings::HTTP2_WINDOW)
         .max_concurrent_streams(settings::HTTP2_STREAMS)
         .max_header_list_size(settings::HTTP2_HEADER_BYTES)
         .max_send_buf_size(settings::HEADER_BYTES)
@@ -126,31 +128,35 @@ async fn answer(request: Request<Incoming>, context: &ConnectionContext) -> Resp
     } else if grpc::is_call(&request) {
         grpc::answer(request, context).await.map(|body| counted(body, streams.unsent(0)))
     } else {
-        answer_plain(&request, context).await
+        // The body is dropped unread: h2 then keeps none of it, however long the response takes.
+        answer_plain(request.map(drop), context).await
     };
     slot.answered(Instant::now());
     response
 }
 
 /// Answers a request that is not gRPC, as HTTP/1 would.
-async fn answer_plain<B>(request: &Request<B>, context: &ConnectionContext) -> Response<BoxedBody> {
+async fn answer_plain(request: Request<()>, context: &ConnectionContext) -> Response<BoxedBody> {
     let ConnectionContext { state, streams, .. } = context;
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let format = accepted_format(request.headers());
+    let has_body = request.method() != Method::HEAD;
     let cached = state.cache.get(request.method().as_str(), target, format, Instant::now());
     let rendered = match cached {
         Ok(rendered) => rendered,
         Err(route) => {
+            // While it waits, a request is no more than its route.
+            drop(request);
             let _until_there_is_a_response = streams.answering();
             let response = state.cache.router().wait(&route, format).await;
             Arc::new(RenderedResponse::new(response))
         }
     };
     state.responses.count(rendered.status());
-    if request.method() == Method::HEAD {
-        return rendered.to_http2(|_| BoxedBody::empty());
-    }
     rendered.to_http2(|body| {
+        if !has_body {
+            return BoxedBody::empty();
+        }
         let unsent = streams.unsent(body.len());
         BoxedBody::new(Full::new(unsent.track(body)))
     })
