@@ -1,6 +1,6 @@
-//! `NodeHealthCheck` of `remediation.medik8s.io/v1alpha1`: its types, and its CustomResourceDefinition made of them.
+//! `NodeHealthCheck` of `remediation.medik8s.io/v1alpha1`: its types, and its `CustomResourceDefinition` made of them.
 //!
-//! The schema is that of the medik8s NodeHealthCheck operator 0.12, field by field, so that its objects and clients
+//! The schema is that of the medik8s `NodeHealthCheck` operator 0.12, field by field, so that its objects and clients
 //! keep working. What Tocsin adds to `status` is optional and has names that the operator does not use:
 //! `waitingNodes`, `attempts`, `waiting`, `nextDeadline`.
 
@@ -221,7 +221,7 @@ pub struct Attempts {
     pub started: Vec<Time>,
 }
 
-/// The CustomResourceDefinition of [`NodeHealthCheck`].
+/// The `CustomResourceDefinition` of [`NodeHealthCheck`].
 #[must_use]
 pub fn definition() -> CustomResourceDefinition {
     schema::as_reference(NodeHealthCheck::crd())

@@ -1,0 +1,10 @@
+//! Every rule of the reference as a story, and what has to hold whatever happens.
+
+pub(crate) mod kit;
+
+mod crash;
+mod escalation;
+mod gates;
+mod healthy;
+mod properties;
+mod rules;
