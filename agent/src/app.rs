@@ -7,6 +7,7 @@ use tocsin_runtime::{
     http::{BACKLOG, Listener, bind},
     kube::ClusterSource,
     log::DroppedLines,
+    metrics::Metrics,
     tasks::Tasks,
 };
 use tokio::{
@@ -30,7 +31,7 @@ use crate::{
         agent_check::{self, AgentCheck},
         control::{Control, Socket, SocketFile},
         health::{self, BoundSockets, ResponseCounts, Router},
-        metrics::{DoorStats, Metrics, Sources},
+        metrics::{MetricSources, ServeCounts},
         state_file,
         tls::Tls,
         weight,
@@ -42,21 +43,21 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
     // Signals and ports first: both can fail for reasons of the operator's.
     let mut tasks = Tasks::new().context("listen for SIGTERM and SIGINT")?;
     let ports = Ports::bind(&config)?;
-    let stats = Arc::<DoorStats>::default();
+    let stats = Arc::<ServeCounts>::default();
     let tls = start_tls(&config, &stats, &mut tasks)?;
     let paths = host_paths(&config)?;
     let connections = connection_limit(config.door.connections);
 
     let inputs = Inputs::start(&config, &paths, &mut tasks).await?;
     let answered = Arc::<ResponseCounts>::default();
-    let metrics = Arc::new(Metrics::new(Sources {
+    let metrics = Arc::new(Metrics::new(MetricSources {
         faults: inputs.published.faults.clone(),
         stats: inputs.published.stats.clone(),
         node: inputs.node.clone(),
         api: inputs.api.clone(),
         board: inputs.board.clone(),
         answered: answered.clone(),
-        door: stats.clone(),
+        serve: stats.clone(),
         log_dropped,
     }));
 
@@ -174,7 +175,7 @@ fn start_cluster(
 /// What load balancers are answered with, besides [`Inputs`].
 struct Outside {
     answered: Arc<ResponseCounts>,
-    stats: Arc<DoorStats>,
+    stats: Arc<ServeCounts>,
     connections: usize,
     tls: Option<TlsAcceptor>,
     paths: Paths,
@@ -265,7 +266,7 @@ fn open_control(
 /// TLS on the health listener, where it is configured.
 fn start_tls(
     config: &Config,
-    stats: &DoorStats,
+    stats: &ServeCounts,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Option<TlsAcceptor>> {
     let Some(files) = config.door.tls.clone() else { return Ok(None) };

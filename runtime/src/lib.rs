@@ -8,5 +8,6 @@ pub mod http;
 pub mod jitter;
 pub mod kube;
 pub mod log;
+pub mod metrics;
 pub mod tasks;
 pub mod text;

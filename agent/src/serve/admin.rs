@@ -8,15 +8,17 @@
 use std::sync::Arc;
 
 use humantime::format_rfc3339_millis;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode};
 use tocsin_api::faults::{Counter, Fault, FaultsResponse, Hook};
-use tocsin_runtime::http::{Reply, Server, Settings, TEXT, error, json, not_allowed, reply};
+use tocsin_runtime::{
+    http::{Reply, Server, Settings, TEXT, error, json, not_allowed, reply},
+    metrics::Metrics,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
-use super::metrics::Metrics;
 use crate::{
     health::Board,
     kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
@@ -74,7 +76,7 @@ impl Admin {
         }
         match path {
             "/faults" => self.faults(),
-            "/metrics" => self.metrics(&request),
+            "/metrics" => self.metrics.reply(request.headers()),
             "/readyz" => reply(StatusCode::OK, TEXT, "ok"),
             _ => reply(StatusCode::OK, TEXT, INDEX),
         }
@@ -99,20 +101,6 @@ impl Admin {
             degraded: view.blind_spots.iter().map(|(_, why)| why.to_owned()).collect(),
         };
         json(StatusCode::OK, &response)
-    }
-
-    fn metrics<B>(&self, request: &Request<B>) -> Reply {
-        let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok());
-        let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-        let content_type = if open {
-            "application/openmetrics-text; version=1.0.0; charset=utf-8"
-        } else {
-            "text/plain; version=0.0.4; charset=utf-8"
-        };
-        match self.metrics.render() {
-            Ok(text) => reply(StatusCode::OK, content_type, text),
-            Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
-        }
     }
 }
 

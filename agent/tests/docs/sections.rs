@@ -52,14 +52,11 @@ pub(crate) fn pages() -> Vec<Page> {
 
 /// Every metric by its whole name.
 pub(crate) fn metrics_of_the_agent() -> impl Iterator<Item = Metric<'static>> {
-    DESCRIPTIONS.iter().map(|metric| {
-        let (total, kind) = if metric.counter { ("_total", "counter") } else { ("", "gauge") };
-        Metric {
-            name: format!("tocsin_{}{total}", metric.name),
-            kind,
-            labels: metric.labels,
-            help: metric.help,
-        }
+    DESCRIPTIONS.iter().map(|metric| Metric {
+        name: metric.full_name(),
+        kind: metric.kind.name(),
+        labels: metric.labels,
+        help: metric.help,
     })
 }
 
