@@ -9,12 +9,12 @@ use tocsin_runtime::{
     log::DroppedLines,
     metrics::Metrics,
     tasks::Tasks,
-    tls::Acceptor,
 };
 use tokio::{
     net::TcpSocket,
     sync::{mpsc, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -32,7 +32,9 @@ use crate::{
         control::{Control, Socket, SocketFile},
         health::{self, BoundSockets, ResponseCounts, Router},
         metrics::{MetricSources, ServeCounts},
-        state_file, weight,
+        state_file,
+        tls::Tls,
+        weight,
     },
 };
 
@@ -175,7 +177,7 @@ struct Outside {
     answered: Arc<ResponseCounts>,
     stats: Arc<ServeCounts>,
     connections: usize,
-    tls: Option<Acceptor>,
+    tls: Option<TlsAcceptor>,
     paths: Paths,
 }
 
@@ -266,11 +268,11 @@ fn start_tls(
     config: &Config,
     stats: &ServeCounts,
     tasks: &mut Tasks,
-) -> anyhow::Result<Option<Acceptor>> {
+) -> anyhow::Result<Option<TlsAcceptor>> {
     let Some(files) = config.door.tls.clone() else { return Ok(None) };
-    let (certificate, reload) = files.load(stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
-    let acceptor = certificate.acceptor(&serve::settings::TLS_PROTOCOLS).context("TLS")?;
-    tasks.spawn_background("certificate", reload.run());
+    let tls = Tls::new(files, stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
+    let acceptor = tls.acceptor().context("TLS")?;
+    tasks.spawn_background("certificate", tls.follow());
     Ok(Some(acceptor))
 }
 

@@ -11,4 +11,3 @@ pub mod log;
 pub mod metrics;
 pub mod tasks;
 pub mod text;
-pub mod tls;

@@ -1,43 +1,37 @@
-//! The agent's binary, started for one test.
+//! The agent, started for one test.
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use tocsin_api::faults::{Fault, FaultsResponse};
 
+use crate::Sandbox;
 use crate::health::Health;
-use crate::http::{Answer, Connection};
+use crate::http::{Connection, Response};
+use crate::process::{self, PAUSE, Process};
+pub use crate::process::{Exited, TIMEOUT};
 use crate::sandbox::say;
-use crate::{Sandbox, sys};
 
-/// A noisy machine may need that long for what takes milliseconds; the measured time is printed.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two questions of a loop that waits.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// Short, so that a recovery can be waited for.
+/// `IO_ERROR_WINDOW` of the tests' agents: short, so that a test can wait for a recovery.
 pub const IO_ERROR_WINDOW: Duration = Duration::from_secs(2);
 
-/// Long enough for a busy machine's healthy disks, short enough to wait for.
-pub const IO_STALL_AFTER: Duration = Duration::from_secs(1);
+/// `IO_STALL_AFTER` of the tests' agents. They watch the machine's own root disk too, which can be busy for seconds:
+/// only a test about stalls sets less, by [`quick_stalls`].
+const IO_STALL_AFTER: Duration = Duration::from_mins(1);
 
-type Log = Arc<Mutex<Vec<String>>>;
+/// `IO_STALL_AFTER` of [`quick_stalls`]: as much as a busy machine's healthy disks need, and short enough to wait for.
+pub const QUICK_STALL_AFTER: Duration = Duration::from_secs(1);
 
 /// A running agent; killed on drop.
 pub struct Agent {
     name: String,
-    child: Child,
-    log: Log,
+    process: Process,
     health: SocketAddr,
     admin: SocketAddr,
     haproxy: SocketAddr,
@@ -45,15 +39,7 @@ pub struct Agent {
     connections: RefCell<Connections>,
 }
 
-/// An agent that ended instead of listening.
-#[derive(Debug)]
-pub struct Ended {
-    /// How.
-    pub status: ExitStatus,
-    /// With which words.
-    pub log: Vec<String>,
-}
-
+/// Connections that stay open from one request to the next.
 #[derive(Default)]
 struct Connections {
     health: Option<Connection>,
@@ -62,16 +48,7 @@ struct Connections {
 
 /// The binary under test.
 pub fn binary() -> PathBuf {
-    if let Some(path) = std::env::var_os("TOCSIN_BIN") {
-        return path.into();
-    }
-    // This program is <target>/<profile>/[deps/]<name>.
-    let own = std::env::current_exe().expect("the path of this program");
-    let candidates = own.ancestors().skip(2).take(2);
-    candidates
-        .flat_map(|target| [target.join("release/tocsin"), target.join("debug/tocsin")])
-        .find(|path| path.is_file())
-        .expect("no tocsin binary: build it, or set TOCSIN_BIN")
+    process::binary("tocsin", "TOCSIN_BIN")
 }
 
 /// The command line of an agent in this sandbox, with nothing of the caller's environment.
@@ -87,29 +64,25 @@ pub fn command(sandbox: &Sandbox) -> Command {
         .env("ADMIN_ADDR", "127.0.0.1")
         .env("ADMIN_PORT", "0")
         .env("LOG_FORMAT", "json")
-        .env("IO_ERROR_WINDOW", duration(IO_ERROR_WINDOW))
-        .env("IO_STALL_AFTER", duration(IO_STALL_AFTER))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    sys::die_with_parent(&mut command);
+        .env("IO_ERROR_WINDOW", milliseconds(IO_ERROR_WINDOW))
+        .env("IO_STALL_AFTER", milliseconds(IO_STALL_AFTER));
     command
+}
+
+/// For `start_with`: stalls are faults after [`QUICK_STALL_AFTER`].
+pub fn quick_stalls(command: &mut Command) {
+    command.env("IO_STALL_AFTER", milliseconds(QUICK_STALL_AFTER));
 }
 
 fn environment(command: &mut Command, sandbox: &Sandbox) {
-    command.env_clear();
-    for name in ["PATH", "RUST_LOG", "RUST_BACKTRACE"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
+    process::clear_environment(command);
     command
         .env("CONTROL_SOCKET", sandbox.path("control.sock"))
-        // The agent sees the mount namespace of the test, not that of process 1.
+        // The agent watches the mount namespace of the test, not that of process 1.
         .env("MOUNT_TABLE", "/proc/self/mountinfo");
 }
 
-fn duration(duration: Duration) -> String {
+fn milliseconds(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }
 
@@ -121,73 +94,61 @@ pub fn run_cli<A: AsRef<OsStr>>(sandbox: &Sandbox, arguments: &[A]) -> Output {
 }
 
 impl Agent {
-    /// Starts it as the tests have it.
+    /// Starts an agent with the tests' settings.
     pub fn start(sandbox: &Sandbox) -> Self {
         Self::start_with(sandbox, |_| {})
     }
 
-    /// Starts it with changes, and waits until it listens.
+    /// Starts an agent with other settings, and waits until it listens.
     pub fn start_with(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> Self {
-        Self::try_start_with(sandbox, change).unwrap_or_else(|ended| {
-            panic!("the agent ended ({}); its log:\n{}", ended.status, ended.log.join("\n"))
+        Self::try_start_with(sandbox, change).unwrap_or_else(|exited| {
+            panic!("the agent ended ({}); its log:\n{}", exited.status, exited.log.join("\n"))
         })
     }
 
-    /// The same, where it may refuse to start.
-    pub fn try_start_with(
-        sandbox: &Sandbox,
-        change: impl FnOnce(&mut Command),
-    ) -> Result<Self, Ended> {
-        let mut command = command(sandbox);
-        change(&mut command);
-        let mut child = command.spawn().expect("start the agent");
-        let stderr = child.stderr.take().expect("a pipe");
-        let log = Log::default();
-        let lines = Arc::clone(&log);
-        let reader = thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-            }
-        });
-        let unset = SocketAddr::from(([0; 4], 0));
-        let mut agent = Self {
-            name: sandbox.name().to_owned(),
-            child,
-            log,
-            health: unset,
-            admin: unset,
-            haproxy: unset,
-            control: sandbox.path("control.sock"),
-            connections: RefCell::default(),
-        };
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(addresses) = agent.log().iter().find_map(|line| listening(line)) {
-                [agent.health, agent.admin, agent.haproxy] = addresses;
-                return Ok(agent);
-            }
-            if let Some(status) = agent.child.try_wait().expect("wait for the agent") {
-                reader.join().expect("read its log to the end");
-                return Err(Ended { status, log: agent.log() });
-            }
-            let log = agent.log();
-            assert!(Instant::now() < deadline, "the agent does not listen:\n{}", log.join("\n"));
-            thread::sleep(PAUSE);
+    /// Starts an agent that has to refuse, and gives how it ended; fails if it listens.
+    pub fn refuses_to_start(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> Exited {
+        match Self::try_start_with(sandbox, change) {
+            Ok(agent) => agent.fail("the agent starts, which it should refuse"),
+            Err(exited) => exited,
         }
     }
 
-    /// Where `/health` is.
+    /// Starts an agent that may refuse to start.
+    pub fn try_start_with(
+        sandbox: &Sandbox,
+        change: impl FnOnce(&mut Command),
+    ) -> Result<Self, Exited> {
+        let mut command = command(sandbox);
+        change(&mut command);
+        let mut process = Process::start(command);
+        let listening = process.wait_listening()?;
+        let address = |key: &str| {
+            let address = listening[key].as_str().and_then(|text| text.parse().ok());
+            address.unwrap_or_else(|| panic!("no address {key} in {listening}"))
+        };
+        Ok(Self {
+            name: sandbox.name().to_owned(),
+            process,
+            health: address("health"),
+            admin: address("admin"),
+            haproxy: address("agent_check"),
+            control: sandbox.path("control.sock"),
+            connections: RefCell::default(),
+        })
+    }
+
+    /// The address of the health listener.
     pub fn health_address(&self) -> SocketAddr {
         self.health
     }
 
-    /// Where `/faults` is.
+    /// The address of the admin listener.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
     }
 
-    /// Where `HAProxy`'s agent-check is.
+    /// The address of `HAProxy`'s agent-check.
     pub fn agent_check_address(&self) -> SocketAddr {
         self.haproxy
     }
@@ -197,45 +158,41 @@ impl Agent {
         &self.control
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// A path of the health listener.
-    pub fn get(&self, path: &str) -> Answer {
+    /// `GET` of a path of the health listener.
+    pub fn get(&self, path: &str) -> Response {
         self.request("GET", path)
     }
 
-    /// The same with a method.
-    pub fn request(&self, method: &str, path: &str) -> Answer {
+    /// A request to the health listener.
+    pub fn request(&self, method: &str, path: &str) -> Response {
         let connection = &mut self.connections.borrow_mut().health;
-        self.ask(connection, self.health, method, path)
+        self.send(connection, self.health, method, path)
     }
 
-    /// A path of the admin listener.
-    pub fn admin(&self, path: &str) -> Answer {
+    /// `GET` of a path of the admin listener.
+    pub fn admin(&self, path: &str) -> Response {
         let connection = &mut self.connections.borrow_mut().admin;
-        self.ask(connection, self.admin, "GET", path)
+        self.send(connection, self.admin, "GET", path)
     }
 
-    fn ask(
+    fn send(
         &self,
         connection: &mut Option<Connection>,
         address: SocketAddr,
         method: &str,
         path: &str,
-    ) -> Answer {
-        // A kept connection may have been closed for being idle: then, and only then, a second try.
+    ) -> Response {
+        // The agent may have closed a kept connection that was idle: then, and only then, there is a second try.
         for kept in [connection.take(), None] {
             let fresh = kept.is_none();
-            let answer = kept.map_or_else(|| Connection::open(address), Ok).and_then(|mut open| {
-                let answer = open.request(method, path)?;
-                *connection = Some(open);
-                Ok(answer)
-            });
-            match answer {
-                Ok(answer) => return answer,
+            let response =
+                kept.map_or_else(|| Connection::open(address), Ok).and_then(|mut open| {
+                    let response = open.request(method, path)?;
+                    *connection = Some(open);
+                    Ok(response)
+                });
+            match response {
+                Ok(response) => return response,
                 Err(error) if fresh => self.fail(&format!("{method} {path}: {error}")),
                 Err(_) => {}
             }
@@ -249,74 +206,68 @@ impl Agent {
     }
 
     /// The whole of `/faults`.
-    pub fn faults_page(&self) -> Value {
-        let answer = self.admin("/faults");
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()
+    pub fn faults_page(&self) -> FaultsResponse {
+        let response = self.admin("/faults");
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.read()
     }
 
     /// The open faults.
-    pub fn faults(&self) -> Vec<Value> {
-        self.faults_page()["faults"].as_array().cloned().expect("faults")
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults_page().faults
     }
 
-    /// The kernel's count for a kind and a device, over all errnos.
-    pub fn count(&self, kind: &str, device: &str) -> u64 {
-        let page = self.faults_page();
-        let counters = page["counters"].as_array().expect("counters");
-        counters
-            .iter()
-            .filter(|counter| counter["kind"] == kind && counter["device"] == device)
-            .map(|counter| counter["count"].as_u64().expect("a count"))
-            .sum()
+    /// The kernel's count for a kind and a device (`major:minor`), over all errnos.
+    pub fn kernel_count(&self, kind: &str, device: &str) -> u64 {
+        let counters = self.faults_page().counters.into_iter();
+        let these = counters.filter(|counter| counter.kind == kind && counter.device == device);
+        these.map(|counter| counter.count).sum()
     }
 
-    /// Events that the kernel ran no program for, by its own account.
-    pub fn missed(&self) -> u64 {
+    /// A metric's value, by its name with labels as in the exposition: `tocsin_api_up`, `tocsin_x{y="z"}`.
+    pub fn metric(&self, name: &str) -> Option<f64> {
         let metrics = self.admin("/metrics").body;
-        let line =
-            metrics.lines().find_map(|line| line.strip_prefix("tocsin_events_missed_total "));
-        line.and_then(|count| count.parse().ok()).expect("tocsin_events_missed_total")
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok())
     }
 
-    /// What it logged so far.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// A counter's value; fails where there is no such metric.
+    pub fn counter(&self, name: &str) -> u64 {
+        let value = self.metric(name).unwrap_or_else(|| self.fail(&format!("no metric {name}")));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let count = value as u64;
+        count
     }
 
-    /// Asks until there is something to see; fails, with all there is to know, after `patience`.
+    /// Events for which the kernel ran no program, by its own account.
+    pub fn missed_events(&self) -> u64 {
+        self.counter("tocsin_events_missed_total")
+    }
+
+    /// Waits until `look` sees something; fails with all there is to know after `timeout`.
     pub fn wait_for<T>(
         &self,
         what: &str,
-        patience: Duration,
+        timeout: Duration,
         mut look: impl FnMut(&Self) -> Option<T>,
     ) -> T {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(seen) = look(self) {
                 return seen;
             }
             if Instant::now() > deadline {
-                self.fail(&format!("not within {patience:?}: {what}"));
+                self.fail(&format!("not within {timeout:?}: {what}"));
             }
             thread::sleep(PAUSE);
         }
     }
 
-    /// Waits for a line of the log with all these words, and returns how many there are. What the log tells is read a
-    /// moment after the answers change.
-    pub fn wait_told(&self, words: &[&str]) -> usize {
-        let all = |line: &&String| words.iter().all(|word| line.contains(word));
-        self.wait_for(&format!("{words:?} in the log"), PATIENCE, |agent| {
-            Some(agent.log().iter().filter(all).count()).filter(|told| *told > 0)
-        })
-    }
-
-    /// Waits until `/health` is 503 and `check` fails for a reason with all these words; prints how
-    /// long after the injection that was.
+    /// Waits until `/health` is 503 and `check` fails for a reason with all these words; prints how long after the
+    /// injection that was.
     pub fn wait_failure(&self, since: Instant, check: &str, words: &[&str]) -> String {
         let what = format!("503 with {check} failing for a reason with {words:?}");
-        let reason = self.wait_for(&what, PATIENCE, |agent| {
+        let reason = self.wait_for(&what, TIMEOUT, |agent| {
             let reason = agent.health("").failure(check)?.to_owned();
             words.iter().all(|word| reason.contains(word)).then_some(reason)
         });
@@ -326,55 +277,25 @@ impl Agent {
     }
 
     /// Waits until `/health` is 200 and no fault is open.
-    pub fn wait_recovery(&self, since: Instant, patience: Duration) {
-        self.wait_for("200 and no open fault", patience, |agent| {
+    pub fn wait_recovery(&self, since: Instant, timeout: Duration) {
+        self.wait_for("200 and no open fault", timeout, |agent| {
             (agent.health("").status == 200 && agent.faults().is_empty()).then_some(())
         });
         let took = since.elapsed().as_secs_f64() * 1e3;
         say(&format!("MEASURED {}: 200 again after {took:.1} ms", self.name));
     }
 
-    /// SIGTERM, and the exit status.
-    pub fn terminate(mut self) -> ExitStatus {
-        self.signal(Signal::TERM);
-        self.wait_exit()
+    /// Sends SIGTERM and waits; gives the exit status.
+    pub fn terminate(self) -> ExitStatus {
+        self.process.terminate()
     }
 
-    /// Sends a signal to this agent alone.
-    pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("signal the agent");
-    }
-
-    /// Waits until it has ended.
-    pub fn wait_exit(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("wait for the agent") {
-                return status;
-            }
-            if Instant::now() > deadline {
-                self.fail("it does not end");
-            }
-            thread::sleep(PAUSE);
-        }
-    }
-
-    /// Resident memory in KiB.
-    pub fn resident_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = File::open(path).map(BufReader::new).expect("read the agent's status");
-        let line = status.lines().map_while(Result::ok).find(|line| line.starts_with("VmRSS:"));
-        let field = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        field.expect("VmRSS")
-    }
-
-    /// Ends the test with everything there is to know. Asks on connections of its own, which may fail.
+    /// Ends the test with everything there is to know. It asks on connections of its own, which may fail.
     pub fn fail(&self, why: &str) -> ! {
         let look = |address, path: &str| {
             Connection::open(address)
                 .and_then(|mut open| open.get(path))
-                .map_or_else(|error| error.to_string(), |answer| answer.body)
+                .map_or_else(|error| error.to_string(), |response| response.body)
         };
         panic!(
             "{why}\n/health: {}\n/faults: {}\n/metrics:\n{}\nlog:\n{}",
@@ -386,17 +307,16 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ended_before = self.child.kill();
-        let _status = self.child.wait();
+impl Deref for Agent {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
     }
 }
 
-/// The addresses in the line that says so.
-fn listening(line: &str) -> Option<[SocketAddr; 3]> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    let address = |key: &str| line[key].as_str().and_then(|text| text.parse().ok());
-    (line["message"] == "listening").then_some(())?;
-    Some([address("health")?, address("admin")?, address("agent_check")?])
+impl DerefMut for Agent {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
 }

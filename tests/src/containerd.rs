@@ -1,6 +1,6 @@
-//! A real containerd for one test, with everything of its own: configuration, images, state, sockets.
+//! A real containerd for one test, with configuration, images, state and sockets of its own.
 //!
-//! It starts no containers, so it has no children and mounts nothing, and needs neither systemd nor a registry.
+//! It starts no containers: it has no children, mounts nothing, and needs neither systemd nor a registry.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -13,38 +13,39 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Sandbox, require, sys, tool};
 
-/// Half a second on a quiet machine, most of it for its database.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to start: half a second on an idle machine, most of it for its database.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where Debian has the plugins, and where everybody else has them.
+/// Where the CNI plugins are: Debian's place, and everybody else's.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
-/// Where it listens when nobody tells it where.
+/// Its default socket.
 pub const DEFAULT_SOCKET: &str = "/run/containerd/containerd.sock";
 
-/// Pods get loopback, and nothing else: enough for a network that is ready.
+/// A CNI network with loopback alone, which is enough for `NetworkReady`.
 const NETWORK: &str = r#"{"cniVersion":"0.4.0","name":"e2e","plugins":[{"type":"loopback"}]}"#;
 
-/// The daemon; killed on drop, also while it is stopped.
+/// A running containerd; killed on drop, also while it is stopped.
 pub struct Containerd {
     directory: PathBuf,
-    apart: bool,
+    /// Whether it has a mount namespace of its own.
+    is_apart: bool,
     child: Option<Child>,
 }
 
 impl Containerd {
-    /// Starts one whose socket is in the sandbox. Its pods have no network yet. None, with the reason
-    /// printed, where the programs are missing.
+    /// Starts one whose socket is in the sandbox, and whose pods have no network yet. None, with the reason printed,
+    /// where the programs are missing.
     pub fn start(sandbox: &Sandbox) -> Option<Self> {
         Self::start_in(sandbox.path("containerd"), false)
     }
 
-    /// Starts one in a mount namespace of its own, where its socket is in the default place.
+    /// Starts one in a mount namespace of its own, where its socket is the default one.
     pub fn start_apart(sandbox: &Sandbox) -> Option<Self> {
         Self::start_in(sandbox.path("containerd-apart"), true)
     }
 
-    fn start_in(directory: PathBuf, apart: bool) -> Option<Self> {
+    fn start_in(directory: PathBuf, is_apart: bool) -> Option<Self> {
         let plugins = PLUGINS.into_iter().find(|path| Path::new(path).join("loopback").is_file());
         let installed = tool::is_installed("containerd");
         if !require(installed, "containerd is not installed")
@@ -53,7 +54,7 @@ impl Containerd {
             return None;
         }
         fs::create_dir_all(directory.join("cni")).expect("make its directory");
-        let mut containerd = Self { directory, apart, child: None };
+        let mut containerd = Self { directory, is_apart, child: None };
         let configuration = containerd.configuration(plugins.unwrap_or_default());
         fs::write(containerd.path("config.toml"), configuration).expect("write its configuration");
         containerd.start_again();
@@ -63,9 +64,10 @@ impl Containerd {
     fn configuration(&self, plugins: &str) -> String {
         let path = |name: &str| self.path(name).display().to_string();
         let (root, state, networks) = (path("root"), path("state"), path("cni"));
-        let socket = if self.apart { DEFAULT_SOCKET.to_owned() } else { path("containerd.sock") };
+        let socket =
+            if self.is_apart { DEFAULT_SOCKET.to_owned() } else { path("containerd.sock") };
         let ttrpc = path("ttrpc.sock");
-        // The snapshotters that look for a filesystem or a device of their own stay out of it.
+        // Without the snapshotters that need a filesystem or a device of their own.
         format!(
             r#"version = 2
 root = "{root}"
@@ -94,31 +96,31 @@ conf_dir = "{networks}"
         self.directory.join(name)
     }
 
-    /// Where its socket is, from here.
+    /// The path of its socket, as this process sees it.
     pub fn socket(&self) -> PathBuf {
-        if self.apart {
+        if self.is_apart {
             return PathBuf::from(format!("/proc/{}/root{DEFAULT_SOCKET}", self.pid()));
         }
         self.path("containerd.sock")
     }
 
-    /// Where it keeps its images: somebody may want to mount something there, or to fill it.
+    /// The directory of its images.
     pub fn images(&self) -> PathBuf {
         self.path("root/io.containerd.snapshotter.v1.native")
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running containerd").id()
     }
 
-    /// Gives pods a network; containerd notices by itself.
+    /// Gives its pods a network, which containerd notices by itself.
     pub fn add_network(&self) {
-        // Written in place, in one piece: containerd does not notice a file that is moved there.
+        // Written in place and at once: containerd does not notice a file that is renamed to there.
         fs::write(self.network(), NETWORK).expect("write a network");
     }
 
-    /// Takes it away again.
+    /// Takes the network away again.
     pub fn remove_network(&self) {
         fs::remove_file(self.network()).expect("remove the network");
     }
@@ -133,7 +135,7 @@ conf_dir = "{networks}"
         kill_process(Pid::from_child(child), signal).expect("signal containerd");
     }
 
-    /// It is gone, and its socket's file is not: nobody had the time to tidy up.
+    /// Kills it, which leaves the socket's file behind.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill containerd");
@@ -141,12 +143,12 @@ conf_dir = "{networks}"
         }
     }
 
-    /// Starts it, with what it knew before; returns when it listens.
+    /// Starts it again, with its old state; returns when it listens.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "containerd runs");
         let log = File::options().append(true).create(true).open(self.log()).expect("open a log");
         let errors = log.try_clone().expect("a second handle");
-        let mut command = if self.apart {
+        let mut command = if self.is_apart {
             let mut command = Command::new("unshare");
             command.args(["--mount", "--propagation", "private", "sh", "-c"]);
             command.args(["mount -t tmpfs tmpfs /run && exec \"$@\"", "sh", "containerd"]);
@@ -161,7 +163,7 @@ conf_dir = "{networks}"
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         sys::die_with_parent(&mut command);
         self.child = Some(command.spawn().expect("start containerd"));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while UnixStream::connect(self.socket()).is_err() {
             let child = self.child.as_mut().expect("just started");
             let ended = child.try_wait().expect("wait for containerd");
@@ -182,7 +184,8 @@ conf_dir = "{networks}"
 impl Drop for Containerd {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            let _ended_before = child.kill();
+            // It may have ended before.
+            let _killed = child.kill();
             let _status = child.wait();
         }
     }

@@ -1,4 +1,4 @@
-//! A server program for one test: ended in order on drop, with everything it printed at hand.
+//! A server program of somebody else (nginx, keepalived, Envoy) for one test, with everything that it printed.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -10,8 +10,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::sys;
 
-/// What ends its children first may take that long.
-const ENDS_WITHIN: Duration = Duration::from_secs(3);
+/// How long a program may take to end on SIGTERM before it is killed: keepalived ends its children first.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two looks of a loop that waits.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A program that runs until it is dropped, or until the thread that started it ends.
 pub struct Daemon {
@@ -20,7 +23,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it; what it prints goes to this file.
+    /// Starts a command, whose output goes to this file.
     pub fn start(mut command: Command, log: PathBuf) -> Self {
         let output = File::create(&log).expect("make a log");
         let errors = output.try_clone().expect("a second handle");
@@ -30,39 +33,40 @@ impl Daemon {
         Self { child, log }
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it printed.
+    /// What it printed so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Waits until something is as it should be; fails with what it printed, also if it ends.
-    pub fn wait_for(&mut self, what: &str, patience: Duration, mut right: impl FnMut() -> bool) {
-        let deadline = Instant::now() + patience;
-        while !right() {
-            let ended = self.child.try_wait().expect("wait for it");
+    /// Waits until a condition holds; fails with the log after `timeout`, or at once if the program ends.
+    pub fn wait_for(&mut self, what: &str, timeout: Duration, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + timeout;
+        while !holds() {
+            let ended = self.child.try_wait().expect("wait for the process");
             assert!(
                 ended.is_none() && Instant::now() < deadline,
                 "not {what} ({ended:?}):\n{}",
                 self.log()
             );
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(PAUSE);
         }
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ended_before = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let deadline = Instant::now() + ENDS_WITHIN;
+        // It may have ended before.
+        let _signalled = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(PAUSE);
         }
-        let _ended_in_order = self.child.kill();
+        let _killed = self.child.kill();
         let _status = self.child.wait();
     }
 }

@@ -1,7 +1,7 @@
-//! A real `HAProxy` for one test: its configuration, what it says of its servers, and its log.
+//! A real `HAProxy` for one test: its configuration, its view of its servers, and its log.
 //!
-//! The log comes through a datagram socket of the fixture's own, as it would go to syslog: each line is there within
-//! microseconds of the change that it tells of, and has the time of its arrival.
+//! The log goes to a datagram socket of the fixture, as it would go to syslog: a line arrives within microseconds of the
+//! change that it reports, and is kept with the time of its arrival.
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,48 +11,49 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::sandbox::require;
+use crate::sync::lock;
 use crate::{Sandbox, sys, tool};
 
-/// It answers within some 20 ms.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks at what it says.
+/// How long to wait for what takes it some 20 ms.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks of a loop that waits.
 const PAUSE: Duration = Duration::from_millis(2);
-/// How often the log's reader looks whether it is to end.
+/// How often the log's reader checks whether it is to end.
 const LOG_PAUSE: Duration = Duration::from_millis(50);
-/// As long as a line of a log may be.
+/// The longest line of the log, in bytes.
 const LINE: usize = 64 * 1024;
 
-/// A line of the log, and when it came, on `CLOCK_MONOTONIC`.
+/// A line of the log.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// When.
+    /// When it arrived, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// What.
+    /// Its text.
     pub text: String,
 }
 
-/// One server's row of `show stat`, by the names of its columns.
+/// One server's row of `show stat`: values by the names of the columns.
 #[derive(Clone, Debug)]
 pub struct Server(HashMap<String, String>);
 
 impl Server {
-    /// A column: empty where there is nothing to say.
+    /// The value of a column, which may be empty.
     pub fn get(&self, column: &str) -> &str {
         self.0.get(column).map_or("", String::as_str)
     }
 
-    /// `UP`, `DOWN (agent)`, `DRAIN`, `NOLB`, `MAINT`, also with numbers behind it while it is changing.
+    /// Its status: `UP`, `DOWN (agent)`, `DRAIN`, `NOLB`, `MAINT`, with numbers behind it while it is changing.
     pub fn status(&self) -> &str {
         self.get("status")
     }
 }
 
-/// The daemon; killed on drop.
+/// A running `HAProxy`; killed on drop.
 pub struct Haproxy {
     child: Child,
     socket: PathBuf,
@@ -61,22 +62,22 @@ pub struct Haproxy {
     reader: Option<JoinHandle<()>>,
 }
 
-/// Whether there is one; prints why not.
+/// Whether it is installed; prints a `SKIP` where it is not.
 #[must_use]
-pub fn is_here() -> bool {
+pub fn is_installed() -> bool {
     require(tool::is_installed("haproxy"), "haproxy is not installed")
 }
 
-/// What it thinks of a configuration.
+/// Runs its check of a configuration file.
 pub fn check(configuration: &Path) -> Output {
     tool::output("haproxy", &["-c".as_ref(), "-f".as_ref(), configuration.as_os_str()])
 }
 
 impl Haproxy {
-    /// Starts one with this configuration, whose sockets are `/run/haproxy/` and `/dev/log`: here they are the
-    /// sandbox's. None, with the reason printed, where there is no `HAProxy`.
+    /// Starts one with this configuration, in which `/run/haproxy/` and `/dev/log` are replaced by paths of the sandbox.
+    /// None, with the reason printed, where it is not installed.
     pub fn start(sandbox: &Sandbox, configuration: &str) -> Option<Self> {
-        if !is_here() {
+        if !is_installed() {
             return None;
         }
         let directory = sandbox.path("haproxy");
@@ -84,18 +85,19 @@ impl Haproxy {
         let here = |name: &str| directory.join(name).to_string_lossy().into_owned();
         let text =
             configuration.replace("/run/haproxy/", &here("")).replace("/dev/log", &here("log"));
-        assert!(text.contains(&here("admin.sock")), "no socket to ask it: {configuration}");
+        assert!(text.contains(&here("admin.sock")), "no admin socket: {configuration}");
         let file = directory.join("haproxy.cfg");
         fs::write(&file, text).expect("write its configuration");
 
-        let _from_before = fs::remove_file(directory.join("log"));
+        // There may be one of an earlier start.
+        let _removed = fs::remove_file(directory.join("log"));
         let inbox = UnixDatagram::bind(directory.join("log")).expect("make a log");
         let (log, done) = (Arc::<Mutex<Vec<Line>>>::default(), Arc::<AtomicBool>::default());
         let reader = keep_log(inbox, Arc::clone(&log), Arc::clone(&done));
 
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&file);
-        // What it prints, the log has too.
+        // The log has everything that it prints.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         sys::die_with_parent(&mut command);
         let child = command.spawn().expect("start haproxy");
@@ -106,22 +108,22 @@ impl Haproxy {
     }
 
     fn wait_ready(&mut self, file: &Path) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.try_ask("show info").is_err() {
+        let deadline = Instant::now() + TIMEOUT;
+        while self.try_command("show info").is_err() {
             let ended = self.child.try_wait().expect("wait for haproxy");
-            let words = || String::from_utf8_lossy(&check(file).stderr).into_owned();
-            assert!(ended.is_none(), "haproxy ended ({ended:?}):\n{}", words());
+            let errors = || String::from_utf8_lossy(&check(file).stderr).into_owned();
+            assert!(ended.is_none(), "haproxy ended ({ended:?}):\n{}", errors());
             assert!(Instant::now() < deadline, "haproxy does not answer");
             thread::sleep(PAUSE);
         }
     }
 
-    /// A command on its socket.
-    pub fn ask(&self, command: &str) -> String {
-        self.try_ask(command).unwrap_or_else(|error| panic!("{command}: {error}"))
+    /// Runs a command on its admin socket.
+    pub fn command(&self, command: &str) -> String {
+        self.try_command(command).unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    fn try_ask(&self, command: &str) -> io::Result<String> {
+    fn try_command(&self, command: &str) -> io::Result<String> {
         let mut stream = UnixStream::connect(&self.socket)?;
         stream.write_all(format!("{command}\n").as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
@@ -130,9 +132,9 @@ impl Haproxy {
         Ok(answer)
     }
 
-    /// What it says of a server now.
+    /// Its view of a server now.
     pub fn server(&self, backend: &str, name: &str) -> Server {
-        let table = self.ask("show stat");
+        let table = self.command("show stat");
         let mut lines = table.trim_start_matches("# ").lines().map(fields);
         let columns = lines.next().expect("a header");
         let row = lines.find(|row| row.starts_with(&[backend.to_owned(), name.to_owned()]));
@@ -140,56 +142,56 @@ impl Haproxy {
         Server(columns.into_iter().zip(row).collect())
     }
 
-    /// Asks until a server is as it should be; how long that took.
+    /// Waits until a condition holds for a server; gives how long that took.
     pub fn wait_for(
         &self,
         (backend, name): (&str, &str),
         what: &str,
-        right: impl Fn(&Server) -> bool,
+        holds: impl Fn(&Server) -> bool,
     ) -> Duration {
         let began = Instant::now();
         loop {
             let server = self.server(backend, name);
-            if right(&server) {
+            if holds(&server) {
                 return began.elapsed();
             }
             assert!(
-                began.elapsed() < PATIENCE,
+                began.elapsed() < TIMEOUT,
                 "{name} is not {what} but {}:\n{}",
                 server.status(),
-                self.story()
+                self.events()
             );
             thread::sleep(PAUSE);
         }
     }
 
-    /// What it logged so far, requests and all.
+    /// The lines of its log so far, with those of requests.
     pub fn log(&self) -> Vec<Line> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.log).clone()
     }
 
-    /// The same for people, without the requests.
-    fn story(&self) -> String {
+    /// The log without the lines of requests, for a message.
+    fn events(&self) -> String {
         let log = self.log();
         let lines = log.iter().filter(|line| !line.text.ends_with("HTTP/1.1\""));
         lines.map(|line| format!("{} {}", line.at_ns, line.text)).collect::<Vec<_>>().join("\n")
     }
 
-    /// The first line since then that has all these words.
+    /// The first line since a time that has all these words.
     pub fn find_line(&self, since_ns: u64, words: &[&str]) -> Option<Line> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = lock(&self.log);
         let late = log.iter().rev().take_while(|line| line.at_ns >= since_ns);
         late.filter(|line| words.iter().all(|word| line.text.contains(word))).last().cloned()
     }
 
-    /// Waits for it.
+    /// Waits for such a line.
     pub fn wait_line(&self, since_ns: u64, words: &[&str]) -> Line {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(line) = self.find_line(since_ns, words) {
                 return line;
             }
-            assert!(Instant::now() < deadline, "no {words:?} in the log:\n{}", self.story());
+            assert!(Instant::now() < deadline, "no {words:?} in the log:\n{}", self.events());
             thread::sleep(PAUSE);
         }
     }
@@ -197,7 +199,8 @@ impl Haproxy {
 
 impl Drop for Haproxy {
     fn drop(&mut self) {
-        let _ended_before = self.child.kill();
+        // It may have ended before.
+        let _killed = self.child.kill();
         let _status = self.child.wait();
         self.done.store(true, Ordering::Relaxed);
         if let Some(reader) = self.reader.take() {
@@ -219,12 +222,12 @@ fn keep_log(
             let at_ns = sys::monotonic_ns();
             let text = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
             let line = Line { at_ns, text: text.trim_end().to_owned() };
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            lock(&log).push(line);
         }
     })
 }
 
-/// The fields of a line with commas, some of them in quotes, which are doubled inside.
+/// The fields of a line of comma-separated values. Some are in quotes, in which a quote is doubled.
 fn fields(line: &str) -> Vec<String> {
     let (mut fields, mut quoted) = (vec![String::new()], false);
     for character in line.chars() {

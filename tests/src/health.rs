@@ -1,53 +1,39 @@
 //! What an answer of `/health` says.
 
-use serde_json::Value;
+use std::ops::Deref;
 
-use crate::http::Answer;
+pub use tocsin_api::health::CheckResult;
+use tocsin_api::health::HealthResponse;
 
-/// One check's part of an answer.
-#[derive(Clone, Debug)]
-pub struct Check {
-    /// Its name.
-    pub name: String,
-    /// Whether it passed.
-    pub passed: bool,
-    /// Why not; only a failed check has one.
-    pub reason: Option<String>,
-    /// Why it passed without being sure.
-    pub degraded: Option<String>,
-}
+use crate::http::Response;
 
-/// A whole answer, with the invariants of its form checked.
+/// A whole answer, whose form has been checked.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// 200 or 503.
     pub status: u16,
-    /// In the order asked for.
-    pub checks: Vec<Check>,
+    response: HealthResponse,
 }
 
 impl Health {
-    /// Reads an answer; every rule of the form that a wrong answer could break is asserted here, so that
-    /// each test checks it on the way.
-    pub fn read(answer: &Answer) -> Self {
-        let body = &answer.body;
-        let json = answer.json();
-        let checks: Vec<Check> = json["checks"]
-            .as_array()
-            .unwrap_or_else(|| panic!("no checks in {body}"))
-            .iter()
-            .map(|check| Check::read(check, body))
-            .collect();
-        assert!(json["total_duration_ms"].is_u64(), "no total_duration_ms in {body}");
-        let ready = checks.iter().all(|check| check.passed);
-        let (status, word) = if ready { (200, "ready") } else { (503, "not-ready") };
-        assert_eq!((answer.status, json["status"].as_str()), (status, Some(word)), "{body}");
-        assert_eq!(answer.header("content-type"), Some("application/json"));
-        Self { status, checks }
+    /// Reads an answer; every rule of the form that a wrong answer could break is asserted here, so that each test
+    /// checks it on the way.
+    pub fn read(http: &Response) -> Self {
+        let response: HealthResponse = http.read();
+        let ready = response.checks.iter().all(|check| check.passed);
+        assert_eq!(response.is_ready(), ready, "{}", http.body);
+        assert_eq!(http.status, if ready { 200 } else { 503 }, "{}", http.body);
+        assert_eq!(http.header("content-type"), Some("application/json"));
+        for check in &response.checks {
+            let reason = check.reason.as_deref();
+            assert_eq!(reason.is_some(), !check.passed, "a reason on failure alone: {}", http.body);
+            assert_ne!(reason, Some(""), "{}", http.body);
+        }
+        Self { status: http.status, response }
     }
 
     /// A check by name.
-    pub fn check(&self, name: &str) -> Option<&Check> {
+    pub fn check(&self, name: &str) -> Option<&CheckResult> {
         self.checks.iter().find(|check| check.name == name)
     }
 
@@ -60,20 +46,17 @@ impl Health {
     pub fn passed(&self, name: &str) -> bool {
         self.check(name).is_some_and(|check| check.passed)
     }
+
+    /// Why a check that passed is worth less than it looks.
+    pub fn degraded(&self, name: &str) -> Option<&str> {
+        self.check(name).filter(|check| check.passed).and_then(|check| check.degraded.as_deref())
+    }
 }
 
-impl Check {
-    fn read(json: &Value, body: &str) -> Self {
-        let text = |key: &str| json.get(key).map(|value| value.as_str().expect(key).to_owned());
-        let passed = json["passed"].as_bool().unwrap_or_else(|| panic!("no passed in {body}"));
-        assert!(json["duration_ms"].is_u64(), "no duration_ms in {body}");
-        let check = Self {
-            name: text("name").unwrap_or_else(|| panic!("a check without a name in {body}")),
-            passed,
-            reason: text("reason"),
-            degraded: text("degraded"),
-        };
-        assert_eq!(check.reason.is_some(), !passed, "a reason on failure, and only then: {body}");
-        check
+impl Deref for Health {
+    type Target = HealthResponse;
+
+    fn deref(&self) -> &HealthResponse {
+        &self.response
     }
 }

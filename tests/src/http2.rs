@@ -1,11 +1,12 @@
-//! The bytes of an HTTP/2 client that behaves as no library's does: frames by RFC 9113, fields by RFC 7541, literal.
+//! The bytes of an HTTP/2 client that no library would let a test send: frames of RFC 9113, header fields of RFC 7541
+//! without compression.
 
-/// `HEADERS`
+/// The frame type `HEADERS`.
 pub const HEADERS: u8 = 1;
-/// `GOAWAY`
+/// The frame type `GOAWAY`.
 pub const GOAWAY: u8 = 7;
 
-/// The preface, and settings with this initial window for every stream.
+/// The connection preface, and settings with this initial window for every stream, in bytes.
 pub fn preface(window: u32) -> Vec<u8> {
     const INITIAL_WINDOW_SIZE: u16 = 4;
     let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
@@ -15,7 +16,7 @@ pub fn preface(window: u32) -> Vec<u8> {
     bytes
 }
 
-/// A request, whole or with a body to come.
+/// A request; `ends` says whether it is complete, without a body to come.
 pub fn request(
     stream: u32,
     method: &str,
@@ -28,7 +29,7 @@ pub fn request(
     let mut block = Vec::new();
     let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x")];
     for (name, value) in pseudo.iter().chain(more) {
-        // A literal that is not indexed, with a new name.
+        // A literal header field without indexing, with a new name (RFC 7541, section 6.2.2).
         block.push(0);
         text(&mut block, name);
         text(&mut block, value);
@@ -47,7 +48,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 fn text(block: &mut Vec<u8>, text: &str) {
     let mut length = text.len();
-    // An integer with a prefix of 7 bits.
+    // An integer with a prefix of 7 bits (RFC 7541, section 5.1).
     if length < 127 {
         block.push(length.to_le_bytes()[0]);
     } else {
@@ -62,7 +63,7 @@ fn text(block: &mut Vec<u8>, text: &str) {
     block.extend(text.bytes());
 }
 
-/// The next frame's kind, stream and payload, and what follows; none where it is not whole.
+/// The next frame's type, stream and payload, and the bytes behind it; none where the frame is not complete.
 pub fn next(bytes: &[u8]) -> Option<(u8, u32, &[u8], &[u8])> {
     let (head, rest) = bytes.split_at_checked(9)?;
     let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);

@@ -1,4 +1,4 @@
-//! Faults made through interfaces of the kernel, and I/O that goes straight to the device.
+//! Fault injection through interfaces of the kernel, and I/O that goes straight to the device.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -13,7 +13,7 @@ use rustix::mount::FsPickFlags;
 
 use crate::{LoopDevice, sys, tool};
 
-/// Lets ext4 report an error of its own making (what it then does is the mount's `errors=`).
+/// Makes ext4 report an error, upon which it does what the mount's `errors=` says.
 pub fn ext4_error(device: &LoopDevice) -> Instant {
     let path = format!("/sys/fs/ext4/{}/trigger_fs_error", device.name());
     let at = Instant::now();
@@ -21,14 +21,14 @@ pub fn ext4_error(device: &LoopDevice) -> Instant {
     at
 }
 
-/// The count that ext4 keeps in its superblock.
+/// The number of errors that ext4 counts in its superblock.
 pub fn ext4_errors(device: &LoopDevice) -> u64 {
     let path = format!("/sys/fs/ext4/{}/errors_count", device.name());
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"));
     text.trim().parse().expect("a number")
 }
 
-/// Shuts a filesystem down at once, as its driver does when it can no longer trust itself.
+/// Shuts down a filesystem at once, as its driver does on an error that it cannot handle.
 pub fn shut_down(point: &Path) -> Instant {
     let directory = File::open(point).expect("open the mount point");
     let at = Instant::now();
@@ -36,7 +36,7 @@ pub fn shut_down(point: &Path) -> Instant {
     at
 }
 
-/// What new versions of mount(8) do: `ro` or `rw` for the filesystem, without mount(2).
+/// Makes a filesystem read-only or writable (`ro`, `rw`) by fsconfig(2), as new versions of mount(8) do.
 pub fn reconfigure(point: &Path, flag: &str) -> Instant {
     let filesystem =
         rustix::mount::fspick(CWD, point, FsPickFlags::FSPICK_CLOEXEC).expect("fspick");
@@ -50,7 +50,7 @@ pub fn reconfigure(point: &Path, flag: &str) -> Instant {
 #[must_use = "dropping it thaws"]
 pub struct Frozen(OwnedFd);
 
-/// What a snapshot does.
+/// Freezes a filesystem, as a snapshot does.
 pub fn freeze(point: &Path) -> Frozen {
     let directory = OwnedFd::from(File::open(point).expect("open the mount point"));
     sys::freeze(&directory).expect("freeze");
@@ -65,11 +65,11 @@ impl Drop for Frozen {
     }
 }
 
-/// The unit of direct I/O here: aligned as every device wants it, and one request.
+/// The unit of direct I/O: aligned as every device demands it, and one request.
 #[repr(align(4096))]
 struct Block([u8; 4096]);
 
-/// One block of a file or device.
+/// The size of one block of a file or device, in bytes.
 pub const BLOCK: u64 = 4096;
 
 fn direct(path: &Path, write: bool) -> io::Result<File> {
@@ -82,7 +82,7 @@ pub fn read_block(path: &Path, at: u64) -> io::Result<()> {
     direct(path, false)?.read_exact_at(&mut block.0, at)
 }
 
-/// Reads the same block again and again on one open file, and counts what failed.
+/// Reads the same block many times on one open file, and counts the failures.
 pub fn read_block_times(path: &Path, at: u64, times: u64) -> u64 {
     let mut block = Box::new(Block([0; 4096]));
     let file = direct(path, false).expect("open for direct reads");
@@ -95,19 +95,19 @@ pub fn write_block(path: &Path, at: u64) -> io::Result<()> {
     direct(path, true)?.write_all_at(&block.0, at)
 }
 
-/// Writes a file through the page cache and waits for the disk.
+/// Writes a file through the page cache, and waits for the disk.
 pub fn write_synced(path: &Path, size: usize) -> io::Result<()> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     file.write_all_at(&vec![0x5a; size], 0)?;
     file.sync_all()
 }
 
-/// What `sync -f` does: everything this filesystem still has in memory goes to the disk.
+/// Writes to the disk what a filesystem still has in memory, as `sync -f` does.
 pub fn sync(point: &Path) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(point)?)?)
 }
 
-/// Where on the device an ext4 file lies, by path or by `<inode>`; `<8>` is the journal.
+/// The byte ranges of an ext4 file on its device, by path or by `<inode>`; `<8>` is the journal.
 pub fn ext4_ranges(device: &LoopDevice, file: &str) -> Vec<Range<u64>> {
     let device = device.path();
     let request = format!("blocks {file}");
@@ -124,14 +124,14 @@ pub fn ext4_ranges(device: &LoopDevice, file: &str) -> Vec<Range<u64>> {
     ranges
 }
 
-/// Wipes an inode of an unmounted ext4, which leaves its name dangling.
+/// Clears an inode of an unmounted ext4, so that its directory entry leads to nothing.
 pub fn ext4_wipe_inode(device: &LoopDevice, file: &str) {
     let device = device.path();
     let request = format!("clri {file}");
     tool::run("debugfs", &["-w".as_ref(), "-R".as_ref(), request.as_ref(), device.as_os_str()]);
 }
 
-/// Where the log of an unmounted xfs lies.
+/// The byte range of the log of an unmounted xfs on its device.
 pub fn xfs_log(device: &LoopDevice) -> Range<u64> {
     let device = device.path();
     let read = |field: &str| -> u64 {
@@ -141,7 +141,7 @@ pub fn xfs_log(device: &LoopDevice) -> Range<u64> {
         let value = text.trim().rsplit(' ').next().and_then(|value| value.parse().ok());
         value.unwrap_or_else(|| panic!("xfs_db {field}: {text:?}"))
     };
-    // A block's number has its allocation group in the high bits.
+    // The high bits of a block's number are its allocation group.
     let (start, group_bits, size) = (read("logstart"), read("agblklog"), read("blocksize"));
     let block = (start >> group_bits) * read("agblocks") + (start & ((1 << group_bits) - 1));
     block * size..(block + read("logblocks")) * size

@@ -1,8 +1,8 @@
-//! Fixtures for the end-to-end tests, the demo and the bench: real filesystems on real loop devices,
-//! in a mount namespace of their own, and the agent's binary watching them.
+//! Fixtures for the end-to-end tests, the demo and the bench: real filesystems on real loop devices, in a mount
+//! namespace of their own; a real control plane; and the binaries under test.
 //!
-//! Everything cleans up when it is dropped, also while a test panics. Nothing here knows the agent's
-//! code: the agent is what its command line, its two ports and its log say.
+//! Everything cleans up when it is dropped, also while a test panics. Nothing here uses the code of the agent: the
+//! agent is its command line, its listeners and its log, and the types of `tocsin-api` say what it answers.
 #![expect(
     clippy::expect_used,
     clippy::missing_panics_doc,
@@ -15,9 +15,10 @@ pub mod agent;
 pub mod cluster;
 pub mod containerd;
 pub mod daemon;
-pub mod faultfs;
+pub mod faulty_disk;
 pub mod haproxy;
 pub mod health;
+pub mod host_root;
 pub mod http;
 pub mod http2;
 pub mod inject;
@@ -26,7 +27,9 @@ pub mod mount;
 pub mod nameserver;
 pub mod netns;
 pub mod pool;
+pub mod process;
 pub mod sandbox;
+pub mod sync;
 pub mod sys;
 pub mod tool;
 pub mod volume;
@@ -34,12 +37,13 @@ pub mod volume;
 pub use agent::Agent;
 pub use cluster::ControlPlane;
 pub use daemon::Daemon;
-pub use faultfs::FaultFs;
+pub use faulty_disk::FaultyDisk;
 pub use haproxy::Haproxy;
 pub use loopdev::LoopDevice;
 pub use mount::Mount;
 pub use nameserver::Nameserver;
 pub use netns::NetNs;
+pub use process::Process;
 pub use sandbox::{Sandbox, require};
 pub use volume::{Filesystem, Volume};
 

@@ -12,13 +12,14 @@ use rustix::fs::{major, minor};
 
 use crate::sys;
 
-/// The numbers in use by a run start here, far above those that `losetup -f` hands out.
+/// The number of devices that this process has made.
 ///
-/// A run never uses a number twice: a late event of one test's broken device must not be taken for
-/// one of the next test's healthy device.
+/// A run never uses a number twice: a late event of one test's broken device must not be taken for an event of the next
+/// test's healthy device.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Processes start at different places; all below 65,536, the limit where loop devices have partitions.
+/// The next number: far above those that `losetup -f` takes, at another place for each process, and below 65,536, which
+/// is the limit where loop devices have partitions.
 fn next_index() -> u32 {
     1000 + (std::process::id() % 250) * 200 + NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -28,17 +29,17 @@ fn next_index() -> u32 {
 pub struct LoopDevice {
     index: u32,
     number: String,
-    // Taken by `drop` alone.
+    // Only drop takes it.
     device: Option<File>,
 }
 
 impl LoopDevice {
-    /// Writable, through the page cache of the backing file.
+    /// A writable device over a file, through the file's page cache.
     pub fn over(backing: &Path) -> Self {
         Self::with(backing, 0)
     }
 
-    /// With flags of [`crate::sys`].
+    /// A device with flags of [`crate::sys`].
     pub fn with(backing: &Path, flags: u32) -> Self {
         let control = open(Path::new("/dev/loop-control"), true);
         let index = loop {
@@ -59,17 +60,17 @@ impl LoopDevice {
         Self { index, number, device: Some(device) }
     }
 
-    /// `loop1234`.
+    /// Its name: `loop1234`.
     pub fn name(&self) -> String {
         format!("loop{}", self.index)
     }
 
-    /// `7:1234`.
+    /// Its number: `7:1234`.
     pub fn number(&self) -> &str {
         &self.number
     }
 
-    /// `/dev/loop1234`.
+    /// Its path: `/dev/loop1234`.
     pub fn path(&self) -> PathBuf {
         device_path(self.index)
     }
@@ -81,10 +82,10 @@ impl Drop for LoopDevice {
         if let Err(error) = sys::loop_clear(&device) {
             eprintln!("detach {}: {error}", self.name());
         }
-        // Closed first: an open handle keeps the device, as a forgotten mount does.
+        // Closed first: an open file keeps the device, as a forgotten mount does.
         drop(device);
         let Ok(control) = File::open("/dev/loop-control") else { return };
-        // A reader that was just woken from a hang may need a moment to close its handle.
+        // A reader that has just been woken from a hang may need a moment to close its file.
         for _ in 0..200 {
             if sys::loop_remove(&control, self.index).is_ok() {
                 return;

@@ -1,4 +1,4 @@
-//! A mount that goes away with its guard.
+//! A mount that is unmounted on drop.
 
 use std::ffi::CString;
 use std::fs;
@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// How long a probe of the agent may keep a mount busy before that is a failure of the test.
-const BUSY_AT_MOST: Duration = Duration::from_secs(2);
+/// How long a probe of the agent may keep a mount busy; a test fails after that.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One mount in this thread's namespace.
+/// A mount in this thread's namespace.
 #[derive(Debug)]
 pub struct Mount {
     point: PathBuf,
 }
 
 impl Mount {
-    /// Mounts `source` on `point`, which is made if it is not there.
+    /// Mounts `source` on `point`, which is made where it does not exist.
     pub fn new(source: &Path, point: &Path, kind: &str, flags: MountFlags, options: &str) -> Self {
         Self::try_new(source, point, kind, flags, options).unwrap_or_else(|error| {
             panic!(
@@ -29,7 +29,7 @@ impl Mount {
         })
     }
 
-    /// The same, where a refusal is part of the story.
+    /// As [`Self::new`], where the kernel may refuse.
     pub fn try_new(
         source: &Path,
         point: &Path,
@@ -43,7 +43,7 @@ impl Mount {
         Ok(Self { point: point.to_owned() })
     }
 
-    /// A second way to the same files.
+    /// Makes a bind mount.
     pub fn bind(from: &Path, point: &Path) -> Self {
         fs::create_dir_all(point).expect("make the mount point");
         rustix::mount::mount_bind(from, point).unwrap_or_else(|error| {
@@ -52,21 +52,21 @@ impl Mount {
         Self { point: point.to_owned() }
     }
 
-    /// What `mount -o remount,...` does; with `MountFlags::BIND`, to this mount alone.
+    /// Remounts the filesystem as `mount -o remount,...` does; with `MountFlags::BIND`, this mount alone.
     pub fn remount(&self, flags: MountFlags, options: &str) {
         let options = CString::new(options).expect("options without a zero byte");
         rustix::mount::mount_remount(&self.point, flags, options.as_c_str())
             .unwrap_or_else(|error| panic!("remount {} {flags:?}: {error}", self.point.display()));
     }
 
-    /// Unmounts, and insists on it; says how long the mount was busy, which for a moment it may be.
+    /// Unmounts it, and gives how long it was busy: a probe of the agent may keep it busy for a moment.
     pub fn unmount(self) -> Duration {
         let start = Instant::now();
         let mut busy = Duration::ZERO;
         loop {
             match rustix::mount::unmount(&self.point, UnmountFlags::empty()) {
                 Ok(()) => break,
-                Err(Errno::BUSY) if busy < BUSY_AT_MOST => busy = start.elapsed(),
+                Err(Errno::BUSY) if busy < BUSY_TIMEOUT => busy = start.elapsed(),
                 Err(error) => panic!("unmount {}: {error}", self.point.display()),
             }
         }
@@ -74,7 +74,7 @@ impl Mount {
         busy
     }
 
-    /// Where.
+    /// Its mount point.
     pub fn point(&self) -> &Path {
         &self.point
     }
@@ -89,8 +89,7 @@ impl Drop for Mount {
     }
 }
 
-/// The lines of the calling thread's mount table. (`/proc/self` would be the main thread, which is
-/// in another namespace.)
+/// The lines of the calling thread's mount table. `/proc/self` would be the main thread's, in another namespace.
 pub fn table() -> Vec<String> {
     fs::read_to_string("/proc/thread-self/mountinfo")
         .expect("read mountinfo")
@@ -99,12 +98,12 @@ pub fn table() -> Vec<String> {
         .collect()
 }
 
-/// The line of the mount at `point`, with the octal escapes it has there.
+/// The line of the mount at `point`, which has to be written with the table's octal escapes.
 pub fn table_line(point: &str) -> Option<String> {
     table().into_iter().rev().find(|line| line.split(' ').nth(4) == Some(point))
 }
 
-/// Takes everything down that is mounted beneath `directory`, newest first.
+/// Unmounts everything beneath `directory`, newest first.
 pub fn unmount_beneath(directory: &Path) {
     let points: Vec<PathBuf> = table()
         .iter()
@@ -119,7 +118,7 @@ pub fn unmount_beneath(directory: &Path) {
     }
 }
 
-/// `\040` and its like, which the kernel writes for blank, tab, newline, backslash and `#`.
+/// Replaces `\040` and its like, which the kernel writes for blank, tab, newline, backslash and `#`.
 fn unescape(field: &str) -> String {
     let mut text = String::new();
     let mut rest = field;

@@ -1,8 +1,7 @@
-//! Network namespaces: hosts of one test's own, which the kernel takes down when nobody is in them any more.
+//! Network namespaces: the kernel removes one when no process, socket or open file is in it any more.
 //!
-//! A test's thread moves into one, and what it starts is in there too: the agent, and the client that asks it. So the
-//! addresses below are the test's alone, on no real network, and tests run in parallel. Another namespace is what is
-//! at the far end of the host's links.
+//! A test's thread moves into one, and what it starts is in there too: the agent, and its client. So the addresses of a
+//! test are on no real network, and tests run in parallel. A second namespace is the router at the far end of a link.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,12 +20,12 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// An empty one, with its loopback up; none, with the reason printed, where there cannot be one.
+    /// A new namespace with its loopback up. None, with the reason printed, where the machine lacks `ip`.
     pub fn new() -> Option<Self> {
         if !require(tool::is_installed("ip"), "ip is not installed") {
             return None;
         }
-        // The thread ends; the open file keeps what it made.
+        // The thread ends; the open file keeps its namespace.
         let made = thread::spawn(|| {
             sys::unshare_network()?;
             File::open("/proc/thread-self/ns/net")
@@ -37,18 +36,18 @@ impl NetNs {
         Some(namespace)
     }
 
-    /// The machine's own, for somebody who has left it.
+    /// The machine's own namespace, for a thread that has left it.
     pub fn outside() -> Self {
         // The main thread never leaves.
         Self { namespace: File::open("/proc/self/ns/net").expect("open the machine's own") }
     }
 
-    /// Moves the calling thread here, and what it starts from now on; for good.
+    /// Moves the calling thread here, for good, and with it what it starts from now on.
     pub fn enter(&self) {
         sys::join_network(self.namespace.as_fd()).expect("enter the network namespace");
     }
 
-    /// Does something here, on a thread of its own. A socket that it makes stays here.
+    /// Runs `work` here, on a thread of its own. A socket that it makes stays here.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let worker = scope.spawn(|| {
@@ -64,7 +63,7 @@ impl NetNs {
         self.run(|| tool::run("ip", &arguments.split(' ').collect::<Vec<_>>()))
     }
 
-    /// Sets one of the kernel's variables for this namespace: `ipv4/ip_forward`.
+    /// Sets a sysctl of this namespace, such as `ipv4/ip_forward`.
     pub fn set(&self, name: &str, value: &str) {
         let path = Path::new("/proc/sys/net").join(name);
         self.run(|| {
@@ -73,22 +72,22 @@ impl NetNs {
         });
     }
 
-    /// Lays a cable: a link called `name` here and one called `there` at the other end, both up.
-    pub fn cable(&self, name: &str, other: &Self, there: &str) {
+    /// Makes a veth pair: `name` here and `there` in the other namespace, both up.
+    pub fn veth(&self, name: &str, other: &Self, there: &str) {
         let theirs = other.path();
         self.ip(&format!("link add {name} type veth peer name {there} netns {}", theirs.display()));
         self.ip(&format!("link set {name} up"));
         other.ip(&format!("link set {there} up"));
     }
 
-    /// As other processes reach it, while this one lives.
+    /// The path of this namespace for other processes, while this process lives.
     fn path(&self) -> PathBuf {
         let (process, file) = (std::process::id(), self.namespace.as_raw_fd());
         PathBuf::from(format!("/proc/{process}/fd/{file}"))
     }
 }
 
-/// The resolv.conf of one test's mount namespace.
+/// An /etc/resolv.conf of one test's mount namespace; unmounted on drop.
 #[derive(Debug)]
 pub struct ResolvConf {
     file: PathBuf,
@@ -97,7 +96,7 @@ pub struct ResolvConf {
 impl ResolvConf {
     const PATH: &str = "/etc/resolv.conf";
 
-    /// Puts one over the machine's.
+    /// Mounts a file with this text over the machine's.
     pub fn new(sandbox: &Sandbox, text: &str) -> Option<Self> {
         if !require(Path::new(Self::PATH).exists(), "there is no /etc/resolv.conf to cover") {
             return None;
@@ -108,7 +107,7 @@ impl ResolvConf {
         Some(Self { file })
     }
 
-    /// Changes it, in place.
+    /// Writes another text to the same file.
     pub fn write(&self, text: &str) {
         fs::write(&self.file, text).expect("write the resolv.conf");
     }

@@ -1,38 +1,38 @@
-//! What stands behind a load balancer: hosts, each with its disk, its agent and something that it serves; and the
-//! customers in front of it, who count.
+//! A pool of hosts behind a load balancer, each with a disk, an agent and a service; and clients in front of it.
 //!
-//! All of it is in a network namespace, at the very addresses and ports of the examples in `deploy/lb`, so that those
-//! can be tested as they are. Each host is a thread with a mount namespace of its own: the kernel tells every agent of
-//! every fault, and each has to know which disks are its host's.
+//! All of it is in a network namespace, at the addresses and ports of the examples in `deploy/lb`, so that the tests use
+//! those files as they are. Each host is a thread with a mount namespace of its own: every agent gets the kernel's
+//! events of every fault, and has to know which disks belong to its host.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Scope};
 use std::time::{Duration, Instant};
 
 use crate::http::Connection;
+use crate::sync::lock;
 use crate::sys::monotonic_ns;
 use crate::{Agent, Filesystem, NetNs, Sandbox, Volume, inject, sys};
 
-/// The examples' hosts.
+/// The hosts of the examples, with their addresses.
 pub const HOSTS: [(&str, &str); 3] =
     [("node-1", "192.0.2.11"), ("node-2", "192.0.2.12"), ("node-3", "192.0.2.13")];
 
-/// Where an agent answers.
+/// The port of an agent's health listener.
 pub const HEALTH_PORT: u16 = 25001;
-/// Where it speaks `HAProxy`'s language.
+/// The port of an agent's agent-check.
 pub const AGENT_CHECK_PORT: u16 = 25003;
-/// Where a host serves.
+/// The port of a host's service.
 const SERVICE_PORT: u16 = 8080;
 
-/// As ext4 is mounted where somebody cares.
+/// Mount options of a host's ext4.
 const OPTIONS: &str = "errors=remount-ro";
 
-/// A namespace with all their addresses; none, with the reason printed, where there cannot be one.
+/// A namespace with the addresses of all hosts. None, with the reason printed, where the machine lacks `ip`.
 pub fn network() -> Option<NetNs> {
     let network = NetNs::new()?;
     for (_, address) in HOSTS {
@@ -41,39 +41,40 @@ pub fn network() -> Option<NetNs> {
     Some(network)
 }
 
-/// What a host's thread works with.
-pub struct Machine<'scope> {
-    /// Its disk.
+/// What a host's thread has in hand.
+pub struct HostState<'scope> {
+    /// The host's disk.
     pub volume: Volume,
     agent: Option<Agent>,
     start: Box<dyn FnMut() -> Agent + 'scope>,
 }
 
-impl Machine<'_> {
-    /// Its agent, which has to run.
+impl HostState<'_> {
+    /// The host's agent; fails where it does not run.
     pub fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("a running agent")
     }
 }
 
-type Order = Box<dyn FnOnce(&mut Machine<'_>) + Send>;
+/// Work for a host's thread.
+type Job = Box<dyn FnOnce(&mut HostState<'_>) + Send>;
 
-/// A host.
+/// A host of the pool.
 pub struct Host {
     name: &'static str,
-    orders: Sender<Order>,
+    jobs: Sender<Job>,
     slow: Arc<AtomicUsize>,
 }
 
 impl Host {
-    /// Starts one, and returns when its agent answers; to be called within the namespace.
+    /// Starts one, and returns when its agent answers. The caller is in the pool's network namespace.
     pub fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         sandbox: &'scope Sandbox,
         (name, address): (&'static str, &'static str),
         change: impl FnMut(&mut Command) + Send + 'scope,
     ) -> Self {
-        let (orders, inbox) = mpsc::channel::<Order>();
+        let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, started) = mpsc::channel();
         let slow = Arc::<AtomicUsize>::default();
         let counter = Arc::clone(&slow);
@@ -82,77 +83,77 @@ impl Host {
             let volume = Volume::new(sandbox, name, Filesystem::Ext4, OPTIONS);
             let service = Service::start(name, address, counter);
             let mut start = Box::new(starter(sandbox, name, address, change));
-            let mut machine = Machine { volume, agent: Some(start()), start };
-            let _nobody_waits = ready.send(());
-            for order in inbox {
-                order(&mut machine);
+            let mut state = HostState { volume, agent: Some(start()), start };
+            let _sent = ready.send(());
+            for job in inbox {
+                job(&mut state);
             }
             // In this order: the agent first, and then what it watches.
-            drop((machine.agent, machine.volume, service));
+            drop((state.agent, state.volume, service));
         });
         started.recv().unwrap_or_else(|_| panic!("{name} did not start"));
-        Self { name, orders, slow }
+        Self { name, jobs, slow }
     }
 
-    /// `node-1`.
+    /// Its name: `node-1`.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Slow requests that it has begun to answer.
+    /// The number of slow requests that its service has begun to answer.
     pub fn slow_requests(&self) -> usize {
         self.slow.load(Ordering::Relaxed)
     }
 
-    /// Does something there, and waits for it.
+    /// Runs `work` on the host's thread, and waits for it.
     pub fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Machine<'_>) -> T + Send + 'static,
+        work: impl FnOnce(&mut HostState<'_>) -> T + Send + 'static,
     ) -> T {
         let (answer, done) = mpsc::channel();
-        let order = move |machine: &mut Machine<'_>| {
-            let _nobody_waits = answer.send(work(machine));
+        let job = move |state: &mut HostState<'_>| {
+            let _sent = answer.send(work(state));
         };
-        let _gone = self.orders.send(Box::new(order));
+        let _sent = self.jobs.send(Box::new(job));
         done.recv().unwrap_or_else(|_| panic!("{} is gone", self.name))
     }
 
-    /// The agent ends in its own time.
+    /// Stops the agent in order.
     pub fn stop_agent(&self) {
-        self.run(|machine| {
-            let agent = machine.agent.take().expect("a running agent");
-            assert!(agent.terminate().success(), "an orderly end");
+        self.run(|state| {
+            let agent = state.agent.take().expect("a running agent");
+            assert!(agent.terminate().success(), "the agent ends in order");
         });
     }
 
-    /// The agent is gone at once.
+    /// Kills the agent.
     pub fn kill_agent(&self) {
-        self.run(|machine| drop(machine.agent.take()));
+        self.run(|state| drop(state.agent.take()));
     }
 
-    /// It is back, and answers.
+    /// Starts the agent again; returns when it answers.
     pub fn start_agent(&self) {
-        self.run(|machine| {
-            assert!(machine.agent.is_none(), "the agent runs");
-            machine.agent = Some((machine.start)());
+        self.run(|state| {
+            assert!(state.agent.is_none(), "the agent runs");
+            state.agent = Some((state.start)());
         });
     }
 
-    /// Its disk has an error, and the filesystem becomes read-only: when.
+    /// Lets the host's filesystem have an error and become read-only; gives when, in nanoseconds of `CLOCK_MONOTONIC`.
     pub fn break_disk(&self) -> u64 {
-        self.run(|machine| {
+        self.run(|state| {
             let at = monotonic_ns();
-            inject::ext4_error(machine.volume.device());
+            inject::ext4_error(state.volume.device());
             at
         })
     }
 
-    /// Somebody repairs it.
+    /// Repairs the host's filesystem.
     pub fn repair_disk(&self) {
-        self.run(|machine| {
-            machine.volume.unmount();
-            machine.volume.repair();
-            machine.volume.mount(OPTIONS);
+        self.run(|state| {
+            state.volume.unmount();
+            state.volume.repair();
+            state.volume.mount(OPTIONS);
         });
     }
 }
@@ -177,7 +178,7 @@ fn starter<'scope>(
     }
 }
 
-/// What a host serves: its name at `/`; the same in two halves, with that many milliseconds between them, at
+/// A host's service: its name at `/`; the same in two halves, with that many milliseconds between them, at
 /// `/slow/2000`.
 struct Service {
     address: SocketAddr,
@@ -206,11 +207,12 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
-        let _wakes_it = TcpStream::connect(self.address);
+        // Wakes the thread, which is in accept(2).
+        let _connected = TcpStream::connect(self.address);
     }
 }
 
-/// Until the other side has enough; an error ends it.
+/// Serves one connection until an error or its end.
 fn serve(name: &str, stream: TcpStream, slow: &AtomicUsize) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
@@ -237,75 +239,75 @@ fn serve(name: &str, stream: TcpStream, slow: &AtomicUsize) -> Option<()> {
     }
 }
 
-/// What a customer got.
+/// What a client got for one request.
 #[derive(Clone, Debug)]
-pub struct Got {
-    /// When the answer was there.
+pub struct Served {
+    /// When the response was there, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// From whom, or why not.
-    pub from: Result<String, String>,
+    /// The name of the host that answered, or the error.
+    pub by: Result<String, String>,
 }
 
-/// Customers who ask all the time, and remember everything.
-pub struct Customers {
-    got: Arc<Mutex<Vec<Got>>>,
+/// Clients that send requests all the time, and keep every result.
+pub struct Clients {
+    served: Arc<Mutex<Vec<Served>>>,
     done: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How many there are.
-const CUSTOMERS: usize = 3;
-/// How long one thinks between two questions.
-const THINKS: Duration = Duration::from_millis(5);
+/// The number of clients.
+const CLIENTS: usize = 3;
+/// Between two requests of one client.
+const PAUSE: Duration = Duration::from_millis(5);
 
-impl Customers {
-    /// They come; to be called within the namespace.
-    pub fn come(address: SocketAddr) -> Self {
-        let (got, done) = (Arc::<Mutex<Vec<Got>>>::default(), Arc::<AtomicBool>::default());
-        let threads = (0..CUSTOMERS).map(|_| {
-            let (got, done) = (Arc::clone(&got), Arc::clone(&done));
+impl Clients {
+    /// Starts them. The caller is in the pool's network namespace.
+    pub fn start(address: SocketAddr) -> Self {
+        let (served, done) = (Arc::<Mutex<Vec<Served>>>::default(), Arc::<AtomicBool>::default());
+        let threads = (0..CLIENTS).map(|_| {
+            let (served, done) = (Arc::clone(&served), Arc::clone(&done));
             thread::spawn(move || {
                 let mut connection = None;
                 while !done.load(Ordering::Relaxed) {
-                    let from = ask(&mut connection, address, "/");
-                    let answer = Got { at_ns: monotonic_ns(), from };
-                    got.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-                    thread::sleep(THINKS);
+                    let by = get(&mut connection, address, "/");
+                    let result = Served { at_ns: monotonic_ns(), by };
+                    lock(&served).push(result);
+                    thread::sleep(PAUSE);
                 }
             })
         });
         let threads = threads.collect();
-        Self { got, done, threads }
+        Self { served, done, threads }
     }
 
-    /// What they got so far.
-    pub fn got(&self) -> Vec<Got> {
-        self.got.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Every result so far.
+    pub fn served(&self) -> Vec<Served> {
+        lock(&self.served).clone()
     }
 
-    /// Who answered them since then.
+    /// The number of requests that this host answered since a time.
     pub fn served_by(&self, name: &str, since_ns: u64) -> usize {
-        let got = self.got();
-        let late = got.iter().rev().take_while(|got| got.at_ns >= since_ns);
-        late.filter(|got| got.from.as_deref() == Ok(name)).count()
+        let served = self.served();
+        let late = served.iter().rev().take_while(|served| served.at_ns >= since_ns);
+        late.filter(|served| served.by.as_deref() == Ok(name)).count()
     }
 
-    /// Waits until that host has answered one of them.
-    pub fn wait_served_by(&self, name: &str, patience: Duration) {
-        let (since, deadline) = (monotonic_ns(), Instant::now() + patience);
+    /// Waits until this host has answered a request.
+    pub fn wait_served_by(&self, name: &str, timeout: Duration) {
+        let (since, deadline) = (monotonic_ns(), Instant::now() + timeout);
         while self.served_by(name, since) == 0 {
-            assert!(Instant::now() < deadline, "{name} serves nobody");
-            thread::sleep(THINKS);
+            assert!(Instant::now() < deadline, "{name} answers no request");
+            thread::sleep(PAUSE);
         }
     }
 
-    /// What went wrong for them.
-    pub fn complaints(&self) -> Vec<String> {
-        self.got().into_iter().filter_map(|got| got.from.err()).collect()
+    /// The errors so far.
+    pub fn errors(&self) -> Vec<String> {
+        self.served().into_iter().filter_map(|served| served.by.err()).collect()
     }
 }
 
-impl Drop for Customers {
+impl Drop for Clients {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
@@ -314,23 +316,23 @@ impl Drop for Customers {
     }
 }
 
-/// Asks once; a connection is kept for the next time if it can be.
-pub fn ask(
+/// Sends one request; the connection is kept for the next one if it can be.
+fn get(
     connection: &mut Option<Connection>,
     address: SocketAddr,
     path: &str,
 ) -> Result<String, String> {
     let kept = connection.take().map_or_else(|| Connection::open(address), Ok);
     let mut open = kept.map_err(|error| format!("connect: {error}"))?;
-    let answer = open.get(path).map_err(|error| error.to_string())?;
-    if answer.status != 200 {
-        return Err(format!("{}: {}", answer.status, answer.body));
+    let response = open.get(path).map_err(|error| error.to_string())?;
+    if response.status != 200 {
+        return Err(format!("{}: {}", response.status, response.body));
     }
     *connection = Some(open);
-    Ok(answer.body)
+    Ok(response.body)
 }
 
-/// Requests that take their time, one after the other started; whoever joins them learns who answered.
+/// Starts requests that take a while, each on a thread; their results are the names of the hosts that answered.
 pub fn slow_requests(
     address: SocketAddr,
     count: usize,
@@ -339,7 +341,7 @@ pub fn slow_requests(
     let path = format!("/slow/{}", takes.as_millis());
     let one = |_| {
         let path = path.clone();
-        thread::spawn(move || ask(&mut None, address, &path))
+        thread::spawn(move || get(&mut None, address, &path))
     };
     (0..count).map(one).collect()
 }

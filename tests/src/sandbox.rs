@@ -1,9 +1,9 @@
-//! One test's own world: a mount namespace, a tmpfs in it, and the promise to take it all down.
+//! A mount namespace of one test's own with a tmpfs in it, which takes everything down on drop.
 //!
-//! Each test runs on a thread of its own (libtest does so), and the namespace belongs to that thread
-//! and to what it starts. So tests run in parallel, and an agent sees the mounts of its own test only.
-//! Loop devices and the kernel's events are the whole machine's: an agent hears of the neighbours'
-//! faults too, on devices that it does not see mounted, and has to stay silent about them.
+//! libtest runs each test on a thread of its own, and the namespace belongs to that thread and to what it starts. So
+//! tests run in parallel, and an agent sees the mounts of its own test only. Loop devices and the kernel's events belong
+//! to the whole machine: an agent also gets the events of other tests' faults, on devices that it does not see mounted,
+//! and must not report them.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,11 +18,11 @@ use tempfile::TempDir;
 
 use crate::{mount, sys, tool};
 
-/// The longest test takes some 30 s; one that hangs (a task in D state cannot be killed) would hold up
-/// everything behind it forever.
+/// How long one test may take. The longest takes some 30 s; one that hangs (a task in D state cannot be killed) would
+/// hold up the whole run for ever.
 const WATCHDOG: Duration = Duration::from_mins(4);
 
-/// Tests that count what the whole machine does hold this alone.
+/// Held exclusively by tests that measure the whole machine.
 static MACHINE: RwLock<()> = RwLock::new(());
 
 #[expect(dead_code, reason = "the guards are held, never looked at")]
@@ -31,27 +31,27 @@ enum Share {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-/// A mount namespace with an empty tmpfs; drop it last.
+/// A mount namespace with an empty tmpfs. Drop it last.
 pub struct Sandbox {
     name: String,
     directory: TempDir,
-    // Ends the watchdog when it is dropped.
+    // Its drop ends the watchdog.
     watchdog: Option<Sender<()>>,
     _share: Share,
 }
 
 impl Sandbox {
-    /// A world beside others; none, with the reason printed, where the machine has not what it takes.
+    /// A sandbox beside others. None, with the reason printed, where the machine lacks what the fixtures need.
     pub fn new() -> Option<Self> {
         Self::with(|| Share::Shared(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// A world while no other test runs; say beside the call why it must.
+    /// A sandbox while no other test runs. The call has a comment that says why.
     pub fn alone() -> Option<Self> {
         Self::with(|| Share::Alone(MACHINE.write().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// A world for work that takes its time, such as a bench.
+    /// A sandbox without a time limit, for a bench.
     pub fn new_unwatched() -> Option<Self> {
         let mut sandbox = Self::new()?;
         sandbox.watchdog = None;
@@ -75,7 +75,7 @@ impl Sandbox {
         Some(Self { name, directory, watchdog: Some(watchdog), _share: share })
     }
 
-    /// The test's name, for messages.
+    /// The test's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -96,7 +96,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // In reverse, by path: what the test's own guards left behind, and then the tmpfs.
+        // First what the test's own guards have left behind, in reverse order, then the tmpfs.
         mount::unmount_beneath(self.directory.path());
         let _gone = fs::remove_dir_all(self.directory.path());
     }
@@ -106,8 +106,8 @@ fn test_name() -> String {
     thread::current().name().unwrap_or("main").to_owned()
 }
 
-/// Ends the process if the sandbox is not dropped in time. The kernel then aborts the FUSE
-/// connections, which wakes the hung tasks, and clears the loop devices.
+/// Aborts the process if the sandbox is not dropped in time. The kernel then aborts the FUSE connections, which wakes
+/// the tasks that hang, and detaches the loop devices.
 fn watch(name: String) -> Sender<()> {
     let (alive, done) = mpsc::channel();
     thread::spawn(move || {
@@ -119,8 +119,7 @@ fn watch(name: String) -> Sender<()> {
     alive
 }
 
-/// Whether a test can run here. Where it cannot, it says why and returns; with `TOCSIN_REQUIRE_ALL=1`,
-/// where everything has to be there, it fails.
+/// Whether a test can run here. Prints why not; with `TOCSIN_REQUIRE_ALL=1`, as in CI, a test that cannot run fails.
 #[must_use]
 pub fn require(condition: bool, why: &str) -> bool {
     let all = std::env::var_os("TOCSIN_REQUIRE_ALL").is_some_and(|value| value == "1");
@@ -131,7 +130,7 @@ pub fn require(condition: bool, why: &str) -> bool {
     condition
 }
 
-/// What every fixture needs.
+/// Whether the machine has what every fixture needs.
 fn require_machine() -> bool {
     let device = |path: &str| require(Path::new(path).exists(), &format!("there is no {path}"));
     let tool = |name: &str| require(tool::is_installed(name), &format!("{name} is not installed"));
@@ -142,7 +141,7 @@ fn require_machine() -> bool {
         && tool("debugfs")
 }
 
-/// A line that libtest does not swallow: the handle is not captured as `eprintln!` is.
+/// Prints a line, also from a test that passes: libtest captures `eprintln!`, but not the handle.
 pub fn say(line: &str) {
     let _lost = writeln!(std::io::stderr(), "{line}");
 }

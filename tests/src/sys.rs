@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper has, each with its argument type pinned down here.
+//! System calls that no crate in use has a safe wrapper for.
 
 use std::fs::File;
 use std::io;
@@ -43,11 +43,11 @@ const SHUTDOWN: libc::Ioctl = 0x8004_587d;
 const FREEZE: libc::Ioctl = 0xc004_5877;
 const THAW: libc::Ioctl = 0xc004_5878;
 
-/// The kernel clears the device when the last user is gone, so that a killed run leaves nothing.
+/// Flag: the kernel detaches the device when its last user is gone, so that a killed run leaves nothing behind.
 pub const LOOP_AUTOCLEAR: u32 = 4;
-/// Refuse writes.
+/// Flag: refuse writes.
 pub const LOOP_READ_ONLY: u32 = 1;
-/// Go around the page cache of the backing file.
+/// Flag: go around the page cache of the backing file.
 pub const LOOP_DIRECT_IO: u32 = 16;
 
 fn number(fd: impl AsFd, request: libc::Ioctl, value: libc::c_ulong) -> io::Result<i32> {
@@ -56,22 +56,22 @@ fn number(fd: impl AsFd, request: libc::Ioctl, value: libc::c_ulong) -> io::Resu
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Makes the loop device with this number; `AlreadyExists` if it is there.
+/// Makes the loop device with this number; the error is `AlreadyExists` where there is one.
 pub fn loop_add(control: &File, index: u32) -> io::Result<()> {
     number(control, LOOP_CTL_ADD, index.into()).map(drop)
 }
 
-/// Removes the loop device with this number, if nobody uses it.
+/// Removes the loop device with this number; an error while it is in use.
 pub fn loop_remove(control: &File, index: u32) -> io::Result<()> {
     number(control, LOOP_CTL_REMOVE, index.into()).map(drop)
 }
 
-/// Detaches the backing file; if the device is in use, as soon as it no longer is.
+/// Detaches the backing file, now or when the device is no longer in use.
 pub fn loop_clear(device: &File) -> io::Result<()> {
     number(device, LOOP_CLR_FD, 0).map(drop)
 }
 
-/// Attaches a backing file in one step, so that no other process sees a half-made device.
+/// Attaches a backing file in one step: no other process sees a device that is half configured.
 pub fn loop_configure(device: &File, backing: &File, flags: u32) -> io::Result<()> {
     let mut config = LoopConfig {
         fd: backing.as_raw_fd().cast_unsigned(),
@@ -98,27 +98,27 @@ pub fn loop_configure(device: &File, backing: &File, flags: u32) -> io::Result<(
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Shuts the filesystem of this open directory down: 0 after a sync, 1 after a log flush, 2 at once.
+/// Shuts down the filesystem of an open directory: 0 after a sync, 1 after a log flush, 2 at once.
 pub fn shutdown(directory: &File, how: u32) -> io::Result<()> {
     // SAFETY: the ioctl reads one u32.
     let result = unsafe { libc::ioctl(directory.as_raw_fd(), SHUTDOWN, &raw const how) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// What `fsfreeze -f` does.
+/// Freezes a filesystem, as `fsfreeze -f` does.
 pub fn freeze(directory: &OwnedFd) -> io::Result<()> {
     number(directory, FREEZE, 0).map(drop)
 }
 
-/// What `fsfreeze -u` does.
+/// Thaws a filesystem, as `fsfreeze -u` does.
 pub fn thaw(directory: &OwnedFd) -> io::Result<()> {
     number(directory, THAW, 0).map(drop)
 }
 
 /// Gives the calling thread, and what it starts from now on, a mount namespace of its own.
 pub fn unshare_mounts() -> io::Result<()> {
-    // SAFETY: NEWNS does not touch the descriptor table that Rust's I/O safety depends on; it implies
-    // an own working directory for this thread, which nothing here relies on.
+    // SAFETY: NEWNS does not touch the descriptor table that Rust's I/O safety depends on; it implies a working
+    // directory of this thread's own, which nothing here relies on.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }?;
     Ok(())
 }
@@ -141,22 +141,22 @@ pub fn join_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
 pub fn join_mounts(namespace: &Path) -> io::Result<()> {
     use rustix::thread::{LinkNameSpaceType, UnshareFlags};
     let namespace = File::open(namespace)?;
-    // SAFETY: FS gives this thread a working directory of its own, which the kernel asks for before
-    // it lets a thread move; nothing here relies on sharing it.
+    // SAFETY: FS gives this thread a working directory of its own, which the kernel demands before a thread may move;
+    // nothing here relies on sharing it.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }?;
     rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
     Ok(())
 }
 
-/// Calls a function when the process ends in order; not when it is killed or aborts.
+/// Calls a function when the process exits; not when it is killed or aborts.
 pub fn at_exit(function: extern "C" fn()) {
-    // SAFETY: atexit only keeps the pointer, to a function that is there as long as the process is.
+    // SAFETY: atexit keeps the pointer, to a function that exists as long as the process does.
     let refused = unsafe { libc::atexit(function) };
     assert_eq!(refused, 0, "atexit");
 }
 
-/// Makes the kernel kill the command's process when the thread that starts it is gone, so that not
-/// even a killed test run leaves an agent behind.
+/// Makes the kernel kill the command's process when the thread that starts it ends: not even a killed test run leaves a
+/// process behind.
 pub fn die_with_parent(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: one prctl between fork and exec: no allocation, no lock.
@@ -182,11 +182,11 @@ pub fn monotonic_ns() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
-/// The time that a process has been on a CPU, with every thread it ever had.
+/// The time that a process has spent on CPUs, with every thread that it ever had.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
     let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
-    // SAFETY: both write what they are given a pointer to, and keep neither.
+    // SAFETY: both write to the place that they get a pointer to, and keep no pointer.
     let result = unsafe {
         match libc::clock_getcpuclockid(pid, &raw mut clock) {
             0 if libc::clock_gettime(clock, &raw mut time) == 0 => Ok(()),

@@ -1,21 +1,21 @@
-//! Other people's programs: `mkfs`, `e2fsck`, `debugfs`.
+//! Programs of the system: `mkfs`, `e2fsck`, `debugfs`.
 
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Runs a program to its end, without asking what it thinks of the result.
+/// Runs a program to its end, whatever its exit status.
 pub fn output<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> Output {
     Command::new(program)
         .args(arguments)
-        // The names of things in messages are parsed below, in English.
+        // Callers parse the output, in English.
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("start {program}: {error}"))
 }
 
-/// Runs a program that has to succeed, and gives what it printed.
+/// Runs a program that has to succeed, and gives its standard output.
 pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> String {
     let output = output(program, arguments);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -30,7 +30,7 @@ pub fn run<A: AsRef<OsStr>>(program: &str, arguments: &[A]) -> String {
     text(&output.stdout)
 }
 
-/// Whether a program is installed; the places of system tools are searched even if `PATH` lacks them.
+/// Whether a program is installed: in `PATH`, or where system tools are.
 pub fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)

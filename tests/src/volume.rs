@@ -1,23 +1,23 @@
-//! A filesystem on a loop device, mounted: what most tests break.
+//! A mounted filesystem on a loop device.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::MountFlags;
 
-use crate::faultfs::Control;
-use crate::{FaultFs, LoopDevice, MIB, Mount, Sandbox, tool};
+use crate::faulty_disk::Control;
+use crate::{FaultyDisk, LoopDevice, MIB, Mount, Sandbox, tool};
 
-/// What is made on the device.
+/// A kind of filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filesystem {
-    /// With a journal, and nothing left to be written later in the background.
+    /// ext4 with a journal, and with nothing that the kernel would write later in the background.
     Ext4,
-    /// Without one: a failed flush or write then does not end the filesystem.
+    /// ext4 without a journal: a failed flush or write does not end the filesystem.
     Ext4WithoutJournal,
-    /// xfs.
+    /// xfs
     Xfs,
-    /// btrfs, one device, one copy of everything.
+    /// btrfs on one device, with one copy of everything.
     Btrfs,
 }
 
@@ -31,7 +31,7 @@ impl Filesystem {
         }
     }
 
-    /// A little above the smallest that its mkfs takes; the backing file is sparse.
+    /// A little more than the smallest size that mkfs takes; the backing file is sparse.
     fn size(self) -> u64 {
         match self {
             Self::Ext4 | Self::Ext4WithoutJournal => 64 * MIB,
@@ -44,15 +44,15 @@ impl Filesystem {
     pub fn is_available(self) -> bool {
         let loaded = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
         let known = loaded.lines().any(|line| line.trim() == self.kind());
-        // A distribution's kernel has it as a module, which the mount loads.
+        // A distribution's kernel has it as a module, which mount(2) loads.
         let loadable = || tool::output("modinfo", &[self.kind()]).status.success();
         tool::is_installed(&format!("mkfs.{}", self.kind())) && (known || loadable())
     }
 
-    /// Makes one.
+    /// Makes one on a device.
     pub fn make(self, device: &Path) {
         let (program, arguments): (_, &[&str]) = match self {
-            // No lazy initialisation: its writes would come at any time.
+            // Lazy initialisation would write at any time.
             Self::Ext4 => (
                 "mkfs.ext4",
                 &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
@@ -70,28 +70,28 @@ impl Filesystem {
     }
 }
 
-/// A filesystem, its device, and the disk beneath.
+/// A filesystem, its loop device, and the disk beneath.
 pub struct Volume {
-    // In the order in which they have to go.
+    // Dropped in this order.
     mount: Option<Mount>,
     device: LoopDevice,
-    faults: Option<FaultFs>,
+    disk: Option<FaultyDisk>,
     filesystem: Filesystem,
     point: PathBuf,
 }
 
 impl Volume {
-    /// Made and mounted, over a file in memory.
+    /// Makes and mounts one over a file in memory.
     pub fn new(sandbox: &Sandbox, name: &str, filesystem: Filesystem, options: &str) -> Self {
         let backing = sandbox.file(&format!("{name}.img"), filesystem.size());
         Self::over(sandbox, name, filesystem, options, &backing, None)
     }
 
-    /// Made and mounted, over a disk that can be broken.
+    /// Makes and mounts one over a disk with fault injection.
     pub fn breakable(sandbox: &Sandbox, name: &str, filesystem: Filesystem, options: &str) -> Self {
-        let faults = FaultFs::new(sandbox, &format!("{name}.disk"), filesystem.size());
-        let backing = faults.disk();
-        Self::over(sandbox, name, filesystem, options, &backing, Some(faults))
+        let disk = FaultyDisk::new(sandbox, &format!("{name}.disk"), filesystem.size());
+        let backing = disk.file();
+        Self::over(sandbox, name, filesystem, options, &backing, Some(disk))
     }
 
     fn over(
@@ -100,53 +100,53 @@ impl Volume {
         filesystem: Filesystem,
         options: &str,
         backing: &Path,
-        faults: Option<FaultFs>,
+        disk: Option<FaultyDisk>,
     ) -> Self {
         let device = LoopDevice::over(backing);
         filesystem.make(&device.path());
         let point = sandbox.path(name);
-        let mut volume = Self { mount: None, device, faults, filesystem, point };
+        let mut volume = Self { mount: None, device, disk, filesystem, point };
         volume.mount(options);
         volume
     }
 
-    /// Mounts it where it was.
+    /// Mounts it again.
     pub fn mount(&mut self, options: &str) {
         self.mount_with(MountFlags::empty(), options);
     }
 
-    /// The same with flags.
+    /// Mounts it again with flags.
     pub fn mount_with(&mut self, flags: MountFlags, options: &str) {
         assert!(self.mount.is_none(), "{} is mounted already", self.point.display());
         let kind = self.filesystem.kind();
         self.mount = Some(Mount::new(&self.device.path(), &self.point, kind, flags, options));
     }
 
-    /// Unmounts it, and insists on it; how long it was busy.
+    /// Unmounts it, and gives how long it was busy.
     pub fn unmount(&mut self) -> Duration {
         self.mount.take().expect("the volume is mounted").unmount()
     }
 
-    /// Repairs an unmounted ext4.
+    /// Repairs an unmounted ext4 with e2fsck.
     pub fn repair(&self) {
         let device = self.device.path();
         let output = tool::output("e2fsck", &["-fy".as_ref(), device.as_os_str()]);
-        // 1 and 2 are "errors corrected".
+        // 1 and 2 say that errors were corrected.
         let code = output.status.code();
         assert!(code.is_some_and(|code| code < 4), "e2fsck: {}", output.status);
     }
 
-    /// The mount, which has to be there.
+    /// Its mount; fails where it is not mounted.
     pub fn mounted(&self) -> &Mount {
         self.mount.as_ref().expect("the volume is mounted")
     }
 
-    /// Where it is mounted, or will be.
+    /// Its mount point, whether it is mounted or not.
     pub fn point(&self) -> &Path {
         &self.point
     }
 
-    /// The same as text, for what a reason has to say.
+    /// Its mount point as text, for what a reason has to name.
     pub fn point_text(&self) -> String {
         self.point.to_string_lossy().into_owned()
     }
@@ -156,22 +156,22 @@ impl Volume {
         self.point.join(name)
     }
 
-    /// What it lies on.
+    /// Its loop device.
     pub fn device(&self) -> &LoopDevice {
         &self.device
     }
 
-    /// Where to break the disk of a `breakable` one.
+    /// Injects faults into the disk of a `breakable` volume.
     pub fn control(&self) -> &Control {
-        self.faults.as_ref().expect("a breakable volume").control()
+        self.disk.as_ref().expect("a breakable volume").control()
     }
 
-    /// The same, if it is one.
+    /// As [`Self::control`]; none where the volume is not `breakable`.
     pub fn control_if_breakable(&self) -> Option<&Control> {
-        self.faults.as_ref().map(FaultFs::control)
+        self.disk.as_ref().map(FaultyDisk::control)
     }
 
-    /// What is on it.
+    /// Its kind.
     pub fn filesystem(&self) -> Filesystem {
         self.filesystem
     }
@@ -180,8 +180,8 @@ impl Volume {
 impl Drop for Volume {
     fn drop(&mut self) {
         // A hung disk would hang the unmount.
-        if let Some(faults) = &self.faults {
-            faults.control().heal();
+        if let Some(disk) = &self.disk {
+            disk.control().heal();
         }
     }
 }

@@ -8,4 +8,5 @@ pub mod metrics;
 pub mod reason;
 pub mod settings;
 pub mod state_file;
+pub mod tls;
 pub mod weight;

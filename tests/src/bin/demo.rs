@@ -1,17 +1,17 @@
-//! The story in a terminal: a filesystem breaks, the agent says so, it is repaired, the agent says so.
+//! The demo: in a terminal, filesystems break and are repaired, and `/health` follows.
 //!
-//! It runs in a mount namespace of its own and leaves nothing behind. It exits with an error if the
-//! agent does not tell the story as it should.
-#![expect(clippy::expect_used, clippy::print_stdout, reason = "it tells a story, or panics")]
+//! It runs in a mount namespace of its own and leaves nothing behind. It exits with an error if the agent does not answer
+//! as it should.
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints, or panics")]
 
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
 
-use e2e::agent::{IO_ERROR_WINDOW, IO_STALL_AFTER, PATIENCE, run_cli};
-use e2e::faultfs::{EVERYWHERE, Errno, Operation};
-use e2e::http::{Answer, Connection};
+use e2e::agent::{IO_ERROR_WINDOW, QUICK_STALL_AFTER, TIMEOUT, quick_stalls, run_cli};
+use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
+use e2e::http::{Connection, Response};
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
 
 fn main() -> ExitCode {
@@ -21,13 +21,13 @@ fn main() -> ExitCode {
     let mut volume = Volume::new(&sandbox, "data", Filesystem::Ext4, "errors=remount-ro");
     let disk = Volume::breakable(&sandbox, "disk", Filesystem::Ext4WithoutJournal, "");
     inject::write_synced(&disk.path("file"), 4096).expect("write to a good disk");
-    // Only this file's blocks: whatever else the filesystem (or the agent's own test write) writes is well.
+    // The blocks of this file alone: other writes, such as the agent's own test write, succeed.
     let blocks = inject::ext4_ranges(disk.device(), "/file").remove(0);
     step(&format!("an ext4 filesystem on {}", place(&volume)));
     step(&format!("another one on {}, whose disk can be broken on command", place(&disk)));
     let at = Instant::now();
-    let agent = Agent::start(&sandbox);
-    let answer = ask(&agent);
+    let agent = Agent::start_with(&sandbox, quick_stalls);
+    let answer = get(&agent);
     step(&format!("tocsin agent started; first answer after {}", since(at)));
     show(&agent, &answer, 200);
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     show(&agent, &answer, 503);
     step("and a moment later, when the agent has tried to write:");
     wait_until(&agent, "filesystem_ro", false);
-    show(&agent, &ask(&agent), 503);
+    show(&agent, &get(&agent), 503);
     step("$ tocsin faults");
     let url = format!("http://{}", agent.admin_address());
     let table = run_cli(&sandbox, &["faults", "--admin-url", &url]);
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     volume.repair();
     volume.mount("errors=remount-ro");
     wait_until(&agent, "filesystem_ro", true);
-    show(&agent, &ask(&agent), 200);
+    show(&agent, &get(&agent), 200);
 
     title("One write does not reach the other disk (EIO)");
     let answer = break_and_watch(&agent, || {
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         "no further error for IO_ERROR_WINDOW ({IO_ERROR_WINDOW:?} here, 5 min by default):"
     ));
     wait_until(&agent, "io_errors", true);
-    show(&agent, &ask(&agent), 200);
+    show(&agent, &get(&agent), 200);
 
     title("The disk hangs: no error, no answer");
     let device = disk.device().path();
@@ -70,16 +70,16 @@ fn main() -> ExitCode {
         let hang = disk.control().hang(Operation::Read, EVERYWHERE);
         let reader = scope.spawn(|| inject::read_block(&device, 32 * MIB));
         step(&format!(
-            "a read that hangs for IO_STALL_AFTER ({IO_STALL_AFTER:?} here, 5 s by default):"
+            "a read that hangs for IO_STALL_AFTER ({QUICK_STALL_AFTER:?} here, 5 s by default):"
         ));
         wait_until(&agent, "io_stall", false);
-        show(&agent, &ask(&agent), 503);
+        show(&agent, &get(&agent), 503);
         drop(hang);
         reader.join().expect("join the reader").expect("the read succeeds in the end");
     });
     step("and it answers again:");
     wait_until(&agent, "io_stall", true);
-    show(&agent, &ask(&agent), 200);
+    show(&agent, &get(&agent), 200);
 
     title("Over");
     assert!(agent.terminate().success(), "the agent ends in order");
@@ -89,13 +89,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Asks without a pause while something breaks; the first answer that is not 200, with its time.
-fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Answer {
+/// Gets `/health` without a pause while something breaks; gives the first response that is not 200.
+fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Response {
     let address = agent.health_address();
     thread::scope(|scope| {
         let watcher = scope.spawn(move || {
             let mut connection = Connection::open(address).expect("connect to the agent");
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + TIMEOUT;
             loop {
                 let answer = connection.get("/health").expect("an answer");
                 if answer.status != 200 || Instant::now() > end {
@@ -106,7 +106,7 @@ fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Answer {
         break_it();
         let answer = watcher.join().expect("join the watcher");
         assert_eq!(answer.status, 503, "the agent did not notice");
-        let kernel = agent.faults().iter().filter_map(|fault| fault["kernel_ns"].as_u64()).min();
+        let kernel = agent.faults().iter().filter_map(|fault| fault.kernel_ns).min();
         if let Some(took) = kernel.and_then(|at| answer.first_byte_ns.checked_sub(at)) {
             let took = std::time::Duration::from_nanos(took);
             step(&format!("503 reached the load balancer {took:.1?} after the kernel noticed"));
@@ -115,17 +115,17 @@ fn break_and_watch(agent: &Agent, break_it: impl FnOnce()) -> Answer {
     })
 }
 
-/// Waits for a check to pass or to fail; when it passes, all of them have to.
+/// Waits until a check passes or fails; when it passes, all checks have to.
 fn wait_until(agent: &Agent, check: &str, passes: bool) {
     let what = format!("{check} {}", if passes { "passes" } else { "fails" });
-    agent.wait_for(&what, PATIENCE, |agent| {
+    agent.wait_for(&what, TIMEOUT, |agent| {
         let health = agent.health("");
         let all = health.status == 200;
         (health.passed(check) == passes && all == passes).then_some(())
     });
 }
 
-fn ask(agent: &Agent) -> Answer {
+fn get(agent: &Agent) -> Response {
     agent.get("/health")
 }
 
@@ -146,7 +146,7 @@ fn step(text: &str) {
     println!("  {text}");
 }
 
-fn show(agent: &Agent, answer: &Answer, expected: u16) {
+fn show(agent: &Agent, answer: &Response, expected: u16) {
     step(&format!("$ curl http://{}/health", agent.health_address()));
     let (colour, plain) = match (stdout().is_terminal(), answer.status) {
         (false, _) => ("", ""),
@@ -154,5 +154,5 @@ fn show(agent: &Agent, answer: &Answer, expected: u16) {
         (true, _) => ("\x1b[31m", "\x1b[0m"),
     };
     step(&format!("{colour}{}{plain} {}", answer.status, answer.body));
-    assert_eq!(answer.status, expected, "the agent tells another story");
+    assert_eq!(answer.status, expected, "not the expected status");
 }

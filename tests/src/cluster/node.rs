@@ -1,4 +1,4 @@
-//! Node objects without a machine behind them.
+//! Node objects, without a machine behind them.
 
 use std::ops::Deref;
 
@@ -9,26 +9,39 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::ControlPlane;
+use super::control_plane::ControlPlane;
+use super::runtime;
 
-/// What says which nodes were made together.
+/// The label of Nodes that were made together.
 const BATCH: &str = "tocsin.test/batch";
 
-/// Requests at once while many nodes are made.
+/// Requests at once while many Nodes are made.
 const PARALLEL: usize = 16;
 
 /// A Node; deleted on drop.
 pub struct TestNode {
     cluster: ControlPlane,
     name: String,
-    /// Whether this value is the one that deletes it.
+    /// Whether this value deletes the Node on drop.
     owned: bool,
 }
 
+impl ControlPlane {
+    /// Makes a Node that is ready; deleted on drop.
+    pub fn node(&self, name: &str) -> TestNode {
+        TestNode::create(self, name)
+    }
+
+    /// Makes many Nodes, `PREFIX-0` and so on; deleted on drop.
+    pub fn nodes(&self, count: usize, prefix: &str) -> TestNodes {
+        TestNodes::create(self, count, prefix)
+    }
+}
+
 impl TestNode {
-    pub(super) fn create(cluster: &ControlPlane, name: &str) -> Self {
+    fn create(cluster: &ControlPlane, name: &str) -> Self {
         let request = create(cluster.client(), name.to_owned(), None);
-        cluster.ask(&format!("create the node {name}"), request);
+        cluster.request(&format!("create the node {name}"), request);
         Self { cluster: cluster.clone(), name: name.to_owned(), owned: true }
     }
 
@@ -41,19 +54,18 @@ impl TestNode {
         Api::all(self.cluster.client())
     }
 
-    /// It as it is now.
+    /// The Node as it is now.
     pub fn get(&self) -> Node {
-        self.cluster.ask("get a node", self.api().get(&self.name))
+        self.cluster.request("get a node", self.api().get(&self.name))
     }
 
-    /// A condition's status, if there is one of this type.
+    /// The status of the condition of this type, if there is one.
     pub fn condition(&self, kind: &str) -> Option<String> {
         let conditions = self.get().status?.conditions?;
         conditions.into_iter().find(|known| known.type_ == kind).map(|known| known.status)
     }
 
-    /// Adds a condition, or changes it as its owner would: the time of its transition is that of its
-    /// last change of status.
+    /// Adds a condition, or changes it as its owner would: `lastTransitionTime` is that of the last change of status.
     pub fn set_condition(&self, kind: &str, status: &str, reason: &str, message: &str) {
         let now = Timestamp::now().to_string();
         let mut condition = condition(kind, status, reason, message, &now);
@@ -63,7 +75,7 @@ impl TestNode {
         self.merge_conditions(&json!([condition]));
     }
 
-    /// The condition that the kubelet keeps.
+    /// Sets the condition `Ready`, as the kubelet does.
     pub fn set_ready(&self, status: &str, reason: &str) {
         self.set_condition("Ready", status, reason, "set by a test");
     }
@@ -76,17 +88,17 @@ impl TestNode {
     fn merge_conditions(&self, conditions: &Value) {
         let patch = Patch::Strategic(json!({ "status": { "conditions": conditions } }));
         let (api, parameters) = (self.api(), PatchParams::default());
-        self.cluster.ask("patch a status", api.patch_status(&self.name, &parameters, &patch));
+        self.cluster.request("patch a status", api.patch_status(&self.name, &parameters, &patch));
     }
 
-    /// What `kubectl cordon` does.
+    /// Cordons it, as `kubectl cordon` does.
     pub fn cordon(&self) {
-        self.cluster.ask("cordon", self.api().cordon(&self.name));
+        self.cluster.request("cordon", self.api().cordon(&self.name));
     }
 
-    /// What `kubectl uncordon` does.
+    /// Uncordons it, as `kubectl uncordon` does.
     pub fn uncordon(&self) {
-        self.cluster.ask("uncordon", self.api().uncordon(&self.name));
+        self.cluster.request("uncordon", self.api().uncordon(&self.name));
     }
 
     /// Adds a taint.
@@ -106,40 +118,41 @@ impl TestNode {
         self.patch(&json!({ "spec": { "taints": taints } }));
     }
 
-    /// What keeps it there, with a `deletionTimestamp`, after it was deleted; none lets it go.
+    /// Sets the finalizers, which keep a deleted Node with a `deletionTimestamp`; without any it is removed.
     pub fn set_finalizers(&self, finalizers: &[&str]) {
         self.patch(&json!({ "metadata": { "finalizers": finalizers } }));
     }
 
-    /// Any other change, as a merge patch.
+    /// Changes it by a merge patch.
     pub fn patch(&self, patch: &Value) {
         let (api, parameters) = (self.api(), PatchParams::default());
-        self.cluster.ask("patch a node", api.patch(&self.name, &parameters, &Patch::Merge(patch)));
+        self.cluster
+            .request("patch a node", api.patch(&self.name, &parameters, &Patch::Merge(patch)));
     }
 
     /// Deletes it.
     pub fn delete(&self) {
         let parameters = DeleteParams::default();
-        self.cluster.ask("delete a node", self.api().delete(&self.name, &parameters));
+        self.cluster.request("delete a node", self.api().delete(&self.name, &parameters));
     }
 
-    /// What was told about it.
+    /// The Events about it.
     pub fn events(&self) -> Vec<Event> {
         let about = format!("involvedObject.kind=Node,involvedObject.name={}", self.name);
         let parameters = ListParams::default().fields(&about);
         let api: Api<Event> = Api::all(self.cluster.client());
-        self.cluster.ask("list events", async { api.list(&parameters).await }).items
+        self.cluster.request("list events", async { api.list(&parameters).await }).items
     }
 }
 
 impl Drop for TestNode {
     fn drop(&mut self) {
-        // A server that is gone takes its nodes with it.
-        if !self.owned || !self.cluster.serves() {
+        // A server that was killed takes its Nodes with it.
+        if !self.owned || !self.cluster.is_serving() {
             return;
         }
         let (api, name) = (self.api(), &self.name);
-        let gone = self.cluster.attempt(async {
+        let gone = self.cluster.try_request(async {
             let node = api.delete(name, &DeleteParams::default()).await?;
             let held = node.left().is_some_and(|node| node.metadata.finalizers.is_some());
             if held {
@@ -156,7 +169,7 @@ impl Drop for TestNode {
     }
 }
 
-/// Many nodes; deleted together on drop.
+/// Many Nodes; deleted together on drop.
 pub struct TestNodes {
     cluster: ControlPlane,
     prefix: String,
@@ -164,7 +177,7 @@ pub struct TestNodes {
 }
 
 impl TestNodes {
-    pub(super) fn create(cluster: &ControlPlane, count: usize, prefix: &str) -> Self {
+    fn create(cluster: &ControlPlane, count: usize, prefix: &str) -> Self {
         let name = |number: usize| format!("{prefix}-{number}");
         let mut workers = JoinSet::new();
         for first in 0..PARALLEL.min(count) {
@@ -176,7 +189,7 @@ impl TestNodes {
                 }
                 Ok::<_, kube::Error>(())
             };
-            workers.spawn_on(work, super::keeper::handle());
+            workers.spawn_on(work, runtime::handle());
         }
         for created in cluster.block_on(workers.join_all()) {
             created.unwrap_or_else(|error| panic!("create {count} nodes: {error}"));
@@ -197,20 +210,20 @@ impl Deref for TestNodes {
 
 impl Drop for TestNodes {
     fn drop(&mut self) {
-        if !self.cluster.serves() {
+        if !self.cluster.is_serving() {
             return;
         }
         let api: Api<Node> = Api::all(self.cluster.client());
         let these = ListParams::default().labels(&format!("{BATCH}={}", self.prefix));
         let parameters = DeleteParams::default();
-        let gone = self.cluster.attempt(api.delete_collection(&parameters, &these));
+        let gone = self.cluster.try_request(api.delete_collection(&parameters, &these));
         if let Err(error) = gone {
             eprintln!("delete the nodes {}: {error}", self.prefix);
         }
     }
 }
 
-/// A ready node of a machine with some room, as the kubelet would register it.
+/// Creates a ready Node with some capacity, as the kubelet would register it.
 async fn create(client: Client, name: String, batch: Option<&str>) -> kube::Result<()> {
     let now = Timestamp::now().to_string();
     let mut labels = json!({ "kubernetes.io/hostname": name, "kubernetes.io/os": "linux" });

@@ -8,8 +8,7 @@ use tempfile::TempDir;
 
 const PREFIX: &str = "tocsin-e2e-cluster-";
 
-/// Every request once it is answered, and a watch also when it begins. What the server asks of
-/// itself is nobody's business.
+/// Logs every request once it is answered, and a watch also when it begins; not the server's requests to itself.
 const AUDIT_POLICY: &str = r#"{
   "apiVersion": "audit.k8s.io/v1",
   "kind": "Policy",
@@ -20,12 +19,11 @@ const AUDIT_POLICY: &str = r#"{
   ]
 }"#;
 
-/// Users that the server knows by their tokens: name, token, groups.
+/// Users that the server knows by a token: name, token, groups.
 const USERS: [(&str, &str, &str); 2] =
     [("admin", "token-of-admin", "system:masters"), ("nobody", "token-of-nobody", "")];
 
-/// A directory that goes away with its owner; those of processes that were killed go away when the
-/// next one is made.
+/// A directory that is removed on drop. What a killed process has left behind is removed when the next one is made.
 pub(super) struct Scratch(TempDir);
 
 impl Scratch {
@@ -41,7 +39,7 @@ impl Scratch {
         self.0.path().join(name)
     }
 
-    /// As a whole: tests that run at the same time write the same files, and read them.
+    /// Writes a file in one step: tests that run at the same time write and read the same files.
     pub(super) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         let written = tempfile::NamedTempFile::new_in(self.0.path()).and_then(|file| {
@@ -52,7 +50,7 @@ impl Scratch {
         path
     }
 
-    /// What a client needs to reach a server as somebody.
+    /// Writes a kubeconfig file for one user of one server.
     pub(super) fn kubeconfig(
         &self,
         name: &str,
@@ -73,7 +71,7 @@ impl Scratch {
             "contexts": [{ "name": "test", "context": { "cluster": "test", "user": name } }],
             "current-context": "test",
         });
-        // JSON is YAML. The same question gives the same file.
+        // JSON is YAML. The same arguments give the same file.
         let plain = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let file = format!("{}-at-{}.kubeconfig", plain(name), plain(server));
         self.write(&file, config.to_string())
@@ -93,11 +91,11 @@ fn remove_orphans(parent: &Path) {
     }
 }
 
-/// What the API server reads once, when it starts.
+/// Files that the API server reads once, when it starts.
 pub(super) struct Credentials {
     pub(super) tokens: PathBuf,
     pub(super) audit_policy: PathBuf,
-    /// Its own certificate, and the authority's that signed it, are made here when it first starts.
+    /// The server makes its certificate, and the authority's that signs it, here at its first start.
     pub(super) certificates: PathBuf,
 }
 
@@ -112,12 +110,12 @@ impl Credentials {
         }
     }
 
-    /// Its own key. It signs service account tokens too, since what makes keys is not everywhere.
+    /// The server's own key. It signs service account tokens too: not every machine has a program that makes keys.
     pub(super) fn key(&self) -> PathBuf {
         self.certificates.join("apiserver.key")
     }
 
-    /// Its certificate, followed by the authority's.
+    /// The server's certificate, followed by the authority's.
     pub(super) fn ca(&self) -> PathBuf {
         self.certificates.join("apiserver.crt")
     }

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::keeper;
+use super::runtime;
 use crate::sys;
 
-/// What has to be there: the set that `KUBEBUILDER_ASSETS` stands for.
+/// The programs of a control plane: the set that `KUBEBUILDER_ASSETS` stands for.
 const PROGRAMS: [&str; 3] = ["etcd", "kube-apiserver", "kubectl"];
 
 /// The directory with the programs, if all of them are there.
@@ -27,9 +27,9 @@ pub(super) fn programs() -> Option<PathBuf> {
 
 /// A loopback port that is free now and, unless another program wants the very same, stays so.
 ///
-/// Below the range that the kernel takes source ports from: a server that is killed and started again
-/// must find its port free, and a client that tries that port meanwhile must not end up connected to
-/// itself. Below 25,000, too, where the agent's own ports are.
+/// It is below the range from which the kernel takes source ports: a server that is killed and started again must find
+/// its port free, and a client that connects to it meanwhile must not end up connected to itself. It is also below
+/// 25,000, where the agent's own ports are.
 pub(super) fn free_port() -> u16 {
     const FIRST: u16 = 15_000;
     const COUNT: u16 = 9_000;
@@ -65,10 +65,10 @@ impl Server {
     pub(super) fn start(mut command: Command, log: PathBuf) -> Self {
         let file = || File::options().append(true).create(true).open(&log).expect("open a log");
         command.stdin(Stdio::null()).stdout(file()).stderr(file());
-        // A Ctrl-C is for the test, which then takes the servers with it.
+        // Ctrl-C goes to the test alone, which takes the servers with it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let program = command.get_program().to_owned();
-        let child = keeper::spawn(command)
+        let child = runtime::spawn(command)
             .unwrap_or_else(|error| panic!("start {}: {error}", program.display()));
         Self { child, log }
     }
@@ -89,8 +89,8 @@ impl Server {
         sys::resident_kib(self.pid())
     }
 
-    /// Its last words.
-    pub(super) fn last_words(&self) -> String {
+    /// The end of its log.
+    pub(super) fn log_tail(&self) -> String {
         const LINES: usize = 30;
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -116,7 +116,7 @@ pub(super) fn command(program: &Path) -> Command {
     command
 }
 
-/// Whether a server ended because somebody else was faster. So say Go's programs.
+/// Whether a server ended because its port was taken, in the words of Go's net package.
 pub(super) fn port_was_taken(words: &str) -> bool {
     words.contains("address already in use")
 }

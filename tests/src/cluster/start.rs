@@ -1,5 +1,6 @@
 //! How etcd and the API server are started, and when they are ready.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
@@ -13,18 +14,18 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use serde_json::Value;
 
+use super::runtime;
 use super::scratch::{Credentials, Scratch, token_of};
 use super::server::{Server, command, free_port, listens, loopback, port_was_taken};
-use super::{keeper, remove_directory};
 use crate::http::Connection;
 
-/// It takes some 4 s on an idle machine.
+/// How long a server may take to start: 4 s on an idle machine.
 const START: Duration = Duration::from_mins(1);
 
-/// Between two questions of a loop that waits.
+/// Between two looks of a loop that waits.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often other ports are tried when somebody was faster.
+/// How often other ports are tried when one was taken meanwhile.
 const ATTEMPTS: usize = 5;
 
 pub(super) type Change = Box<dyn Fn(&mut Command) + Send + Sync>;
@@ -35,7 +36,7 @@ pub(super) struct Ports {
     etcd_peers: u16,
 }
 
-/// What stays the same when a server is started again.
+/// Everything that stays the same when a server is started again.
 pub(super) struct Setup {
     pub(super) programs: PathBuf,
     pub(super) scratch: Scratch,
@@ -44,7 +45,7 @@ pub(super) struct Setup {
     change: Change,
 }
 
-/// Why a server is not there.
+/// Why a server did not start.
 enum Refusal {
     PortTaken,
     Other(String),
@@ -83,9 +84,11 @@ impl Setup {
         api
     }
 
-    /// Loses etcd's data, which must not run.
+    /// Removes the data of etcd, which must not run.
     pub(super) fn wipe(&self) {
-        remove_directory(&self.scratch.path("etcd"));
+        let data = self.scratch.path("etcd");
+        fs::remove_dir_all(&data)
+            .unwrap_or_else(|error| panic!("remove {}: {error}", data.display()));
     }
 
     pub(super) fn url(&self) -> String {
@@ -108,15 +111,15 @@ impl Setup {
             .args(["--initial-cluster", &format!("default={peers}")]);
         let mut etcd = Server::start(etcd, self.scratch.path("etcd.log"));
         wait(&mut etcd, "etcd", || listens(self.ports.etcd).then_some(()))?;
-        self.grow_old();
+        self.leave_first_revision();
         Ok(etcd)
     }
 
-    /// Moves on from revision 1. On a server that has seen nothing else, that is not the past yet, and
-    /// a watch may begin there.
-    fn grow_old(&self) {
+    /// Writes until revision 1 is in the past. On a server that has seen nothing else a watch may begin there, and the
+    /// tests count on `410 Gone`.
+    fn leave_first_revision(&self) {
         for _ in 0..3 {
-            self.ask_etcd("/v3/kv/put", r#"{"key":"dG9jc2lu"}"#);
+            self.post_to_etcd("/v3/kv/put", r#"{"key":"dG9jc2lu"}"#);
         }
     }
 
@@ -127,7 +130,7 @@ impl Setup {
             if !listens(self.ports.api) {
                 return None;
             }
-            // Its certificate is there before it listens for the first time.
+            // The server makes its certificate before it listens for the first time.
             let client = client.get_or_insert_with(|| self.client());
             is_ready(client).then(|| client.clone())
         })
@@ -153,17 +156,17 @@ impl Setup {
             .arg("--service-cluster-ip-range=10.96.0.0/16")
             // A loopback address cannot be an endpoint of the service `kubernetes`.
             .arg("--endpoint-reconciler-type=none")
-            // Both count on controllers, which are not here: one to make a service account in each
-            // namespace, the other to take back the taint that each new node gets.
+            // Both rely on controllers, which do not run here: one on a service account in each namespace, the other
+            // on the removal of the taint that each new Node gets.
             .arg("--disable-admission-plugins=ServiceAccount,TaintNodesByCondition")
-            // Thousands of nodes at the end of a test.
+            // For the thousands of Nodes at the end of a bench.
             .arg("--delete-collection-workers=8")
             .arg("--allow-privileged=true")
             .arg(file("audit-policy-file", audit_policy))
             .arg(file("audit-log-path", &self.audit_log()))
-            // An entry is there before its request is answered.
+            // A request is logged before it is answered.
             .arg("--audit-log-mode=blocking")
-            // In megabytes: a second file would be missed.
+            // In megabytes: the tests read one file.
             .arg("--audit-log-maxsize=4096");
         (self.change)(&mut command);
         command
@@ -178,25 +181,25 @@ impl Setup {
             let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
             Client::try_from(config.expect("use a kubeconfig"))
         };
-        keeper::handle().block_on(client).expect("make a client")
+        runtime::handle().block_on(client).expect("make a client")
     }
 
-    /// Lets etcd forget what is not current, through its own HTTP gateway.
+    /// Lets etcd forget all versions but the current ones, through its HTTP gateway.
     pub(super) fn compact(&self) {
-        let revision = self.ask_etcd("/v3/maintenance/status", "{}");
+        let revision = self.post_to_etcd("/v3/maintenance/status", "{}");
         let revision = revision["header"]["revision"].as_str().expect("a revision").to_owned();
         let request = format!(r#"{{"revision":"{revision}","physical":true}}"#);
-        self.ask_etcd("/v3/kv/compaction", &request);
+        self.post_to_etcd("/v3/kv/compaction", &request);
     }
 
-    fn ask_etcd(&self, path: &str, body: &str) -> Value {
+    fn post_to_etcd(&self, path: &str, body: &str) -> Value {
         let address = loopback(self.ports.etcd);
         let length = body.len();
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
         let answer = Connection::open(address).and_then(|mut open| open.send(request.as_bytes()));
-        let answer = answer.unwrap_or_else(|error| panic!("ask etcd {path}: {error}"));
+        let answer = answer.unwrap_or_else(|error| panic!("etcd {path}: {error}"));
         assert_eq!(answer.status, 200, "{path}: {}", answer.body);
         answer.json()
     }
@@ -205,13 +208,13 @@ impl Setup {
 impl Refusal {
     fn fail(self) -> ! {
         match self {
-            Self::PortTaken => panic!("somebody took the port"),
+            Self::PortTaken => panic!("another program took the port"),
             Self::Other(why) => panic!("{why}"),
         }
     }
 }
 
-/// Asks until there is an answer, or the server has ended.
+/// Waits until `look` sees something, or the server has ended.
 fn wait<T>(
     server: &mut Server,
     name: &str,
@@ -220,24 +223,24 @@ fn wait<T>(
     let deadline = Instant::now() + START;
     loop {
         if let Some(status) = server.ended() {
-            let words = server.last_words();
-            if port_was_taken(&words) {
+            let log = server.log_tail();
+            if port_was_taken(&log) {
                 return Err(Refusal::PortTaken);
             }
-            return Err(Refusal::Other(format!("{name} ended ({status}):\n{words}")));
+            return Err(Refusal::Other(format!("{name} ended ({status}):\n{log}")));
         }
         if let Some(seen) = look() {
             return Ok(seen);
         }
         if Instant::now() > deadline {
-            let words = server.last_words();
-            return Err(Refusal::Other(format!("{name} is not ready after {START:?}:\n{words}")));
+            let log = server.log_tail();
+            return Err(Refusal::Other(format!("{name} is not ready after {START:?}:\n{log}")));
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// By its own word, and with what every cluster has from the start.
+/// Whether the API server says that it is ready, and has the objects that every cluster has from the start.
 fn is_ready(client: &Client) -> bool {
     let ready = async {
         let request = Request::get("/readyz").body(Vec::new()).ok()?;
@@ -246,5 +249,5 @@ fn is_ready(client: &Client) -> bool {
         Api::<Namespace>::all(client.clone()).get("default").await.ok()
     };
     let bounded = async { tokio::time::timeout(START, ready).await };
-    matches!(keeper::handle().block_on(bounded), Ok(Some(_)))
+    matches!(runtime::handle().block_on(bounded), Ok(Some(_)))
 }

@@ -1,48 +1,35 @@
-//! `HAProxy`'s agent-check, and the state file: the verdict for who does not speak HTTP.
+//! `HAProxy`'s agent-check: one line, whose words `HAProxy` acts on.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
+use e2e::host_root::HostRoot;
+use e2e::http::exchange;
 use e2e::sandbox::say;
-use e2e::{Agent, ControlPlane, Filesystem, Sandbox, Volume, inject};
+use e2e::{Agent, ControlPlane, Filesystem, Sandbox, Volume, inject, tool};
+use rustix::mount::UnmountFlags;
 
-fn line(to: SocketAddr, sent: &[u8]) -> String {
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(sent).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
-}
+use crate::answers_do_not_wait;
+use crate::disk_pressure::fill;
 
 #[test]
-fn a_line_at_once_and_the_end_whatever_is_sent() {
+fn every_connection_gets_one_line_whatever_it_sends() {
     let Some(sandbox) = Sandbox::new() else { return };
     let agent = Agent::start(&sandbox);
     let to = agent.agent_check_address();
     let long = vec![b'x'; 3000];
     for sent in [&b""[..], b"be/srv\n", b"GET / HTTP/1.1\r\n\r\n", &long] {
-        assert_eq!(line(to, sent), "up ready 100%\n");
+        assert_eq!(exchange(to, sent), "up ready 100%\n");
     }
-    // Many at once, most of whom never read, or never leave.
+    // Many connections at once, most of which never read and stay open.
     let held: Vec<_> = (0..600).map(|_| TcpStream::connect(to).unwrap()).collect();
-    let mut took: Vec<_> = (0..200)
-        .map(|_| {
-            let began = Instant::now();
-            assert_eq!(line(to, b""), "up ready 100%\n");
-            began.elapsed()
-        })
-        .collect();
-    took.sort();
-    say(&format!("MEASURED {}: median {:?}, slowest {:?}", sandbox.name(), took[100], took[199]));
-    assert!(took[100] < Duration::from_millis(10), "{:?}", took[100]);
+    answers_do_not_wait("agent-check beside 600 connections", 200, || {
+        assert_eq!(exchange(to, b""), "up ready 100%\n");
+    });
     drop(held);
-    let count = agent.admin("/metrics").body;
-    assert!(count.contains("tocsin_agent_checks_total 804\n"), "{count}");
+    assert_eq!(agent.counter("tocsin_agent_checks_total"), 804);
 }
 
 #[test]
@@ -52,8 +39,8 @@ fn a_fault_is_down_with_its_reason_and_a_recovery_is_up() {
     let agent = Agent::start(&sandbox);
     let to = agent.agent_check_address();
     let at = inject::ext4_error(volume.device());
-    let down = agent.wait_for("down", PATIENCE, |_| {
-        let line = line(to, b"");
+    let down = agent.wait_for("down", TIMEOUT, |_| {
+        let line = exchange(to, b"");
         line.starts_with("down ").then_some(line)
     });
     say(&format!("MEASURED {}: down after {:?}", sandbox.name(), at.elapsed()));
@@ -61,11 +48,11 @@ fn a_fault_is_down_with_its_reason_and_a_recovery_is_up() {
     assert!(down.starts_with("down ready 100% #") && down.contains(&device), "{down}");
     assert_eq!(down.matches('\n').count(), 1);
     volume.unmount();
-    agent.wait_for("up", PATIENCE, |_| (line(to, b"") == "up ready 100%\n").then_some(()));
+    agent.wait_for("up", TIMEOUT, |_| (exchange(to, b"") == "up ready 100%\n").then_some(()));
 }
 
 #[test]
-fn a_cordon_is_a_drain_although_the_default_set_does_not_ask_for_it() {
+fn a_cordon_is_a_drain_although_schedulable_is_not_in_the_default_set() {
     let Some(sandbox) = Sandbox::new() else { return };
     let Some(plane) = ControlPlane::shared() else { return };
     let node = plane.node("drained");
@@ -78,7 +65,7 @@ fn a_cordon_is_a_drain_although_the_default_set_does_not_ask_for_it() {
         });
         let to = agent.agent_check_address();
         let wait = |expected: &str| {
-            agent.wait_for(expected, PATIENCE, |_| (line(to, b"") == expected).then_some(()));
+            agent.wait_for(expected, TIMEOUT, |_| (exchange(to, b"") == expected).then_some(()));
         };
         wait("up ready 100%\n");
         node.cordon();
@@ -91,87 +78,54 @@ fn a_cordon_is_a_drain_although_the_default_set_does_not_ask_for_it() {
     }
 }
 
+/// Waits until the agent-check has this weight.
+fn wait_weight(agent: &Agent, percent: u8) {
+    let expected = format!("up ready {percent}%\n");
+    agent.wait_for(&expected, TIMEOUT, |agent| {
+        (exchange(agent.agent_check_address(), b"") == expected).then_some(())
+    });
+}
+
 #[test]
 fn a_weight_by_the_fullest_disk() {
     let Some(sandbox) = Sandbox::new() else { return };
-    let volume = Volume::new(&sandbox, "data", Filesystem::Xfs, "");
+    fs::create_dir(sandbox.path("root")).unwrap();
+    let volume = Volume::new(&sandbox, "root/data", Filesystem::Ext4, "");
+    // The machine's own root may be fuller than the volume.
+    let root = HostRoot::new(&sandbox.path("root"));
     let agent = Agent::start_with(&sandbox, |command| {
         command
+            .env("MOUNT_TABLE", root.mount_table())
             .env("AGENT_WEIGHT", "disk")
-            .env("DISK_THRESHOLDS", format!("{}:1%", volume.point_text()));
+            .env("DISK_THRESHOLDS", "/data:1%");
     });
-    let to = agent.agent_check_address();
-    let percent = || -> u64 {
-        let line = line(to, b"");
-        line.strip_prefix("up ready ")
-            .and_then(|rest| rest.strip_suffix("%\n")?.parse().ok())
-            .unwrap()
-    };
-    // The root's filesystem is among them too, and may be the fuller one as long as this one is empty.
-    let space = rustix::fs::statvfs(volume.point()).unwrap();
-    let free = usize::try_from(space.f_bavail * space.f_frsize).unwrap();
-    fs::write(volume.path("most"), vec![1; free / 100 * 80]).unwrap();
-    let little = agent.wait_for("a weight by the disk", PATIENCE, |_| {
-        let percent = percent();
-        (percent <= 20).then_some(percent)
-    });
-    fs::write(volume.path("rest"), vec![1; free / 100 * 12]).unwrap();
-    agent.wait_for("less", PATIENCE, |_| (percent() == 10).then_some(()));
-    say(&format!("MEASURED {}: {little}% and then 10%", sandbox.name()));
+    for (per_mille, percent) in [(520, 50), (220, 20), (820, 80)] {
+        fill(volume.point(), per_mille);
+        wait_weight(&agent, percent);
+    }
+    drop(agent);
+    drop(root);
+}
 
+/// The machine's own load would be any: a file of this test's own stands in for /proc/loadavg.
+#[test]
+fn a_weight_by_the_load() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let processors: f64 = tool::run("getconf", &["_NPROCESSORS_ONLN"]).trim().parse().unwrap();
+    let (file, place) = (sandbox.path("loadavg"), Path::new("/proc/loadavg"));
+    let set_load = |share: f64| {
+        fs::write(&file, format!("{:.2} 0.00 0.00 1/100 1234\n", share * processors)).unwrap();
+    };
+    set_load(0.5);
+    // In this test's mount namespace alone.
+    rustix::mount::mount_bind(&file, place).unwrap();
     let agent = Agent::start_with(&sandbox, |command| {
         command.env("AGENT_WEIGHT", "load");
     });
-    let line = line(agent.agent_check_address(), b"");
-    assert!(line.starts_with("up ready ") && line.ends_with("0%\n"), "{line}");
-}
-
-#[test]
-fn a_state_file_follows_the_verdict_and_stays() {
-    let Some(sandbox) = Sandbox::new() else { return };
-    let mut volume = Volume::new(&sandbox, "data", Filesystem::Ext4, "errors=remount-ro");
-    let path = sandbox.path("run/tocsin/state");
-    let agent = Agent::start_with(&sandbox, |command| {
-        command.env("STATE_FILE", &path);
-    });
-    let says = |expected: &str| {
-        agent.wait_for(expected, PATIENCE, |_| {
-            let text = fs::read_to_string(&path).ok()?;
-            // Never half of it.
-            assert!(text.ends_with('\n') && text.lines().count() == 2, "{text:?}");
-            text.starts_with(expected).then_some(text)
-        })
-    };
-    assert_eq!(says("0\n"), "0\nready\n");
-    let at = inject::ext4_error(volume.device());
-    let text = says("1\n");
-    say(&format!("MEASURED {}: not ready after {:?}", sandbox.name(), at.elapsed()));
-    assert!(text.starts_with("1\nnot-ready "), "{text:?}");
-    assert!(text.contains(&volume.device().name()), "{text:?}");
-    volume.unmount();
-    says("0\n");
-    assert_eq!(
-        fs::read_dir(path.parent().unwrap()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
-    assert_eq!(agent.terminate().code(), Some(0));
-    assert_eq!(fs::read_to_string(&path).unwrap(), "0\nready\n");
-}
-
-#[test]
-fn a_state_file_that_cannot_be_written_is_told() {
-    const FAILURES: &str = "tocsin_state_file_failures_total ";
-    let Some(sandbox) = Sandbox::new() else { return };
-    let agent = Agent::start_with(&sandbox, |command| {
-        command.env("STATE_FILE", Path::new("/proc/tocsin/state"));
-    });
-    // It is tried every second, and each failure is counted.
-    agent.wait_for("the failures are counted", PATIENCE, |agent| {
-        let metrics = agent.admin("/metrics").body;
-        let counted = metrics.lines().find_map(|line| line.strip_prefix(FAILURES));
-        (counted?.trim().parse::<u64>().ok()? >= 3).then_some(())
-    });
-    assert_eq!(agent.health("").status, 200);
-    assert_eq!(agent.wait_told(&["/proc/tocsin/state"]), 1, "{:?}", agent.log());
+    for (share, percent) in [(0.5, 50), (2.0, 10), (0.0, 100)] {
+        set_load(share);
+        wait_weight(&agent, percent);
+    }
+    drop(agent);
+    rustix::mount::unmount(place, UnmountFlags::DETACH).unwrap();
 }

@@ -1,24 +1,24 @@
-//! A filesystem that can no longer be written: 503, named, and 200 once it is repaired.
+//! `filesystem_ro`: a filesystem that can no longer be written is 503 until it is repaired or unmounted.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use e2e::agent::PATIENCE;
-use e2e::faultfs::{EVERYWHERE, Errno, Operation};
+use e2e::agent::TIMEOUT;
+use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
 use e2e::sandbox::say;
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject, require, tool};
 
 use crate::{fault, names};
 
-/// Waits for the verdict, and looks at the fault behind it.
+/// Waits for the verdict, and checks the fault behind it.
 fn expect_lost(agent: &Agent, volume: &Volume, since: Instant) {
     let [device, point] = names(volume);
     agent.wait_failure(since, "filesystem_ro", &[&device, &point]);
     let fault = fault(agent, "filesystem_ro", volume.device());
-    assert_eq!(fault["check"], "filesystem_ro");
-    assert_eq!(fault["filesystem"], volume.filesystem().kind());
-    assert_eq!(fault["mount_points"], serde_json::json!([point]));
-    assert_eq!(fault["scope"], "host");
+    assert_eq!(fault.check, "filesystem_ro");
+    assert_eq!(fault.filesystem, volume.filesystem().kind());
+    assert_eq!(fault.mount_points, [point]);
+    assert_eq!(fault.scope, "host");
 }
 
 #[test]
@@ -29,15 +29,15 @@ fn ext4_remount_ro_by_a_triggered_error() {
     assert_eq!(agent.health("").status, 200);
     let at = inject::ext4_error(volume.device());
     expect_lost(&agent, &volume, at);
-    // The verdict comes from the probe; the event that led to it has the kernel's own time.
+    // The verdict comes from a probe; the fault of the event that led to the probe has the kernel's time.
     let event = fault(&agent, "filesystem_error", volume.device());
-    assert!(event["kernel_ns"].is_u64(), "{event}");
+    assert!(event.kernel_ns.is_some(), "{event:?}");
 
     volume.unmount();
     volume.repair();
     let at = Instant::now();
     volume.mount("errors=remount-ro");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn ext4_remount_ro_by_a_corrupt_directory() {
     inject::ext4_wipe_inode(volume.device(), "/victim");
     volume.mount("errors=remount-ro");
     let agent = Agent::start(&sandbox);
-    assert_eq!(agent.health("").status, 200, "nobody looked at the directory yet");
+    assert_eq!(agent.health("").status, 200, "the directory has not been read yet");
     let at = Instant::now();
     fs::metadata(volume.path("victim")).unwrap_err();
     expect_lost(&agent, &volume, at);
@@ -58,7 +58,7 @@ fn ext4_remount_ro_by_a_corrupt_directory() {
     volume.repair();
     let at = Instant::now();
     volume.mount("errors=remount-ro");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn ext4_remount_ro_by_a_journal_write_error() {
         volume.control().fail(Operation::Write, Errno::EIO, range);
     }
     let at = Instant::now();
-    // One writer, and then nobody: the agent has to find out by itself that the journal is gone.
+    // One write, and then none: the agent has to find by itself that the journal has been aborted.
     inject::write_synced(&volume.path("file"), 4096).unwrap_err();
     expect_lost(&agent, &volume, at);
 
@@ -81,11 +81,10 @@ fn ext4_remount_ro_by_a_journal_write_error() {
     volume.repair();
     let at = Instant::now();
     volume.mount("errors=remount-ro");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
-/// Shut down by ioctl, which is how a driver ends a filesystem that it cannot trust, and over with
-/// the unmount.
+/// A shutdown by ioctl, as a driver does on an error that it cannot handle; the fault ends with the unmount.
 fn shut_down(filesystem: Filesystem) {
     if !require(filesystem.is_available(), &format!("no {} here", filesystem.kind())) {
         return;
@@ -99,7 +98,7 @@ fn shut_down(filesystem: Filesystem) {
 
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -132,7 +131,7 @@ fn xfs_log_write_error() {
     volume.control().heal();
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -153,7 +152,7 @@ fn btrfs_forced_read_only() {
     volume.control().heal();
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -170,7 +169,7 @@ fn remount_ro_and_rw_by_an_administrator() {
     let at = mount("remount,ro");
     expect_lost(&agent, &volume, at);
     let at = mount("remount,rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -182,36 +181,34 @@ fn remount_ro_and_rw_through_fsconfig() {
     let at = inject::reconfigure(volume.point(), "ro");
     expect_lost(&agent, &volume, at);
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
-/// Where an operator pays for it, the remount itself rings: no look has to come by.
+/// With `MOUNT_HOOKS=syscalls`, the remount is an event, which does not wait for the periodic look at the mount table.
 #[test]
-fn syscall_hooks_ring_for_an_fsconfig_remount() {
+fn syscall_hooks_see_a_remount_by_fsconfig() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     let agent = Agent::start_with(&sandbox, |agent| {
         agent.env("MOUNT_HOOKS", "syscalls").env("REREAD_INTERVAL", "1s");
     });
     let page = agent.faults_page();
-    let hooks = page["hooks"].as_array().unwrap();
-    let of_mounts =
-        hooks.iter().filter(|hook| hook["name"].as_str().unwrap().starts_with("syscalls:"));
-    assert!(of_mounts.clone().count() >= 5);
-    assert!(of_mounts.clone().all(|hook| hook["state"] == "attached"), "{hooks:?}");
+    let of_mounts = page.hooks.iter().filter(|hook| hook.name.starts_with("syscalls:"));
+    assert!(of_mounts.clone().count() >= 5, "{:?}", page.hooks);
+    assert!(of_mounts.clone().all(|hook| hook.state == "attached"), "{:?}", page.hooks);
     let at = inject::reconfigure(volume.point(), "ro");
     expect_lost(&agent, &volume, at);
-    let rung = agent.count("mount_change", "0:0");
-    assert!(rung > 0, "nothing rang");
+    let before = agent.kernel_count("mount_change", "0:0");
+    assert!(before > 0, "no event");
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
-    assert!(agent.count("mount_change", "0:0") > rung);
+    agent.wait_recovery(at, TIMEOUT);
+    assert!(agent.kernel_count("mount_change", "0:0") > before);
 }
 
-/// An operator who reads the reason and unmounts at once may meet the agent's probe there. It is over
+/// An operator who unmounts the filesystem of a fault may find it busy, because the agent probes it. The probe is over
 /// before the command can be typed again.
 #[test]
-fn the_agent_keeps_a_mount_busy_for_a_moment_only() {
+fn a_probe_keeps_a_mount_busy_for_less_than_a_second() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=continue");
     let agent = Agent::start(&sandbox);
@@ -224,14 +221,14 @@ fn the_agent_keeps_a_mount_busy_for_a_moment_only() {
             busy.push(time);
         }
         volume.mount("errors=continue");
-        agent.wait_for("200", PATIENCE, |agent| (agent.health("").status == 200).then_some(()));
+        agent.wait_for("200", TIMEOUT, |agent| (agent.health("").status == 200).then_some(()));
     }
     say(&format!("MEASURED {}: busy {} times of 20: {busy:?}", sandbox.name(), busy.len()));
     assert!(busy.iter().all(|time| *time < Duration::from_secs(1)), "{busy:?}");
 }
 
 #[test]
-fn a_filesystem_mounted_twice_is_one_fault_with_two_places() {
+fn a_filesystem_with_two_mounts_is_one_fault_with_two_mount_points() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     let second = e2e::Mount::bind(volume.point(), &sandbox.path("second"));
@@ -241,5 +238,5 @@ fn a_filesystem_mounted_twice_is_one_fault_with_two_places() {
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
     let fault = fault(&agent, "filesystem_ro", volume.device());
     let second = second.point().to_string_lossy().into_owned();
-    assert_eq!(fault["mount_points"], serde_json::json!([point, second]));
+    assert_eq!(fault.mount_points, [point, second]);
 }

@@ -1,11 +1,11 @@
-//! The fault makers do what they say, and go away again. No agent here: when one of these fails, the
-//! machine or the fixture is at fault.
+//! Tests of the fixtures: each fault is what it says, and ends. No agent runs here: when one of these fails, the cause is
+//! the machine or the fixture.
 
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::faultfs::{EVERYWHERE, Errno, Operation};
+use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
 use e2e::{Filesystem, LoopDevice, MIB, Sandbox, Volume, inject, mount, require};
 use rustix::io::Errno as Rustix;
 
@@ -28,7 +28,7 @@ fn in_flight(device: &LoopDevice) -> u64 {
 }
 
 #[test]
-fn a_sandbox_is_seen_by_nobody_else() {
+fn the_mounts_of_a_sandbox_are_in_its_namespace_alone() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     let point = volume.point_text();
@@ -67,7 +67,7 @@ fn a_panic_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_broken_disk_fails_where_it_is_told_and_heals() {
+fn a_faulty_disk_fails_in_its_range_until_it_is_healed() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4WithoutJournal, "");
     let file = volume.path("file");
@@ -100,7 +100,7 @@ fn a_broken_disk_fails_where_it_is_told_and_heals() {
 }
 
 #[test]
-fn a_hang_hangs_until_it_is_released() {
+fn a_hang_ends_with_its_guard() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "");
     let device = volume.device().path();
@@ -116,7 +116,7 @@ fn a_hang_hangs_until_it_is_released() {
 }
 
 #[test]
-fn ext4_is_lost_in_every_way() {
+fn ext4_becomes_read_only_by_an_error_and_by_a_shutdown() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     inject::ext4_error(volume.device());
@@ -138,7 +138,7 @@ fn ext4_is_lost_in_every_way() {
 }
 
 #[test]
-fn ext4_loses_its_journal_alone() {
+fn ext4_becomes_read_only_by_a_failed_journal_write() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     for range in inject::ext4_ranges(volume.device(), "<8>") {
@@ -159,7 +159,7 @@ fn reconfigure_makes_read_only_and_writable() {
 }
 
 #[test]
-fn freezing_stops_writers_and_nothing_is_in_flight() {
+fn a_frozen_filesystem_stops_writers_and_has_no_request_in_flight() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     let file = volume.path("x");
@@ -175,7 +175,7 @@ fn freezing_stops_writers_and_nothing_is_in_flight() {
 }
 
 #[test]
-fn xfs_loses_its_log() {
+fn xfs_shuts_down_by_a_failed_log_write() {
     if !require(Filesystem::Xfs.is_available(), "no xfs here") {
         return;
     }
@@ -191,7 +191,7 @@ fn xfs_loses_its_log() {
 }
 
 #[test]
-fn btrfs_forces_itself_read_only() {
+fn btrfs_becomes_read_only_by_failed_writes() {
     if !require(Filesystem::Btrfs.is_available(), "no btrfs here") {
         return;
     }

@@ -1,88 +1,94 @@
-//! A real `HAProxy` with the very files of `deploy/lb`, three hosts behind it, and customers who count.
+//! A real `HAProxy` with the files of `deploy/lb` as they are, in front of three hosts.
 
 use std::process::Command;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use e2e::agent::PATIENCE;
-use e2e::haproxy::{self, Haproxy, Server};
+use e2e::agent::TIMEOUT;
+use e2e::haproxy::{self, Haproxy, Line, Server};
 use e2e::pool::{HOSTS, Host};
 use e2e::sandbox::say;
 use e2e::sys::monotonic_ns;
 use e2e::{ControlPlane, NetNs, Sandbox};
 
-use crate::shop::{Shop, shipped, shop, text};
+use crate::pool_scenario::{self, PoolScenario, example, example_text};
 
 const AGENT_CHECK: &str = "haproxy-agent-check.cfg";
 const HTTPCHK: &str = "haproxy-httpchk.cfg";
 
-/// A shop behind `HAProxy` with one of the shipped files.
-fn open(
+/// Runs `steps` in a pool behind `HAProxy` with one of the examples.
+fn run(
     file: &str,
     sandbox: &Sandbox,
     change: impl Fn(&mut Command) + Sync,
-    story: impl FnOnce(&Shop<Haproxy>) + Send,
+    steps: impl FnOnce(&PoolScenario<Haproxy>) + Send,
 ) {
-    if !haproxy::is_here() {
+    if !haproxy::is_installed() {
         return;
     }
     let start = |_: &[Host; 3]| {
-        let haproxy = Haproxy::start(sandbox, &text(file)).unwrap();
+        let haproxy = Haproxy::start(sandbox, &example_text(file)).unwrap();
         for (name, _) in HOSTS {
             haproxy.wait_for(("nodes", name), "up", is_up);
         }
         haproxy
     };
-    shop(sandbox, change, start, story);
+    pool_scenario::run(sandbox, change, start, steps);
 }
 
 fn is_up(server: &Server) -> bool {
     server.status() == "UP"
 }
 
-fn wait_for(shop: &Shop<Haproxy>, host: &Host, what: &str, right: impl Fn(&Server) -> bool) {
-    shop.balancer.wait_for(("nodes", host.name()), what, right);
+fn wait_for(
+    pool: &PoolScenario<Haproxy>,
+    host: &Host,
+    what: &str,
+    holds: impl Fn(&Server) -> bool,
+) {
+    pool.balancer.wait_for(("nodes", host.name()), what, holds);
 }
 
 #[test]
-fn the_shipped_files_are_right() {
-    if !haproxy::is_here() {
+fn the_examples_pass_its_own_check() {
+    if !haproxy::is_installed() {
         return;
     }
     for name in [AGENT_CHECK, HTTPCHK] {
-        let output = haproxy::check(&shipped(name));
-        let words = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{name}: {words}");
-        assert!(!words.contains("WARNING"), "{name}: {words}");
+        let output = haproxy::check(&example(name));
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{name}: {errors}");
+        assert!(!errors.contains("WARNING"), "{name}: {errors}");
     }
 }
 
-/// A disk breaks on one of three; what `HAProxy` says of it has `words`; it is repaired.
+/// The disk of one host breaks, which `HAProxy` logs with `words`, and is repaired.
 fn a_broken_host(file: &str, words: &[&str]) {
     let Some(sandbox) = Sandbox::new() else { return };
-    open(
+    run(
         file,
         &sandbox,
         |_| {},
-        |shop| {
-            let victim = &shop.hosts[1];
-            let slow = shop.slow_requests();
+        |pool| {
+            let victim = &pool.hosts[1];
+            let slow = pool.slow_requests();
             let broke = victim.break_disk();
-            let down = shop.balancer.wait_line(broke, &["Server nodes/node-2 is DOWN"]);
+            let down = pool.balancer.wait_line(broke, &["Server nodes/node-2 is DOWN"]);
             let took = Duration::from_nanos(down.at_ns - broke);
             say(&format!("MEASURED {}: DOWN {took:.1?} after the fault", sandbox.name()));
-            let told = shop.balancer.wait_line(broke, &[words, &["nodes/node-2 failed"]].concat());
-            say(&format!("LOGGED {}", told.text));
-            shop.serves_no_more(victim);
-            slow.finished();
+            let logged =
+                pool.balancer.wait_line(broke, &[words, &["nodes/node-2 failed"]].concat());
+            say(&format!("LOGGED {}", logged.text));
+            pool.gets_no_more_requests(victim);
+            slow.finish();
 
             let before = monotonic_ns();
             victim.repair_disk();
-            let up = shop.balancer.wait_line(before, &["Server nodes/node-2 is UP"]);
+            let up = pool.balancer.wait_line(before, &["Server nodes/node-2 is UP"]);
             let took = Duration::from_nanos(up.at_ns - before);
             say(&format!("MEASURED {}: UP {took:.1?} after the repair began", sandbox.name()));
-            shop.customers.wait_served_by(victim.name(), PATIENCE);
+            pool.clients.wait_served_by(victim.name(), TIMEOUT);
         },
     );
 }
@@ -94,37 +100,37 @@ fn httpchk_takes_a_broken_host_out() {
 
 #[test]
 fn the_agent_check_takes_a_broken_host_out_and_says_why() {
-    // Whichever comes first: ext4's error, or what becomes of the filesystem some milliseconds later.
+    // The reason is ext4's error at first, and some milliseconds later that the filesystem is read-only.
     a_broken_host(AGENT_CHECK, &["via agent : down (", "ext4 on ", "/node-2: "]);
 }
 
-/// The first host's Node is cordoned: `status` is what `HAProxy` then calls the server.
+/// The first host's Node is cordoned, after which `HAProxy` has this `status` for the server.
 fn a_cordon(file: &str, name: &str, status: &str) {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let node = cluster.node(name);
-    // The API server is out there.
+    // The API server is outside of the pool's network namespace.
     let outside = NetNs::outside();
-    let tunnel = OnceLock::new();
+    let proxy = OnceLock::new();
     let on_node = |command: &mut Command| {
-        let tunnel = tunnel.get_or_init(|| cluster.tunnel());
-        command.env("KUBECONFIG", tunnel.kubeconfig("admin")).env("NODE_NAME", node.name());
+        let proxy = proxy.get_or_init(|| cluster.proxy());
+        command.env("KUBECONFIG", proxy.kubeconfig("admin")).env("NODE_NAME", node.name());
     };
-    open(file, &sandbox, on_node, |shop| {
-        let host = &shop.hosts[0];
-        let slow = shop.slow_requests();
+    run(file, &sandbox, on_node, |pool| {
+        let host = &pool.hosts[0];
+        let slow = pool.slow_requests();
         outside.run(|| node.cordon());
-        wait_for(shop, host, status, |server| server.status() == status);
-        shop.serves_no_more(host);
-        slow.finished();
-        let lines = shop.balancer.log();
-        let noise =
-            lines.iter().filter(|line| line.text.contains("remains in forced drain")).count();
+        wait_for(pool, host, status, |server| server.status() == status);
+        pool.gets_no_more_requests(host);
+        slow.finish();
+        let lines = pool.balancer.log();
+        let forced = |line: &&Line| line.text.contains("remains in forced drain");
+        let count = lines.iter().filter(forced).count();
         // One for each change, and not one for each check.
-        assert!(noise <= 2, "{noise} lines in the log while nothing happens");
+        assert!(count <= 2, "{count} lines about the drain while nothing changes");
         outside.run(|| node.uncordon());
-        wait_for(shop, host, "up", is_up);
-        shop.customers.wait_served_by(host.name(), PATIENCE);
+        wait_for(pool, host, "up", is_up);
+        pool.clients.wait_served_by(host.name(), TIMEOUT);
     });
 }
 
@@ -138,31 +144,31 @@ fn a_cordon_is_a_drain_by_the_agent_check() {
     a_cordon(AGENT_CHECK, "haproxy-agent-check", "DRAIN (agent)");
 }
 
-/// With the agent-check, an upgrade of the agent is nothing to notice; a host that is gone is.
+/// With the agent-check, `HAProxy` keeps a host whose agent restarts, and takes out one whose agent stays away.
 #[test]
-fn an_agent_that_is_restarted_is_not_missed_and_one_that_is_gone_is() {
+fn the_agent_check_keeps_a_host_whose_agent_restarts_and_takes_out_one_without_an_agent() {
     let Some(sandbox) = Sandbox::new() else { return };
-    open(
+    run(
         AGENT_CHECK,
         &sandbox,
         |_| {},
-        |shop| {
-            let host = &shop.hosts[0];
+        |pool| {
+            let host = &pool.hosts[0];
             let before = monotonic_ns();
             host.stop_agent();
             thread::sleep(Duration::from_millis(500));
             host.start_agent();
             thread::sleep(Duration::from_secs(1));
-            assert!(is_up(&shop.balancer.server("nodes", host.name())));
-            let down = shop.balancer.find_line(before, &["Server nodes/", "is DOWN"]);
+            assert!(is_up(&pool.balancer.server("nodes", host.name())));
+            let down = pool.balancer.find_line(before, &["Server nodes/", "is DOWN"]);
             assert!(down.is_none(), "{down:?}");
 
             let before = monotonic_ns();
             host.kill_agent();
-            shop.balancer.wait_line(before, &["Server nodes/node-1 is DOWN"]);
-            shop.serves_no_more(host);
+            pool.balancer.wait_line(before, &["Server nodes/node-1 is DOWN"]);
+            pool.gets_no_more_requests(host);
             host.start_agent();
-            wait_for(shop, host, "up", is_up);
+            wait_for(pool, host, "up", is_up);
         },
     );
 }

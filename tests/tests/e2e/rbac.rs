@@ -1,22 +1,17 @@
-//! Every right that is shipped is needed: one test for each, of what is missing without it and how the
-//! agent says so. The roles are read from the manifests, so a right that nobody has a test for is found.
+//! The agent's roles: every right is needed. One test for each right says what is missing without it, and how the agent
+//! reports that. The roles are read from the manifests, so a right without a test is found.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::time::Instant;
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
 use e2e::cluster::{Account, TestNode};
 use e2e::{Agent, ControlPlane, Filesystem, Sandbox, Volume, inject};
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
-use kube::api::{Api, PostParams};
 use serde_json::{Value, json};
 
-use crate::deploy::{BASE, PUBLISHING, follows, objects};
+use crate::manifests::{BASE, PUBLISHING, follows, objects};
 
-/// A group of the API, a resource of it, and what may be done with that.
+/// An API group, a resource of it, and a verb.
 type Right = (&'static str, &'static str, &'static str);
 
 const LIST_NODES: Right = ("", "nodes", "list");
@@ -25,10 +20,10 @@ const PATCH_STATUS: Right = ("", "nodes/status", "patch");
 const CREATE_EVENTS: Right = ("events.k8s.io", "events", "create");
 const PATCH_EVENTS: Right = ("events.k8s.io", "events", "patch");
 
-/// Each has a test below.
+/// The rights that have a test below.
 const TESTED: [Right; 5] = [LIST_NODES, WATCH_NODES, PATCH_STATUS, CREATE_EVENTS, PATCH_EVENTS];
 
-/// Roles of a directory.
+/// The roles in a directory of `deploy`.
 fn roles(cluster: &ControlPlane, directory: &str) -> Vec<Value> {
     let mut objects = objects(cluster, directory);
     objects.retain(|object| object["kind"] == "ClusterRole" || object["kind"] == "Role");
@@ -40,7 +35,7 @@ fn strings(value: &Value) -> Vec<String> {
     texts.map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-/// What roles grant.
+/// The rights that roles grant.
 fn rights(roles: &[Value]) -> BTreeSet<[String; 3]> {
     let mut rights = BTreeSet::new();
     for rule in roles.iter().flat_map(|role| role["rules"].as_array().unwrap()) {
@@ -65,13 +60,13 @@ fn named(rights: &[Right]) -> BTreeSet<[String; 3]> {
 }
 
 #[test]
-fn every_right_that_is_shipped_has_a_test() {
+fn every_right_in_the_manifests_has_a_test() {
     let Some(cluster) = ControlPlane::shared() else { return };
     assert_eq!(rights(&roles(&cluster, PUBLISHING)), named(&TESTED));
     assert_eq!(rights(&roles(&cluster, BASE)), named(&[LIST_NODES, WATCH_NODES]));
 }
 
-/// Takes one right out of roles.
+/// Removes one right from roles.
 fn remove(roles: &mut [Value], (group, resource, verb): Right) {
     for rule in roles.iter_mut().flat_map(|role| role["rules"].as_array_mut().unwrap()) {
         let has = |key: &str, text: &str| strings(&rule[key]).iter().any(|have| have == text);
@@ -88,14 +83,14 @@ fn remove(roles: &mut [Value], (group, resource, verb): Right) {
     }
 }
 
-/// A service account with the rights that are shipped, under names of its own, but `missing`.
+/// A service account with the rights of the manifests except `missing`, by roles with names of its own.
 fn account(cluster: &ControlPlane, name: &str, missing: Option<Right>) -> Account {
     let account = cluster.service_account(name, "agent");
     let mut roles = roles(cluster, PUBLISHING);
     if let Some(missing) = missing {
         let all = rights(&roles).len();
         remove(&mut roles, missing);
-        assert_eq!(rights(&roles).len(), all - 1, "{missing:?} is not shipped");
+        assert_eq!(rights(&roles).len(), all - 1, "{missing:?} is not in the manifests");
     }
     let left = rights(&roles);
     let mut objects = Vec::new();
@@ -112,44 +107,15 @@ fn account(cluster: &ControlPlane, name: &str, missing: Option<Right>) -> Accoun
         }));
         objects.push(role);
     }
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("roles.json");
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-    fs::write(&file, list.to_string()).unwrap();
-    let output = cluster.kubectl(&["create".as_ref(), "-f".as_ref(), file.as_os_str()]);
-    assert!(output.status.success(), "{output:?}");
-    // The server reads its own roles by watching them.
-    let deadline = Instant::now() + PATIENCE;
-    while !left.iter().all(|right| may(cluster, &account, right)) {
+    cluster.create(&json!({ "apiVersion": "v1", "kind": "List", "items": objects }));
+    // The API server reads its roles by watching them.
+    let deadline = Instant::now() + TIMEOUT;
+    let is_allowed =
+        |[group, resource, verb]: &[String; 3]| cluster.is_allowed(&account, group, resource, verb);
+    while !left.iter().all(is_allowed) {
         assert!(Instant::now() < deadline, "the roles have no effect");
     }
     account
-}
-
-/// Whether somebody may do that to the objects of the agent's kind, by the server's own word.
-fn may(cluster: &ControlPlane, account: &Account, [group, resource, verb]: &[String; 3]) -> bool {
-    let (resource, subresource) = match resource.split_once('/') {
-        Some((resource, subresource)) => (resource, Some(subresource.to_owned())),
-        None => (resource.as_str(), None),
-    };
-    let namespace = (resource == "events").then(|| "default".to_owned());
-    let asked = ResourceAttributes {
-        group: Some(group.clone()),
-        resource: Some(resource.to_owned()),
-        subresource,
-        namespace,
-        verb: Some(verb.clone()),
-        ..Default::default()
-    };
-    let spec = SubjectAccessReviewSpec {
-        user: Some(account.user.clone()),
-        resource_attributes: Some(asked),
-        ..Default::default()
-    };
-    let review = SubjectAccessReview { spec, ..Default::default() };
-    let reviews: Api<SubjectAccessReview> = Api::all(cluster.client());
-    let answer = cluster.block_on(async { reviews.create(&PostParams::default(), &review).await });
-    answer.unwrap().status.is_some_and(|status| status.allowed)
 }
 
 fn start(sandbox: &Sandbox, cluster: &ControlPlane, account: &Account, node: &TestNode) -> Agent {
@@ -161,13 +127,13 @@ fn start(sandbox: &Sandbox, cluster: &ControlPlane, account: &Account, node: &Te
     })
 }
 
-/// Without one of the rights to read, the Node is unknown: that passes, and says what is missing.
-fn is_blind_without(name: &str, missing: Right) {
+/// Without a right to read the Node, `node_ready` passes, degraded, and says what is missing.
+fn is_degraded_without(name: &str, missing: Right) {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let account = account(&cluster, name, Some(missing));
     let node = cluster.node(name);
-    // What nobody may know must not matter.
+    // The agent may not see that the Node is not ready.
     node.set_ready("False", "KubeletNotReady");
     let agent = start(&sandbox, &cluster, &account, &node);
     let (_, _, verb) = missing;
@@ -178,41 +144,38 @@ fn is_blind_without(name: &str, missing: Right) {
         &format!("cannot {verb} resource \"nodes\""),
         "deploy/base/rbac.yaml",
     ];
-    agent.wait_for(&format!("degraded with {words:?}"), PATIENCE, |agent| {
+    agent.wait_for(&format!("degraded with {words:?}"), TIMEOUT, |agent| {
         let health = agent.health("?check=node_ready");
         assert_eq!(health.status, 200);
         let why = health.check("node_ready")?.degraded.clone()?;
         words.iter().all(|word| why.contains(word)).then_some(())
     });
     let refused = format!("cannot {verb} resource \"nodes\"");
-    agent.wait_for("a warning", PATIENCE, |agent| warned(agent, &refused).then_some(()));
+    agent.wait_for("a warning", TIMEOUT, |agent| warned(agent, &refused).then_some(()));
 }
 
 #[test]
 fn without_list_of_nodes() {
-    is_blind_without("rbac-list-nodes", LIST_NODES);
+    is_degraded_without("rbac-list-nodes", LIST_NODES);
 }
 
 #[test]
 fn without_watch_of_nodes() {
-    is_blind_without("rbac-watch-nodes", WATCH_NODES);
+    is_degraded_without("rbac-watch-nodes", WATCH_NODES);
 }
 
-/// Writes so far, by the agent's own count.
+/// The number of writes so far, by the agent's own metric.
 fn writes(agent: &Agent, what: &str, result: &str) -> u64 {
-    let metric = format!("tocsin_api_writes_total{{what=\"{what}\",result=\"{result}\"}} ");
-    let metrics = agent.admin("/metrics").body;
-    let count = metrics.lines().find_map(|line| line.strip_prefix(&metric)?.parse().ok());
-    count.unwrap_or_else(|| agent.fail(&format!("no metric {metric}")))
+    agent.counter(&format!("tocsin_api_writes_total{{what=\"{what}\",result=\"{result}\"}}"))
 }
 
 fn wait_writes(agent: &Agent, what: &str, result: &str, count: u64) {
-    agent.wait_for(&format!("{count} writes of {what}: {result}"), PATIENCE, |agent| {
+    agent.wait_for(&format!("{count} writes of {what}: {result}"), TIMEOUT, |agent| {
         (writes(agent, what, result) >= count).then_some(())
     });
 }
 
-/// Whether there is a warning with these words of the server's.
+/// Whether the log has a warning with these words of the API server.
 fn warned(agent: &Agent, words: &str) -> bool {
     agent.log().iter().any(|line| {
         let line: Value = serde_json::from_str(line).unwrap_or_default();
@@ -221,41 +184,41 @@ fn warned(agent: &Agent, words: &str) -> bool {
     })
 }
 
-/// That a write failed is counted, and logged with the words of the refusal.
-fn is_told(agent: &Agent, what: &str, words: &str) {
+/// Waits until a failed write is counted, and logged with the words of the API server.
+fn is_reported(agent: &Agent, what: &str, words: &str) {
     wait_writes(agent, what, "failed", 1);
-    agent.wait_for("a warning", PATIENCE, |agent| warned(agent, words).then_some(()));
+    agent.wait_for("a warning", TIMEOUT, |agent| warned(agent, words).then_some(()));
 }
 
-/// A filesystem that becomes read-only.
+/// Makes the filesystem read-only, and waits for the verdict.
 fn fault(agent: &Agent, volume: &Volume) {
     let at = inject::reconfigure(volume.point(), "ro");
     agent.wait_failure(at, "filesystem_ro", &[&volume.device().name()]);
 }
 
-/// The same again, with the same words, minutes before the event about the first time is forgotten.
+/// The same fault again, with the same words, so that its Event is counted up.
 fn fault_again(agent: &Agent, volume: &Volume) {
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
     fault(agent, volume);
 }
 
-/// The other way to tell it.
+/// Waits until the fault is a condition of the Node.
 fn wait_condition(agent: &Agent, node: &TestNode) {
-    agent.wait_for("the condition", PATIENCE, |_| {
+    agent.wait_for("the condition", TIMEOUT, |_| {
         (node.condition("ReadonlyFilesystem").as_deref() == Some("True")).then_some(())
     });
 }
 
-/// How often that fault was told, by each event of it.
-fn told(node: &TestNode) -> Vec<i32> {
+/// The counts of the Events about the fault.
+fn event_counts(node: &TestNode) -> Vec<i32> {
     let events = node.events().into_iter();
     let opened = events.filter(|event| event.reason.as_deref() == Some("ReadonlyFilesystem"));
     opened.map(|event| event.series.and_then(|series| series.count).unwrap_or(1)).collect()
 }
 
 #[test]
-fn all_of_them_suffice() {
+fn the_rights_of_the_manifests_suffice() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
@@ -265,12 +228,12 @@ fn all_of_them_suffice() {
     wait_writes(&agent, "conditions", "ok", 1);
     fault(&agent, &volume);
     wait_writes(&agent, "event", "ok", 1);
-    assert_eq!(told(&node), [1]);
+    assert_eq!(event_counts(&node), [1]);
     fault_again(&agent, &volume);
     wait_writes(&agent, "event", "ok", 3);
-    assert_eq!(told(&node), [2]);
+    assert_eq!(event_counts(&node), [2]);
     wait_condition(&agent, &node);
-    // Where people look.
+    // `kubectl describe node` shows both.
     let described = cluster.kubectl(&["describe", "node", node.name()]);
     let described = String::from_utf8(described.stdout).unwrap();
     let (conditions, events) = described.split_once("Events:").unwrap();
@@ -280,7 +243,7 @@ fn all_of_them_suffice() {
     for what in ["conditions", "event"] {
         assert_eq!(writes(&agent, what, "failed"), 0, "{what}");
     }
-    let audit = cluster.audit_of(&account.user);
+    let audit = cluster.requests_of(&account.user);
     assert!(audit.iter().all(|entry| entry.code.is_none_or(|code| code < 300)), "{audit:#?}");
 }
 
@@ -292,14 +255,14 @@ fn without_patch_of_nodes_status() {
     let account = account(&cluster, "rbac-patch-status", Some(PATCH_STATUS));
     let node = cluster.node("rbac-patch-status");
     let agent = start(&sandbox, &cluster, &account, &node);
-    is_told(&agent, "conditions", "cannot patch resource \"nodes/status\"");
-    // The other way to tell it works.
+    is_reported(&agent, "conditions", "cannot patch resource \"nodes/status\"");
+    // The other way to publish it works.
     fault(&agent, &volume);
     wait_writes(&agent, "event", "ok", 1);
-    assert_eq!(told(&node), [1]);
+    assert_eq!(event_counts(&node), [1]);
     assert_eq!(writes(&agent, "conditions", "ok"), 0);
     assert_eq!(node.condition("ReadonlyFilesystem"), None);
-    // What is read is as good as ever.
+    // The Node is still read.
     follows(&agent, None);
 }
 
@@ -312,9 +275,9 @@ fn without_create_of_events() {
     let node = cluster.node("rbac-create-events");
     let agent = start(&sandbox, &cluster, &account, &node);
     fault(&agent, &volume);
-    is_told(&agent, "event", "cannot create resource \"events\"");
-    assert_eq!(told(&node), [0; 0]);
-    // The other way to tell it works.
+    is_reported(&agent, "event", "cannot create resource \"events\"");
+    assert_eq!(event_counts(&node), [0; 0]);
+    // The other way to publish it works.
     wait_condition(&agent, &node);
     assert_eq!(writes(&agent, "conditions", "failed"), 0);
 }
@@ -331,7 +294,7 @@ fn without_patch_of_events() {
     wait_writes(&agent, "event", "ok", 1);
     assert_eq!(writes(&agent, "event", "failed"), 0);
     fault_again(&agent, &volume);
-    is_told(&agent, "event", "cannot patch resource \"events\"");
-    assert_eq!(told(&node), [1], "told once, and not again");
+    is_reported(&agent, "event", "cannot patch resource \"events\"");
+    assert_eq!(event_counts(&node), [1], "counted once, and not again");
     assert_eq!(writes(&agent, "conditions", "failed"), 0);
 }

@@ -1,11 +1,11 @@
-//! No eBPF: the verdict is still right, at most a second later, and `/health` says what is missing.
+//! Without eBPF: the verdict is still right, at most a second later, and `/health` says what is missing.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::time::Instant;
 
-use e2e::agent::PATIENCE;
-use e2e::faultfs::{EVERYWHERE, Errno, Operation};
+use e2e::agent::TIMEOUT;
+use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject, require};
 
 use crate::names;
@@ -14,20 +14,19 @@ fn start(sandbox: &Sandbox) -> Agent {
     let agent = Agent::start_with(sandbox, |command| {
         command.env("NO_EBPF", "true");
     });
-    expect_degraded(&agent);
+    is_degraded(&agent);
     agent
 }
 
-/// Passing, and saying why that is less sure than it could be.
-fn expect_degraded(agent: &Agent) {
+/// The checks pass and are degraded, in `/health`, in `/faults` and in the metrics.
+fn is_degraded(agent: &Agent) {
     let health = agent.health("");
     assert_eq!(health.status, 200);
-    let why = health.check("io_errors").unwrap().degraded.clone();
-    assert!(why.as_ref().is_some_and(|why| !why.is_empty()), "{health:?}");
-    let hooks = agent.faults_page()["hooks"].clone();
-    let hooks = hooks.as_array().unwrap();
-    assert!(hooks.iter().all(|hook| hook["state"] != "attached"), "{hooks:?}");
-    assert!(agent.admin("/metrics").body.contains("tocsin_check_degraded"));
+    assert!(health.degraded("io_errors").is_some_and(|why| !why.is_empty()), "{health:?}");
+    let page = agent.faults_page();
+    assert!(page.hooks.iter().all(|hook| hook.state != "attached"), "{:?}", page.hooks);
+    assert!(!page.degraded.is_empty(), "{page:?}");
+    assert_eq!(agent.metric("tocsin_check_degraded{check=\"io_errors\"}"), Some(1.0));
 }
 
 #[test]
@@ -40,7 +39,7 @@ fn ext4_remount_ro() {
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -54,7 +53,7 @@ fn ext4_continue() {
     assert!(agent.health("").passed("filesystem_ro"));
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn btrfs_forced_read_only() {
     volume.control().heal();
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -86,18 +85,18 @@ fn remount_ro_through_fsconfig() {
     let at = inject::reconfigure(volume.point(), "ro");
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
-/// Not root, so neither tracefs nor bpf(2) is for us: what is left is the mount table.
+/// An agent that is not root can read neither tracefs nor use bpf(2): the mount table is left.
 #[test]
-fn an_ordinary_user_with_an_unreadable_tracefs() {
+fn an_agent_that_is_not_root() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
-    // The binary may lie where only root can go.
+    // The binary may be in a directory that only root can enter.
     let binary = sandbox.path("tocsin");
-    // By a process of its own: what this one has open for writing, a child of another test may have open too, and
-    // then it cannot be run.
+    // Copied by another process: a file that this one has open for writing may be inherited by a child of another test,
+    // and cannot be executed as long.
     let copied = std::process::Command::new("cp").arg(e2e::agent::binary()).arg(&binary).status();
     assert!(copied.unwrap().success());
     let run = sandbox.path("run");
@@ -114,10 +113,10 @@ fn an_ordinary_user_with_an_unreadable_tracefs() {
         e2e::sys::die_with_parent(&mut other);
         *command = other;
     });
-    expect_degraded(&agent);
+    is_degraded(&agent);
     let [device, point] = names(&volume);
     let at = inject::reconfigure(volume.point(), "ro");
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }

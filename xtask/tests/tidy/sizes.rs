@@ -14,22 +14,12 @@ const MAX_FILE: usize = 400;
 const MAX_FUNCTION: usize = 80;
 
 /// Files that are too long today.
-const LONG_FILES: &[&str] = &[
-    "agent/src/kernel/looker.rs",
-    "agent/src/kernel/mounts.rs",
-    "agent/src/kernel/task.rs",
-    "tests/src/agent.rs",
-    "tests/tests/e2e/abuse.rs",
-    "tests/tests/e2e/cluster_loss.rs",
-    "tests/tests/e2e/door.rs",
-];
+const LONG_FILES: &[&str] =
+    &["agent/src/kernel/looker.rs", "agent/src/kernel/mounts.rs", "agent/src/kernel/task.rs"];
 
 /// Functions that are too long today: `FILE: FUNCTION`.
-const LONG_FUNCTIONS: &[&str] = &[
-    "agent/src/cluster/session.rs: follow",
-    "agent/src/config.rs: new",
-    "agent/src/serve/metrics.rs: encode",
-];
+const LONG_FUNCTIONS: &[&str] =
+    &["agent/src/cluster/session.rs: follow", "agent/src/config.rs: new"];
 
 fn is_table_of_tests(path: &str) -> bool {
     path.ends_with("/tests.rs")

@@ -131,11 +131,11 @@ impl Crate {
         let is_test = file.strip_prefix(top.join(package)).is_ok_and(|at| at.starts_with("tests"));
         // The root's modules are beside it.
         let directory = file.parent().expect("a directory").to_owned();
-        found.read_file(file, &directory, Vec::new(), is_test);
+        found.read_file(file, &directory, &Vec::new(), is_test);
         found
     }
 
-    fn read_file(&mut self, path: &Path, directory: &Path, module: ModulePath, is_test: bool) {
+    fn read_file(&mut self, path: &Path, directory: &Path, module: &ModulePath, is_test: bool) {
         let text = fs::read_to_string(path)
             .unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
         let syntax = syn::parse_file(&text).map(Rc::new);
@@ -148,7 +148,7 @@ impl Crate {
             syntax: Rc::clone(&syntax),
             is_test,
         });
-        self.read_module(&syntax.items, number, directory, &module, is_test);
+        self.read_module(&syntax.items, number, directory, module, is_test);
     }
 
     fn read_module(
@@ -180,7 +180,7 @@ impl Crate {
                 let candidates = [directory.join(format!("{name}.rs")), below.join("mod.rs")];
                 let path = candidates.iter().find(|path| path.is_file());
                 let path = path.unwrap_or_else(|| panic!("no file for mod {name}"));
-                self.read_file(path, &below, child, is_test);
+                self.read_file(path, &below, &child, is_test);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use tocsin_runtime::tls::Acceptor;
+use tokio_rustls::TlsAcceptor;
 
 use super::{
     cache::ResponseCache, counts::ResponseCounts, heap_trimmer::HeapTrimmer,
@@ -21,7 +21,7 @@ pub struct ListenerState {
     /// gRPC watches of all threads.
     pub watches: Arc<WatchRegistry>,
     /// TLS, where it is configured.
-    pub tls: Option<Acceptor>,
+    pub tls: Option<TlsAcceptor>,
     /// Returns memory after a crowd of the thread's connections.
     pub trimmer: Arc<HeapTrimmer>,
     /// Whether the agent stops.

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
 
 use rustix::process::setpriority_process;
-use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop, tls::Acceptor};
+use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket},
@@ -11,6 +11,7 @@ use tokio::{
     sync::mpsc,
     task::JoinError,
 };
+use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
 use super::{
@@ -37,7 +38,7 @@ pub struct Settings {
     /// Connections of all threads, at most.
     pub connections: usize,
     /// TLS, beside plain text on the same port.
-    pub tls: Option<Acceptor>,
+    pub tls: Option<TlsAcceptor>,
     /// Counts connections.
     pub counts: Arc<ConnectionCounts>,
     /// Counts responses.

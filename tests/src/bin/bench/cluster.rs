@@ -5,39 +5,40 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::cluster::{TestNode, Tunnel};
+use e2e::cluster::{TcpProxy, TestNode};
+use e2e::sync::SetOnDrop;
 use e2e::sys::monotonic_ns;
 use e2e::{Agent, ControlPlane, Sandbox};
 
-use crate::Scale;
-use crate::detect::{Stop, expect, watch_status};
+use crate::detect::{expect, watch_status};
 use crate::idle::cpu_time;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// Nodes of a large cluster.
+/// The number of Nodes of a large cluster.
 const MANY: usize = 5000;
 /// Probes a second, of several load balancers together.
 const PROBES: u32 = 100;
 
-fn start(sandbox: &Sandbox, node: &TestNode, tunnel: &Tunnel, user: &str) -> Agent {
+fn start(sandbox: &Sandbox, node: &TestNode, proxy: &TcpProxy, user: &str) -> Agent {
     Agent::start_with(sandbox, |command| {
         command
-            .env("KUBECONFIG", tunnel.kubeconfig(user))
+            .env("KUBECONFIG", proxy.kubeconfig(user))
             .env("NODE_NAME", node.name())
             .env_remove("IO_ERROR_WINDOW")
             .env_remove("IO_STALL_AFTER");
     })
 }
 
-/// From before the write of a Ready condition to the first byte of the answer that goes by it.
+/// Measures from before the write of a Ready condition to the first byte of the response that follows it.
 pub(crate) fn flips(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let Some(cluster) = ControlPlane::shared() else { return };
     let node = cluster.node("bench-flips");
-    let tunnel = cluster.tunnel();
-    let agent = start(sandbox, &node, &tunnel, "admin");
+    let proxy = cluster.proxy();
+    let agent = start(sandbox, &node, &proxy, "admin");
     let (mut down, mut up, done) = (Vec::new(), Vec::new(), AtomicBool::new(false));
     thread::scope(|scope| {
-        let _stop = Stop(&done);
+        let _stop = SetOnDrop(&done);
         let path = "/health?check=node_ready";
         let changes = watch_status(scope, agent.health_address(), path, &done);
         for _ in 0..scale.flips {
@@ -53,7 +54,7 @@ pub(crate) fn flips(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     report.times("Ready True to 200", &mut up, None);
 }
 
-/// Memory, CPU and traffic beside one Node and beside thousands that change all the time.
+/// Measures memory, CPU and traffic in a cluster with one Node, and in one with thousands that change all the time.
 pub(crate) fn many_nodes(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let Some(cluster) = ControlPlane::private() else { return };
     let node = cluster.node("bench-own");
@@ -65,10 +66,10 @@ pub(crate) fn many_nodes(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         } else {
             Vec::new()
         };
-        let (tunnel, count) = (cluster.tunnel(), if many { MANY } else { 1 });
-        let agent = start(sandbox, &node, &tunnel, "admin");
+        let (proxy, count) = (cluster.proxy(), if many { MANY } else { 1 });
+        let agent = start(sandbox, &node, &proxy, "admin");
         thread::sleep(Duration::from_secs(2));
-        let bytes = || tunnel.bytes_up() + tunnel.bytes_down();
+        let bytes = || proxy.bytes_up() + proxy.bytes_down();
         let (cpu, sent) = (cpu_time(&agent), bytes());
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(scale.idle_seconds) {
@@ -93,16 +94,13 @@ pub(crate) fn many_nodes(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     report.below("resident, many Nodes to one", resident[1] / resident[0], 1.1, "");
 }
 
-/// What the API server is asked while load balancers probe.
+/// Counts the requests to the API server while load balancers probe.
 pub(crate) fn requests(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let Some(cluster) = ControlPlane::shared() else { return };
     let node = cluster.node("bench-requests");
-    let account = cluster.service_account("bench", "tocsin");
-    let bind = ["create", "clusterrolebinding", "bench", "--clusterrole=cluster-admin"];
-    let out = cluster.kubectl(&[&bind[..], &["--serviceaccount=bench:tocsin"]].concat());
-    assert!(out.status.success(), "{out:?}");
-    let tunnel = cluster.tunnel();
-    let agent = start(sandbox, &node, &tunnel, &account.user);
+    let account = cluster.admin_account("bench", "tocsin");
+    let proxy = cluster.proxy();
+    let agent = start(sandbox, &node, &proxy, &account.user);
     let (period, mut probes) = (Duration::from_secs(1) / PROBES, 0_u32);
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(scale.probe_seconds) {
@@ -112,7 +110,7 @@ pub(crate) fn requests(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         thread::sleep((period * probes).saturating_sub(began.elapsed()));
     }
     let mut verbs: BTreeMap<String, u64> = BTreeMap::new();
-    for entry in cluster.audit_of(&account.user) {
+    for entry in cluster.requests_of(&account.user) {
         *verbs.entry(entry.verb).or_default() += 1;
     }
     let asked: Vec<_> = verbs.iter().map(|(verb, count)| format!("{count} {verb}")).collect();

@@ -1,4 +1,4 @@
-//! From the kernel's event to the first byte of a 503, and to what a gRPC watch is told.
+//! The time from the kernel's event to the first byte of a 503, and to the message of a gRPC watch.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
-use e2e::agent::{PATIENCE, run_cli};
+use e2e::agent::{TIMEOUT, run_cli};
 use e2e::http::Connection;
+use e2e::sync::SetOnDrop;
 use e2e::sys::monotonic_ns;
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
 
@@ -18,14 +19,15 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::Scale;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// The kernel side passes on ten records per device and second, and an injection with its clear takes
-/// some 5 ms: with this many devices in turn, none of them comes near the limit.
+/// The number of devices, which have a fault in turn. The kernel programs send ten records a second for each device, and
+/// a fault with its clear takes some 5 ms: with so many devices, none comes near that limit.
 const DEVICES: usize = 64;
 
-/// How a load balancer sees the agent: every change of the status, with the time of its first byte.
+/// Gets a path without a pause, as seen by a load balancer; gives every change of the status with the time of its first
+/// byte.
 pub(crate) fn watch_status<'scope>(
     scope: &'scope Scope<'scope, '_>,
     address: SocketAddr,
@@ -49,7 +51,7 @@ pub(crate) fn watch_status<'scope>(
     changes
 }
 
-/// One of the two ways to see it.
+/// [`watch_status`] or [`watch_grpc`].
 type Watch = for<'scope> fn(
     &'scope Scope<'scope, '_>,
     SocketAddr,
@@ -57,7 +59,7 @@ type Watch = for<'scope> fn(
     &'scope AtomicBool,
 ) -> Receiver<(u16, u64)>;
 
-/// The same by a gRPC watch of the default set: nobody asks, the agent tells.
+/// Gives every change of the status of a gRPC watch of the default set.
 fn watch_grpc<'scope>(
     scope: &'scope Scope<'scope, '_>,
     address: SocketAddr,
@@ -74,7 +76,7 @@ fn watch_grpc<'scope>(
             let request = HealthCheckRequest { service: String::new() };
             let watch = HealthClient::new(channel).watch(request).await.expect("a watch");
             let mut watch = watch.into_inner();
-            // The first one tells how it is, not what changed.
+            // The first message is the status at the start.
             watch.message().await.expect("no error").expect("no end");
             let _gone = ready.send(());
             while !done.load(Ordering::Relaxed) {
@@ -89,13 +91,13 @@ fn watch_grpc<'scope>(
             }
         });
     });
-    is_ready.recv_timeout(PATIENCE).expect("a first message");
+    is_ready.recv_timeout(TIMEOUT).expect("a first message");
     changes
 }
 
-/// Waits until the watcher saw this status, and gives the time.
+/// Waits until the watcher has seen this status, and gives the time.
 pub(crate) fn expect(agent: &Agent, changes: &Receiver<(u16, u64)>, status: u16) -> u64 {
-    match changes.recv_timeout(PATIENCE) {
+    match changes.recv_timeout(TIMEOUT) {
         Ok((seen, at)) if seen == status => at,
         Ok((seen, _)) => agent.fail(&format!("{seen} instead of {status}")),
         Err(RecvTimeoutError::Timeout) => agent.fail(&format!("no {status}")),
@@ -103,17 +105,8 @@ pub(crate) fn expect(agent: &Agent, changes: &Receiver<(u16, u64)>, status: u16)
     }
 }
 
-/// Ends the watcher however its scope is left.
-pub(crate) struct Stop<'a>(pub(crate) &'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// While a serial console takes the kernel's message of an error, some milliseconds long, that processor does nothing
-/// else: that would be measured. As long as this lives, nothing but an emergency is printed there.
+/// Keeps the kernel's console silent, except for emergencies. While a serial console takes the message of an error, some
+/// milliseconds long, its processor does nothing else, which would be measured.
 struct SilentConsole(Option<String>);
 
 const PRINTK: &str = "/proc/sys/kernel/printk";
@@ -124,7 +117,7 @@ impl SilentConsole {
         Self(levels.filter(|_| fs::write(PRINTK, "1").is_ok()))
     }
 
-    fn told(&self) -> &'static str {
+    fn description(&self) -> &'static str {
         match self.0 {
             Some(_) => "silent while it was measured",
             None => "as it was: /proc/sys/kernel/printk cannot be written",
@@ -151,27 +144,28 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let mut measure = |name, budget, watch: Watch| {
         let done = AtomicBool::new(false);
         let found = thread::scope(|scope| {
-            let _stop = Stop(&done);
+            let _stop = SetOnDrop(&done);
             let changes = watch(scope, agent.health_address(), "/health", &done);
             let rounds = volumes.iter().cycle().take(scale.injections);
             rounds.map(|volume| once(sandbox, &agent, &changes, volume)).collect::<Vec<_>>()
         });
         let mut times: Vec<_> = found.iter().map(|found| found.took).collect();
         report.times(name, &mut times, Some(budget));
-        // Then ext4's count was read before the event was, and the time is from before the injection.
+        // For these, the agent has read ext4's counter before the event, and the time is that before the injection.
         found.iter().filter(|found| !found.by_event).count()
     };
     let mut without = measure("kernel event to first 503 byte", [1.0, 5.0], watch_status);
     without += measure("kernel event to a gRPC watch", [1.0, 5.0], watch_grpc);
-    let counted = || volumes.iter().map(|v| agent.count("ext4_error", v.device().number())).sum();
+    let counted =
+        || volumes.iter().map(|v| agent.kernel_count("ext4_error", v.device().number())).sum();
     let injected = 2 * scale.injections as u64;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let mut count: u64 = counted();
     while count != injected && Instant::now() < end {
         count = counted();
     }
-    report.count("of these, counted + missed", injected, count, agent.missed());
-    report.note("the kernel's console", silent.told());
+    report.count("of these, counted + missed", injected, count, agent.missed_events());
+    report.note("the kernel's console", silent.description());
     report.note("of these, found by ext4's count first", &without.to_string());
 }
 
@@ -191,16 +185,16 @@ fn once(
     let before = monotonic_ns();
     inject::ext4_error(volume.device());
     let seen = expect(agent, changes, 503);
-    // ext4 counts the error a little later; cleared before that, the count would be news.
-    agent.wait_for("ext4's own count", PATIENCE, |_| {
+    // ext4 counts the error a little later than it reports it: a fault cleared before that would open again.
+    agent.wait_for("ext4's own count", TIMEOUT, |_| {
         (inject::ext4_errors(volume.device()) > errors).then_some(())
     });
     let number = volume.device().number();
     let faults = agent.faults();
-    let fault = faults.iter().find(|fault| fault["device"] == number);
+    let fault = faults.iter().find(|fault| fault.device == number);
     let Some(fault) = fault else { agent.fail(&format!("no fault on {number}")) };
-    let kernel = fault["kernel_ns"].as_u64();
-    let id = fault["id"].as_str().expect("an id");
+    let kernel = fault.kernel_ns;
+    let id = &*fault.id;
     let cleared = run_cli(sandbox, &["faults", "clear", id]);
     assert!(cleared.status.success(), "{cleared:?}");
     expect(agent, changes, 200);

@@ -1,22 +1,23 @@
-//! From a fault to `HAProxy`'s own word that the server is down, with the files of `deploy/lb`.
+//! The time from a fault to `HAProxy`'s log line that the server is down, with the files of `deploy/lb`.
 
 use std::fs;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use e2e::agent::{PATIENCE, run_cli};
+use e2e::agent::{TIMEOUT, run_cli};
 use e2e::haproxy::{self, Haproxy};
 use e2e::pool::{self, AGENT_CHECK_PORT, HEALTH_PORT, HOSTS};
 use e2e::sys::monotonic_ns;
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
 
-use crate::Scale;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// A fault and its end take some 300 ms: none comes near the ten records per device and second.
+/// The number of devices. A fault and its end take some 300 ms: none comes near the ten records a second of the kernel
+/// programs.
 const DEVICES: usize = 4;
-/// The golden ratio: faults meet all parts of an interval, though the recovery before them ends at a certain one.
+/// The part of an interval by which the next fault is later: by the golden ratio, faults meet all parts of an interval.
 const STEP: f64 = 0.618_034;
 
 fn shipped(name: &str) -> String {
@@ -25,7 +26,7 @@ fn shipped(name: &str) -> String {
 }
 
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
-    if !haproxy::is_here() {
+    if !haproxy::is_installed() {
         return;
     }
     let Some(network) = pool::network() else { return };
@@ -82,14 +83,14 @@ fn once(
     let broke = monotonic_ns();
     inject::ext4_error(volume.device());
     let down = haproxy.wait_line(broke, &["Server nodes/node-1 is DOWN"]).at_ns;
-    // ext4 counts the error a little later; cleared before that, the count would be news.
-    agent.wait_for("ext4's own count", PATIENCE, |_| {
+    // ext4 counts the error a little later than it reports it: a fault cleared before that would open again.
+    agent.wait_for("ext4's own count", TIMEOUT, |_| {
         (inject::ext4_errors(volume.device()) > errors).then_some(())
     });
     let number = volume.device().number();
     let faults = agent.faults();
-    let fault = faults.iter().find(|fault| fault["device"] == number);
-    let id = fault.and_then(|fault| fault["id"].as_str());
+    let fault = faults.iter().find(|fault| fault.device == number);
+    let id = fault.map(|fault| &*fault.id);
     let Some(id) = id else { agent.fail(&format!("no fault on {number}")) };
     let clearing = monotonic_ns();
     let cleared = run_cli(sandbox, &["faults", "clear", id]);

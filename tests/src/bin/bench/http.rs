@@ -1,4 +1,5 @@
-//! The agent's HTTP beside nginx's, one thread of each on the same processor, in turns; and what idle connections cost.
+//! The agent's HTTP compared with nginx's, one thread of each on the same processor, in turns; and the memory of idle
+//! connections.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,39 +8,39 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
 use e2e::http::Connection;
 use e2e::sys::monotonic_ns;
 use e2e::{Agent, Daemon, NetNs, Sandbox, require, tool};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{ClockId, CpuSet, Timespec};
 
-use crate::Scale;
 use crate::idle::cpu_time_of;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// Whoever answers has this processor, whoever asks the next one.
-const ANSWERS: usize = 0;
-const ASKS: usize = 1;
-/// Of wrk.
+/// The processors of the server and of the client.
+const SERVER_CPU: usize = 0;
+const CLIENT_CPU: usize = 1;
+/// The connections of wrk.
 const CONNECTIONS: u32 = 32;
-/// The steady load: this many connections, each with a question every millisecond.
+/// The steady load: so many connections, each with a request every millisecond.
 const STEADY: u64 = 10;
 const BETWEEN: Duration = Duration::from_millis(1);
-/// Load balancers' connections that nobody uses.
+/// The number of idle connections.
 const IDLE: u64 = 10_000;
 const IDLE_LIMIT: &str = "12000";
-/// The agent keeps half of its files, and some, for other things.
+/// The agent takes connections for half of the files that it may open, less these.
 const OTHER_FILES: u64 = 1000;
 
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let has = |name: &str| require(tool::is_installed(name), &format!("{name} is not installed"));
-    let enough = thread::available_parallelism().is_ok_and(|count| count.get() > ASKS);
+    let enough = thread::available_parallelism().is_ok_and(|count| count.get() > CLIENT_CPU);
     if !has("nginx") || !has("wrk") || !has("taskset") || !require(enough, "one processor only") {
         return;
     }
     let Some(network) = NetNs::new() else { return };
-    // A connection for each request takes many ports.
+    // With a connection for each request, the client needs many ports.
     network.set("ipv4/ip_local_port_range", "1024 65535");
     network.run(|| {
         {
@@ -73,10 +74,10 @@ fn start(sandbox: &Sandbox, connections: &str) -> Agent {
 }
 
 fn pin(process: u32) {
-    tool::run("taskset", &["-a", "-c", "-p", &ANSWERS.to_string(), &process.to_string()]);
+    tool::run("taskset", &["-a", "-c", "-p", &SERVER_CPU.to_string(), &process.to_string()]);
 }
 
-/// One process that answers `/health` with the agent's own body from memory.
+/// Starts nginx as one process, which answers `/health` with the agent's body from memory.
 fn nginx(sandbox: &Sandbox, body: &str) -> (Daemon, u16) {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     let port = free.expect("find a port").port();
@@ -101,7 +102,7 @@ fn nginx(sandbox: &Sandbox, body: &str) -> (Daemon, u16) {
     let mut command = Command::new("nginx");
     command.arg("-c").arg(&file);
     let mut nginx = Daemon::start(command, directory.join("log"));
-    nginx.wait_for("listening", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    nginx.wait_for("listening", TIMEOUT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     (nginx, port)
 }
 
@@ -112,14 +113,14 @@ struct Side {
     process: u32,
 }
 
-/// One round of one side.
+/// The figures of one round of one side.
 struct Round {
     per_second: f64,
-    /// Processor time of whoever answers, in microseconds.
+    /// Processor time of the server for each request, in microseconds.
     each: f64,
 }
 
-/// One after the other, again and again, so that both meet the same machine.
+/// Measures both sides in turns, so that both have the same conditions.
 fn throughput(sides: [Side; 2], scale: Scale, report: &mut Report, how: &str, header: &[&str]) {
     let round = |_| sides.map(|side| wrk(side, scale.http_seconds, header));
     let rounds: Vec<[Round; 2]> = (0..scale.http_rounds).map(round).collect();
@@ -136,7 +137,7 @@ fn throughput(sides: [Side; 2], scale: Scale, report: &mut Report, how: &str, he
     let all: Vec<_> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
     report.at_least(&format!("tocsin / nginx, {how}"), median(ratios), 1.0, "x");
     report.note(&format!("tocsin / nginx, {how}, rounds"), &all.join(" "));
-    // Where neighbours take the time, rates tell of them, and of wrk; this still tells of the two.
+    // On a machine that others use too, the rates depend on these and on wrk; the processor time does not.
     let shares = rounds.iter().map(|[ours, theirs]| ours.each / theirs.each).collect();
     report.below(&format!("tocsin / nginx, {how}, CPU each"), median(shares), 1.0, "x");
 }
@@ -146,10 +147,10 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
-/// Requests as fast as they come, none of which may fail.
+/// Sends requests as fast as possible, none of which may fail.
 fn wrk(side: Side, seconds: u64, header: &[&str]) -> Round {
     let (connections, duration) = (CONNECTIONS.to_string(), format!("{seconds}s"));
-    let (core, url) = (ASKS.to_string(), format!("http://{}/health", side.address));
+    let (core, url) = (CLIENT_CPU.to_string(), format!("http://{}/health", side.address));
     let mut arguments = vec!["-c", &core, "wrk", "-t1", "-c", &connections, "-d", &duration];
     arguments.extend(header);
     arguments.push(&url);
@@ -167,29 +168,29 @@ fn wrk(side: Side, seconds: u64, header: &[&str]) -> Round {
     Round { per_second, each: used.as_secs_f64() * 1e6 / count }
 }
 
-/// Questions at fixed times, whether the one before was answered or not: a late answer makes the next ones late too, and
-/// each is measured from when it was due.
+/// Sends requests at fixed times, each measured from the time at which it was due: a late response makes the next ones
+/// late too (no coordinated omission).
 fn latency(side: Side, scale: Scale, report: &mut Report) {
     let count = scale.http_seconds * scale.http_rounds as u64 * 1000;
     let began = Instant::now();
     let first = monotonic_ns() + 10_000_000;
     let mut times: Vec<Duration> = thread::scope(|scope| {
         let between = nanoseconds(BETWEEN);
-        let askers: Vec<_> = (0..STEADY)
+        let clients: Vec<_> = (0..STEADY)
             .map(|number| {
-                scope.spawn(move || ask(side.address, first + number * between / STEADY, count))
+                scope.spawn(move || send(side.address, first + number * between / STEADY, count))
             })
             .collect();
-        askers.into_iter().flat_map(|asker| asker.join().expect("join")).collect()
+        clients.into_iter().flat_map(|client| client.join().expect("join")).collect()
     });
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let rate = times.len() as f64 / began.elapsed().as_secs_f64();
     report.permilles(&format!("{}, {rate:.0} requests/s", side.name), &mut times);
 }
 
-fn ask(address: SocketAddr, first: u64, count: u64) -> Vec<Duration> {
+fn send(address: SocketAddr, first: u64, count: u64) -> Vec<Duration> {
     let mut here = CpuSet::new();
-    here.set(ASKS);
+    here.set(CLIENT_CPU);
     rustix::thread::sched_setaffinity(None, &here).expect("stay on a processor");
     // By default, the kernel wakes a thread up to 50 us late.
     rustix::thread::set_current_timer_slack(NonZero::new(1)).expect("wake in time");
@@ -214,9 +215,9 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Memory while very many hold a connection and say nothing.
+/// Measures the memory for very many idle connections.
 fn idle(sandbox: &Sandbox, report: &mut Report) {
-    // The agent inherits what this process may have.
+    // The agent inherits this process's limit.
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more files");
     let count = maximum.map_or(IDLE, |files| IDLE.min(files.saturating_sub(OTHER_FILES) / 2));
@@ -233,9 +234,8 @@ fn idle(sandbox: &Sandbox, report: &mut Report) {
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let mebibytes = |kib: u64| kib as f64 / 1024.0;
     let after = agent.resident_kib();
-    let metrics = agent.admin("/metrics").body;
-    let open = metrics.lines().find_map(|line| line.strip_prefix("tocsin_health_connections "));
-    assert_eq!(open.and_then(|open| open.parse().ok()), Some(count), "the agent has closed some");
+    let open = agent.counter("tocsin_health_connections");
+    assert_eq!(open, count, "the agent has closed connections");
     report.note("resident before", &format!("{:.1} MiB", mebibytes(before)));
     report.below(&format!("resident, {count} idle connections"), mebibytes(after), 64.0, "MiB");
     drop(connections);

@@ -1,18 +1,18 @@
-//! What the agent is when nothing happens: its size, its start, its memory, its CPU time.
+//! The agent when nothing happens: size of the binary, time to start, memory, CPU time.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
 use e2e::http::Connection;
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume};
 
-use crate::Scale;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// The binary.
+/// Measures the size of the binary.
 pub(crate) fn size(_: &Sandbox, _: Scale, report: &mut Report) {
     let path = e2e::agent::binary();
     let bytes = fs::metadata(&path).expect("stat the binary").len();
@@ -21,7 +21,7 @@ pub(crate) fn size(_: &Sandbox, _: Scale, report: &mut Report) {
     report.note("binary, path", &path.display().to_string());
 }
 
-/// From exec to the first answer, with somebody knocking all the time.
+/// Measures from exec to the first response to a client that tries to connect all the time.
 pub(crate) fn start(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let _volume = Volume::new(sandbox, "start", Filesystem::Ext4, "");
     let mut times: Vec<_> = (0..scale.starts).map(|_| start_once(sandbox)).collect();
@@ -40,29 +40,29 @@ fn start_once(sandbox: &Sandbox) -> Duration {
     let address = listener.local_addr().expect("its number");
     drop(listener);
     let start = Instant::now();
-    let knocking = thread::spawn(move || {
+    let connecting = thread::spawn(move || {
         loop {
             if let Ok(answer) = Connection::open(address).and_then(|mut open| open.get("/health")) {
                 return (answer.status, start.elapsed());
             }
-            assert!(start.elapsed() < PATIENCE, "no answer");
+            assert!(start.elapsed() < TIMEOUT, "no answer");
             thread::sleep(Duration::from_micros(200));
         }
     });
     let agent = Agent::start_with(sandbox, |command| {
         command.env("LISTEN_PORT", address.port().to_string());
     });
-    let (status, took) = knocking.join().expect("join");
+    let (status, took) = connecting.join().expect("join");
     assert_eq!(status, 200, "the first answer");
     drop(agent);
     took
 }
 
-/// Memory and CPU time of an agent that is left alone.
+/// Measures memory and CPU time of an agent without a request or a fault.
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let _volume = Volume::new(sandbox, "idle", Filesystem::Ext4, "");
     let agent = Agent::start_with(sandbox, |command| {
-        // As it is delivered: the tests' short windows would make it look more often.
+        // With the defaults: the short windows of the tests would cost more.
         command.env_remove("IO_ERROR_WINDOW").env_remove("IO_STALL_AFTER");
     });
     let wall = Duration::from_secs(scale.idle_seconds);
@@ -77,12 +77,13 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     report.below(&format!("idle, CPU over {} s", wall.as_secs()), share, 0.05, "% of a core");
 }
 
-/// Of the whole process. `/proc/<pid>/task` has no thread that has ended, and `/proc/<pid>/stat` counts in ticks of 10 ms.
+/// The CPU time of the agent's process. `/proc/<pid>/task` lacks threads that have ended, and `/proc/<pid>/stat` counts in
+/// ticks of 10 ms.
 pub(crate) fn cpu_time(agent: &Agent) -> Duration {
     cpu_time_of(agent.pid())
 }
 
-/// The same of any process.
+/// The CPU time of any process.
 pub(crate) fn cpu_time_of(process: u32) -> Duration {
     e2e::sys::cpu_time(process).expect("its clock")
 }

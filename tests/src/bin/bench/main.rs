@@ -1,8 +1,7 @@
 //! Measures the budgets of the design on this machine, with real faults.
 //!
-//! `bench [detect] [storm] [idle] [start] [size] [flips] [nodes] [requests] [probes]
-//! [haproxy] [http] [--quick]`; all of them without arguments. Numbers of a
-//! busy machine are what they are, so only a budget missed tenfold is an error.
+//! `bench [NAME]... [--quick]` runs the measurements of these names, or all of them. A busy machine has bad numbers, so
+//! only a budget that is missed tenfold is an error.
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it measures, or panics")]
 
 mod cluster;
@@ -12,6 +11,7 @@ mod http;
 mod idle;
 mod probes;
 mod report;
+mod scale;
 mod storm;
 
 use std::process::ExitCode;
@@ -19,48 +19,9 @@ use std::process::ExitCode;
 use e2e::Sandbox;
 
 use crate::report::Report;
+use crate::scale::{FULL, QUICK, Scale};
 
-/// How much of everything.
-#[derive(Clone, Copy)]
-struct Scale {
-    injections: usize,
-    storm_errors: u64,
-    storm_injections: usize,
-    idle_seconds: u64,
-    starts: usize,
-    flips: usize,
-    probe_seconds: u64,
-    haproxy_faults: usize,
-    http_rounds: usize,
-    http_seconds: u64,
-}
-
-const FULL: Scale = Scale {
-    injections: 1000,
-    storm_errors: 1_000_000,
-    storm_injections: 100,
-    idle_seconds: 60,
-    starts: 20,
-    flips: 100,
-    probe_seconds: 600,
-    haproxy_faults: 200,
-    http_rounds: 9,
-    http_seconds: 3,
-};
-
-const QUICK: Scale = Scale {
-    injections: 100,
-    storm_errors: 100_000,
-    storm_injections: 20,
-    idle_seconds: 5,
-    starts: 5,
-    flips: 20,
-    probe_seconds: 10,
-    haproxy_faults: 30,
-    http_rounds: 3,
-    http_seconds: 1,
-};
-
+/// Adds its figures to the report.
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
 const MEASUREMENTS: [(&str, Measurement); 11] = [

@@ -1,4 +1,4 @@
-//! What it costs to sample every check of the registry once a second.
+//! The cost of sampling every check of the registry once a second.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use e2e::containerd::Containerd;
 use e2e::{Agent, ControlPlane, Filesystem, Sandbox, Volume};
 
-use crate::Scale;
 use crate::idle::cpu_time;
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// Every check, as `DESIGN` has them.
+/// Every check of the registry.
 const ALL: &str = "node_ready,schedulable,custom_conditions,filesystem_ro,io_errors,io_stall,\
     okd_router_1936,kubelet,container_runtime,disk_pressure,network";
 
-/// A router and a kubelet in one. As theirs do, it leaves it to the client to close a connection.
+/// A server that stands for the router and the kubelet. As those do, it leaves it to the client to close a connection.
 fn healthy() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
     let address = listener.local_addr().expect("an address");
@@ -34,11 +34,11 @@ fn healthy() -> SocketAddr {
     address
 }
 
-/// CPU time of an agent whose default set is every check.
+/// Measures the CPU time of an agent whose default set is every check.
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let Some(cluster) = ControlPlane::shared() else { return };
     let _volume = Volume::new(sandbox, "probes", Filesystem::Ext4, "");
-    // Without it that check looks for sockets, which costs less than to ask.
+    // Without a runtime, the check would only look for sockets, which costs less.
     let Some(containerd) = Containerd::start(sandbox) else { return };
     containerd.add_network();
     let (node, address) = (cluster.node("bench-probes"), healthy());

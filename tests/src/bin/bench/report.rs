@@ -1,4 +1,4 @@
-//! Figures beside their budgets.
+//! The table of figures and their budgets.
 
 use std::time::Duration;
 
@@ -14,20 +14,22 @@ struct Row {
 enum Verdict {
     /// A figure without a budget.
     Noted,
+    /// Within the budget.
     Kept,
-    /// By no more than the noise of a shared machine can explain.
+    /// Missed by no more than the noise of a shared machine can explain.
     Missed,
+    /// Missed by more than noise can explain.
     Failed,
 }
 
-/// What was measured.
+/// All figures so far.
 #[derive(Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
 }
 
 impl Report {
-    /// A figure that is to stay below its budget, in `unit`.
+    /// Adds a figure that has to be below its budget, in `unit`.
     pub(crate) fn below(&mut self, what: &str, measured: f64, budget: f64, unit: &str) {
         self.rows.push(Row {
             what: what.to_owned(),
@@ -41,7 +43,7 @@ impl Report {
         });
     }
 
-    /// A figure that is not to fall below its budget, in `unit`.
+    /// Adds a figure that has to be its budget at least, in `unit`.
     pub(crate) fn at_least(&mut self, what: &str, measured: f64, budget: f64, unit: &str) {
         self.rows.push(Row {
             what: what.to_owned(),
@@ -55,7 +57,7 @@ impl Report {
         });
     }
 
-    /// A count that is to be exact; what the kernel says it missed is accounted for.
+    /// Adds a count that has to be exact, together with the events that the kernel says it missed.
     pub(crate) fn count(&mut self, what: &str, injected: u64, counted: u64, missed: u64) {
         let lost = injected.saturating_sub(counted + missed);
         self.rows.push(Row {
@@ -70,7 +72,7 @@ impl Report {
         });
     }
 
-    /// A figure to know.
+    /// Adds a figure without a budget.
     pub(crate) fn note(&mut self, what: &str, measured: &str) {
         self.rows.push(Row {
             what: what.to_owned(),
@@ -80,7 +82,7 @@ impl Report {
         });
     }
 
-    /// p50, p99 and maximum of times; `budgets` are for the first two, in milliseconds.
+    /// Adds p50, p99 and maximum of times; `budgets` are for the first two, in milliseconds.
     pub(crate) fn times(&mut self, what: &str, times: &mut [Duration], budgets: Option<[f64; 2]>) {
         times.sort_unstable();
         let [p50, p99, max] = [50, 99, 100].map(|percent| milliseconds(percentile(times, percent)));
@@ -94,7 +96,7 @@ impl Report {
         self.note(&format!("{what}, max of {}", times.len()), &format!("{} ms", rounded(max)));
     }
 
-    /// p50, p99, p99.9 and maximum of times, to know.
+    /// Adds p50, p99, p99.9 and maximum of times, without a budget.
     pub(crate) fn permilles(&mut self, what: &str, times: &mut [Duration]) {
         times.sort_unstable();
         for (name, permille) in [("p50", 500), ("p99", 990), ("p99.9", 999), ("max", 1000)] {
@@ -104,7 +106,7 @@ impl Report {
         }
     }
 
-    /// The table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         let width = |column: fn(&Row) -> &str| {
             self.rows.iter().map(|row| column(row).chars().count()).max().unwrap_or(0)
@@ -132,10 +134,10 @@ impl Report {
     }
 }
 
-/// A neighbour that takes the CPU makes everything slower, but hardly ten times in a percentile.
+/// How many times a budget may be missed: on a shared machine everything is slower, but a percentile hardly ten times.
 const TOLERANCE: f64 = 10.0;
 
-/// One event in so many may be lost to what no program and no counter of the kernel can see.
+/// One event in so many may be lost where neither a program nor a counter of the kernel sees it.
 const LOST_AT_MOST: u64 = 1000;
 
 fn percentile(sorted: &[Duration], percent: usize) -> Duration {

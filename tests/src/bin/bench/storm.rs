@@ -1,4 +1,4 @@
-//! A million failed requests as fast as the machine makes them.
+//! A storm: a million failed requests to a device, as fast as the machine makes them.
 
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
@@ -7,20 +7,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
 use e2e::http::Connection;
+use e2e::sync::SetOnDrop;
 use e2e::sys::monotonic_ns;
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
 
-use crate::Scale;
-use crate::detect::{Stop, expect, watch_status};
+use crate::detect::{expect, watch_status};
 use crate::report::Report;
+use crate::scale::Scale;
 
-/// More than there are CPUs, so that the device is never idle.
+/// The number of threads: more than processors, so that the device is never idle.
 const WRITERS: u64 = 4;
 
-/// A device with a missing end, mounted: every read of that end fails (6.12 and later), and the
-/// filesystem in front of it does not notice.
+/// From here on the mounted device's end is missing: every read of it fails (6.12 and later), and the filesystem before it
+/// does not notice.
 const MISSING: u64 = 60 * MIB;
 
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
@@ -39,7 +40,7 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let done = AtomicBool::new(false);
     let failed = AtomicU64::new(0);
     thread::scope(|scope| {
-        let stop = Stop(&done);
+        let stop = SetOnDrop(&done);
         let latency = scope.spawn(|| latency(address, &done));
         let changes = watch_status(scope, address, "/health/filesystem_ro", &done);
 
@@ -47,13 +48,13 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         let storm: Vec<_> = (0..WRITERS)
             .map(|_| scope.spawn(|| storm(&device, scale.storm_errors / WRITERS, &failed)))
             .collect();
-        // Another filesystem breaks meanwhile, again and again.
+        // Another filesystem breaks meanwhile, many times.
         let mut times = Vec::new();
         while times.len() < scale.storm_injections
             && !storm.iter().all(ScopedJoinHandle::is_finished)
         {
-            // The other check is busy with the storm. From before the call, since the mount table may
-            // tell the agent first, and that has no kernel time.
+            // The check io_errors fails because of the storm, so this one is watched. The time is from before the call:
+            // the agent may find the fault in the mount table first, which has no kernel time.
             let at = monotonic_ns();
             inject::shut_down(other.point());
             let seen = expect(&agent, &changes, 503);
@@ -72,12 +73,12 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let rate = failed as f64 / took.as_secs_f64();
         report.note("storm", &format!("{failed} errors in {took:.1?}, {rate:.0}/s"));
-        // The page is at most a second old.
+        // The counters are at most a second old.
         let number = victim.device().number();
-        let end = Instant::now() + PATIENCE;
-        // A program does not run while somebody reads a map on its CPU; the kernel counts that as missed.
-        // Nor does it, in some virtual machines, on top of the machine's own agent; nobody counts those.
-        let look = || (agent.count("block_read", number), agent.missed());
+        let end = Instant::now() + TIMEOUT;
+        // A program does not run while another one on its CPU reads a map, which the kernel counts as missed; and in
+        // some virtual machines not while the machine's own agent runs, which nothing counts.
+        let look = || (agent.kernel_count("block_read", number), agent.missed_events());
         let mut seen = look();
         while seen.0 + seen.1 != failed && Instant::now() < end {
             seen = look();
@@ -93,11 +94,11 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
 }
 
 fn storm(device: &Path, times: u64, failed: &AtomicU64) {
-    // Each read is one request: the same block, never adjacent to another one.
+    // Each read is one request, since it is the same block each time.
     failed.fetch_add(inject::read_block_times(device, MISSING, times), Ordering::Relaxed);
 }
 
-/// How long `/health` takes, asked every millisecond.
+/// Measures how long `/health` takes, once a millisecond.
 fn latency(address: SocketAddr, done: &AtomicBool) -> Vec<Duration> {
     let mut connection = Connection::open(address).expect("connect to the agent");
     let mut times = Vec::new();

@@ -1,54 +1,58 @@
-//! A fault that happened while no agent ran: the first answer that a new one ever gives says so.
+//! The first response of an agent that has just started has the faults that happened before.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
-use e2e::agent::PATIENCE;
-use e2e::faultfs::{EVERYWHERE, Errno, Operation};
-use e2e::http::{Answer, Connection};
+use e2e::agent::{TIMEOUT, quick_stalls};
+use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
+use e2e::health::Health;
+use e2e::http::{Connection, Response};
 use e2e::sandbox::say;
 use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject, require};
 
 use crate::io_stall::hang_all;
 use crate::names;
 
-/// Starts an agent on a port where somebody is knocking all the time, and gives the first answer.
-fn first_answer(sandbox: &Sandbox) -> (Agent, Answer) {
-    // Free now, and most likely still when the agent binds it.
+/// Starts an agent on a port to which a client tries to connect all the time, and gives the first response.
+fn first_response(sandbox: &Sandbox, change: impl FnOnce(&mut Command)) -> (Agent, Response) {
+    // Free now, and most likely so when the agent binds it.
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
     let start = Instant::now();
-    let knocking = thread::spawn(move || {
+    let connecting = thread::spawn(move || {
         loop {
-            if let Ok(answer) = Connection::open(address).and_then(|mut open| open.get("/health")) {
-                return (answer, start.elapsed());
+            if let Ok(response) = Connection::open(address).and_then(|mut open| open.get("/health"))
+            {
+                return (response, start.elapsed());
             }
-            assert!(start.elapsed() < PATIENCE, "no answer");
+            assert!(start.elapsed() < TIMEOUT, "no response");
         }
     });
     let agent = Agent::start_with(sandbox, |command| {
         command.env("LISTEN_PORT", address.port().to_string());
+        change(command);
     });
-    let (answer, took) = knocking.join().unwrap();
-    say(&format!("MEASURED {}: first answer {} after {took:?}", sandbox.name(), answer.status));
-    (agent, answer)
+    let (response, took) = connecting.join().unwrap();
+    say(&format!("MEASURED {}: first response {} after {took:?}", sandbox.name(), response.status));
+    (agent, response)
 }
 
-/// The first answer is 503 for the right reason, and it is 200 after the unmount.
-fn expect_known(sandbox: &Sandbox, volume: &mut Volume, check: &str) {
-    let (agent, answer) = first_answer(sandbox);
-    let health = e2e::health::Health::read(&answer);
-    let reason = health.failure(check).unwrap_or_else(|| agent.fail(&answer.body));
+/// The first response is 503 with a reason that names the volume; it is 200 after the unmount.
+fn is_in_the_first_response(sandbox: &Sandbox, volume: &mut Volume, check: &str) {
+    let (agent, response) = first_response(sandbox, |_| {});
+    let health = Health::read(&response);
+    let reason = health.failure(check).unwrap_or_else(|| agent.fail(&response.body));
     for name in names(volume) {
         assert!(reason.contains(&name), "{name} is not in {reason:?}");
     }
-    volume.control_if_breakable().into_iter().for_each(e2e::faultfs::Control::heal);
+    volume.control_if_breakable().into_iter().for_each(e2e::faulty_disk::Control::heal);
     let at = Instant::now();
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }
 
 #[test]
@@ -56,7 +60,7 @@ fn ext4_error() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     inject::ext4_error(volume.device());
-    expect_known(&sandbox, &mut volume, "filesystem_ro");
+    is_in_the_first_response(&sandbox, &mut volume, "filesystem_ro");
 }
 
 #[test]
@@ -68,7 +72,7 @@ fn ext4_journal_lost() {
     }
     inject::write_synced(&volume.path("file"), 4096).unwrap_err();
     fs::write(volume.path("other"), "x").unwrap_err();
-    expect_known(&sandbox, &mut volume, "filesystem_ro");
+    is_in_the_first_response(&sandbox, &mut volume, "filesystem_ro");
 }
 
 #[test]
@@ -76,7 +80,7 @@ fn ext4_shutdown() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     inject::shut_down(volume.point());
-    expect_known(&sandbox, &mut volume, "filesystem_ro");
+    is_in_the_first_response(&sandbox, &mut volume, "filesystem_ro");
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn xfs_shutdown() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Xfs, "");
     inject::shut_down(volume.point());
-    expect_known(&sandbox, &mut volume, "filesystem_ro");
+    is_in_the_first_response(&sandbox, &mut volume, "filesystem_ro");
 }
 
 #[test]
@@ -100,7 +104,7 @@ fn btrfs_forced_read_only() {
     volume.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
     fs::write(volume.path("file"), "").unwrap();
     inject::sync(volume.point()).unwrap_err();
-    expect_known(&sandbox, &mut volume, "filesystem_ro");
+    is_in_the_first_response(&sandbox, &mut volume, "filesystem_ro");
 }
 
 #[test]
@@ -116,14 +120,14 @@ fn a_stall() {
             assert!(!reader.is_finished());
             thread::yield_now();
         }
-        let (agent, answer) = first_answer(&sandbox);
-        let health = e2e::health::Health::read(&answer);
-        let reason = health.failure("io_stall").unwrap_or_else(|| agent.fail(&answer.body));
+        let (agent, response) = first_response(&sandbox, quick_stalls);
+        let health = Health::read(&response);
+        let reason = health.failure("io_stall").unwrap_or_else(|| agent.fail(&response.body));
         for name in names(volume) {
             assert!(reason.contains(&name), "{name} is not in {reason:?}");
         }
         volume.control().heal();
-        agent.wait_recovery(Instant::now(), PATIENCE);
+        agent.wait_recovery(Instant::now(), TIMEOUT);
     });
     volume.unmount();
 }
@@ -134,8 +138,8 @@ fn read_only_on_purpose_unless_it_is_required_writable() {
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "");
     volume.unmount();
     volume.mount_with(rustix::mount::MountFlags::RDONLY, "");
-    let (agent, answer) = first_answer(&sandbox);
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    let (agent, response) = first_response(&sandbox, |_| {});
+    assert_eq!(response.status, 200, "{}", response.body);
     assert!(agent.faults().is_empty());
     drop(agent);
 
@@ -145,5 +149,5 @@ fn read_only_on_purpose_unless_it_is_required_writable() {
     let [device, point] = names(&volume);
     agent.wait_failure(Instant::now(), "filesystem_ro", &[&device, &point]);
     volume.mounted().remount(rustix::mount::MountFlags::empty(), "");
-    agent.wait_recovery(Instant::now(), PATIENCE);
+    agent.wait_recovery(Instant::now(), TIMEOUT);
 }

@@ -1,4 +1,4 @@
-//! A way to the API server that can be cut. TLS passes through it untouched.
+//! A TCP proxy in front of the API server that can be cut, as toxiproxy is. TLS passes through it untouched.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,26 +10,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::control_plane::ControlPlane;
+use super::runtime;
 use super::server::{free_port, loopback};
-use super::{ControlPlane, keeper, lock};
+use crate::sync::lock;
 
-/// As much as may be on its way when it is cut.
+/// As many bytes as may be on their way when it is cut.
 const BUFFER: usize = 16 * 1024;
 
-/// A TCP forwarder in front of the API server; closed on drop.
-pub struct Tunnel {
+/// A TCP proxy in front of the API server; closed on drop.
+pub struct TcpProxy {
     cluster: ControlPlane,
     port: u16,
     mode: watch::Sender<Mode>,
     counters: Arc<Counters>,
-    /// Holds the listener and all connections; none while it refuses them.
+    /// The task that has the listener and all connections; none while connections are refused.
     open: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
+    /// Bytes go through.
     Passes,
+    /// Bytes stay here, and connections stay open.
     Holds,
+    /// There are no connections, and no listener.
     Refuses,
 }
 
@@ -41,17 +46,24 @@ struct Counters {
     down: AtomicU64,
 }
 
-impl Tunnel {
-    pub(super) fn open(cluster: &ControlPlane) -> Self {
-        let tunnel = Self {
+impl ControlPlane {
+    /// A proxy in front of the API server that can be cut.
+    pub fn proxy(&self) -> TcpProxy {
+        TcpProxy::open(self)
+    }
+}
+
+impl TcpProxy {
+    fn open(cluster: &ControlPlane) -> Self {
+        let proxy = Self {
             cluster: cluster.clone(),
             port: free_port(),
             mode: watch::Sender::new(Mode::Passes),
             counters: Arc::default(),
             open: Mutex::default(),
         };
-        tunnel.pass();
-        tunnel
+        proxy.pass();
+        proxy
     }
 
     /// `https://127.0.0.1:PORT`.
@@ -59,17 +71,17 @@ impl Tunnel {
         format!("https://{}", self.address())
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         loopback(self.port)
     }
 
-    /// As [`ControlPlane::kubeconfig`], through here.
+    /// A kubeconfig file as [`ControlPlane::kubeconfig`] has, whose requests go through here.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         self.cluster.kubeconfig_at(user, &self.url())
     }
 
-    /// Everything passes, also what was held back.
+    /// Lets everything pass, also what was held back.
     pub fn pass(&self) {
         let mut open = lock(&self.open);
         self.mode.send_replace(Mode::Passes);
@@ -78,54 +90,54 @@ impl Tunnel {
             let listener = listener.expect("listen where it listened before");
             let (server, mode) = (self.cluster.api_address(), self.mode.subscribe());
             let forward = forward(listener, server, mode, Arc::clone(&self.counters));
-            *open = Some(keeper::handle().spawn(forward));
+            *open = Some(runtime::handle().spawn(forward));
         }
     }
 
-    /// Nothing passes any more. Connections stay open, new ones are accepted: as when a firewall in
-    /// between forgets them.
+    /// Lets nothing pass any more. Connections stay open and new ones are accepted, as behind a firewall that has
+    /// forgotten them.
     pub fn blackhole(&self) {
         self.mode.send_replace(Mode::Holds);
     }
 
-    /// All connections end, new ones are refused.
+    /// Ends all connections, and refuses new ones.
     pub fn refuse(&self) {
         let mut open = lock(&self.open);
         self.mode.send_replace(Mode::Refuses);
         if let Some(task) = open.take() {
-            // Only then are the sockets closed.
+            // The sockets are closed when the task has ended.
             self.cluster.block_on(task).expect("an orderly end");
         }
     }
 
-    /// How many connections there were.
+    /// Connections so far.
     pub fn connections(&self) -> u64 {
         self.counters.connections.load(Ordering::Relaxed)
     }
 
-    /// How many there are.
+    /// Connections that are open now.
     pub fn open_connections(&self) -> u64 {
         self.counters.open.load(Ordering::Relaxed)
     }
 
-    /// Bytes that went to the server.
+    /// Bytes that went to the server so far.
     pub fn bytes_up(&self) -> u64 {
         self.counters.up.load(Ordering::Relaxed)
     }
 
-    /// Bytes that came from the server.
+    /// Bytes that came from the server so far.
     pub fn bytes_down(&self) -> u64 {
         self.counters.down.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
         self.refuse();
     }
 }
 
-/// One that is open; counted as long as it is there, also when its task is aborted.
+/// Counts a connection as open while it exists, also when its task is aborted.
 struct Open(Arc<Counters>);
 
 impl Open {
@@ -155,7 +167,7 @@ async fn forward(
             () = until(&mut mode, Mode::Refuses) => break,
         };
         let Ok((client, _)) = client else { break };
-        // The finished ones need no memory.
+        // Frees those that have ended.
         while connections.try_join_next().is_some() {}
         let open = Open::new(&counters);
         connections.spawn(connect(client, server, mode.clone(), open));
@@ -181,7 +193,7 @@ async fn connect(
 }
 
 async fn until(mode: &mut watch::Receiver<Mode>, wanted: Mode) {
-    // The sender is there until all of this has ended.
+    // The sender lives until all of this has ended.
     let _gone = mode.wait_for(|mode| *mode == wanted).await.is_err();
 }
 
@@ -194,7 +206,7 @@ async fn pump(
     let mut buffer = vec![0; BUFFER];
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
-        // What was on its way when it was cut arrives afterwards, and so does an end.
+        // What was on its way when the proxy was cut arrives afterwards, also the end of a connection.
         until(&mut mode, Mode::Passes).await;
         if read == 0 {
             let _closed_before = to.shutdown().await;

@@ -1,20 +1,17 @@
-//! What the kernel says reaches the cluster: conditions of the Node, and events about it.
+//! `PUBLISH_CONDITIONS`: faults become conditions of the Node and Events about it.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use e2e::agent::{IO_ERROR_WINDOW, PATIENCE};
-use e2e::cluster::TestNode;
-use e2e::faultfs::Operation;
+use e2e::agent::{IO_ERROR_WINDOW, TIMEOUT};
+use e2e::cluster::{AuditEntry, TestNode};
+use e2e::faulty_disk::Operation;
 use e2e::sandbox::say;
 use e2e::{Agent, ControlPlane, Filesystem, Sandbox, Volume, inject};
 use k8s_openapi::api::core::v1::NodeCondition;
 
-use crate::cluster::{follows, on};
 use crate::names;
-
-/// How soon a fault must show in the cluster.
-const SHOWS: Duration = Duration::from_secs(2);
+use crate::node_checks::{follows, on};
 
 fn publishing(sandbox: &Sandbox, cluster: &ControlPlane, node: &TestNode) -> Agent {
     Agent::start_with(sandbox, |command: &mut Command| {
@@ -28,7 +25,8 @@ fn condition(node: &TestNode, kind: &str) -> Option<NodeCondition> {
     conditions.into_iter().find(|condition| condition.type_ == kind)
 }
 
-/// Waits until the Node's condition has that status; tells it.
+/// Waits until a condition of the Node has this status, and gives the condition. The agent writes unchanged conditions
+/// every few minutes only, so within the time-out a change is there because the agent has written it at once.
 fn becomes(
     agent: &Agent,
     node: &TestNode,
@@ -36,17 +34,16 @@ fn becomes(
     kind: &str,
     status: &str,
 ) -> NodeCondition {
-    let found = agent.wait_for(&format!("{kind} {status}"), PATIENCE, |_| {
+    let found = agent.wait_for(&format!("{kind} {status}"), TIMEOUT, |_| {
         condition(node, kind).filter(|found| found.status == status)
     });
     let took = since.elapsed();
     let message = found.message.clone().unwrap_or_default();
     say(&format!("MEASURED {kind} {status} on the Node after {took:?}: {message}"));
-    assert!(took < SHOWS, "{took:?}");
     found
 }
 
-/// Reason, type, note and count of every event about the Node, in no order.
+/// Reason, type, note and count of every Event about the Node, in any order.
 fn events(node: &TestNode) -> Vec<(String, String, String, i32)> {
     let of = |event: k8s_openapi::api::core::v1::Event| {
         let series = event.series.and_then(|series| series.count).unwrap_or(1);
@@ -56,23 +53,23 @@ fn events(node: &TestNode) -> Vec<(String, String, String, i32)> {
     node.events().into_iter().map(of).collect()
 }
 
+/// Waits for an Event about the Node with this reason.
 fn event(
     agent: &Agent,
     node: &TestNode,
     since: Instant,
     reason: &str,
 ) -> (String, String, String, i32) {
-    let found = agent.wait_for(&format!("an event {reason}"), PATIENCE, |_| {
+    let found = agent.wait_for(&format!("an event {reason}"), TIMEOUT, |_| {
         events(node).into_iter().find(|(found, ..)| found == reason)
     });
     let took = since.elapsed();
     say(&format!("MEASURED event {reason} after {took:?}: {}", found.2));
-    assert!(took < SHOWS, "{took:?}");
     found
 }
 
 #[test]
-fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_mended() {
+fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_gone() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
@@ -89,7 +86,11 @@ fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_mended() {
     }
     let healthy = condition(&node, "ReadonlyFilesystem").unwrap();
     assert_eq!(events(&node), []);
-    assert_eq!(node.condition("Ready").as_deref(), Some("True"), "others are left alone");
+    assert_eq!(
+        node.condition("Ready").as_deref(),
+        Some("True"),
+        "the kubelet's condition is left alone"
+    );
 
     let at = inject::ext4_error(volume.device());
     let found = becomes(&agent, &node, at, "ReadonlyFilesystem", "True");
@@ -102,10 +103,10 @@ fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_mended() {
     let (_, kind, said, _) = event(&agent, &node, at, "ReadonlyFilesystem");
     assert_eq!(kind, "Warning");
     assert!(said.contains(&device) && said.contains(&point), "{said}");
-    // What the agent says itself is no custom condition to it.
+    // custom_conditions leaves out the conditions that the agent itself has written.
     follows(&agent, "custom_conditions", None);
 
-    // A restart changes nothing, not even since when.
+    // A restart of the agent changes nothing, not even lastTransitionTime.
     assert_eq!(agent.terminate().code(), Some(0));
     let agent = publishing(&sandbox, &cluster, &node);
     agent.wait_failure(Instant::now(), "filesystem_ro", &[&device]);
@@ -113,7 +114,7 @@ fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_mended() {
     let after = condition(&node, "ReadonlyFilesystem").unwrap();
     assert_eq!((after.status.as_str(), after.last_transition_time.unwrap()), ("True", opened));
 
-    let _took = volume.unmount();
+    volume.unmount();
     let at = Instant::now();
     let found = becomes(&agent, &node, at, "ReadonlyFilesystem", "False");
     assert_eq!(found.reason.as_deref(), Some("FilesystemIsNotReadOnly"));
@@ -123,7 +124,7 @@ fn a_read_only_filesystem_is_a_condition_and_an_event_until_it_is_mended() {
 }
 
 #[test]
-fn io_errors_that_come_and_go_are_counted_up() {
+fn a_fault_that_opens_again_counts_up_its_event() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4WithoutJournal, "");
@@ -132,22 +133,22 @@ fn io_errors_that_come_and_go_are_counted_up() {
     let node = cluster.node("publish-io");
     let agent = publishing(&sandbox, &cluster, &node);
     for turn in 1..=2 {
-        volume.control().fail(Operation::Write, e2e::faultfs::Errno::EIO, range.clone());
+        volume.control().fail(Operation::Write, e2e::faulty_disk::Errno::EIO, range.clone());
         let at = Instant::now();
         inject::write_block(&volume.path("file"), 0).unwrap_err();
         volume.control().heal();
         becomes(&agent, &node, at, "DiskIOError", "True");
-        agent.wait_for("the event, counted", PATIENCE, |_| {
+        agent.wait_for("the event, counted", TIMEOUT, |_| {
             let found = events(&node);
             let count = |reason: &str| {
                 found.iter().filter(|event| event.0 == reason).map(|event| event.3).sum::<i32>()
             };
             (count("DiskIOError") == turn).then_some(())
         });
-        agent.wait_recovery(at, IO_ERROR_WINDOW + PATIENCE);
+        agent.wait_recovery(at, IO_ERROR_WINDOW + TIMEOUT);
         becomes(&agent, &node, Instant::now(), "DiskIOError", "False");
     }
-    agent.wait_for("two events, each twice", PATIENCE, |_| {
+    agent.wait_for("two events, each twice", TIMEOUT, |_| {
         let mut found: Vec<_> =
             events(&node).into_iter().map(|(reason, .., count)| (reason, count)).collect();
         found.sort();
@@ -157,11 +158,11 @@ fn io_errors_that_come_and_go_are_counted_up() {
 }
 
 #[test]
-fn what_others_do_to_the_conditions_heals() {
+fn conditions_that_others_change_or_remove_are_written_again() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let node = cluster.node("publish-heals");
-    // Somebody else's condition of that name, as node-problem-detector leaves it behind.
+    // A condition of this name by another writer, as node-problem-detector leaves it behind.
     node.set_condition("ReadonlyFilesystem", "True", "FilesystemIsReadOnly", "latched");
     let agent = publishing(&sandbox, &cluster, &node);
     becomes(&agent, &node, Instant::now(), "ReadonlyFilesystem", "False");
@@ -175,56 +176,48 @@ fn what_others_do_to_the_conditions_heals() {
 }
 
 #[test]
-fn an_outage_of_the_api_delays_what_is_told_and_loses_nothing() {
+fn a_fault_during_an_outage_of_the_api_is_published_afterwards() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     let node = cluster.node("publish-outage");
-    let tunnel = cluster.tunnel();
+    let proxy = cluster.proxy();
     let agent = Agent::start_with(&sandbox, |command| {
         command
-            .env("KUBECONFIG", tunnel.kubeconfig("admin"))
+            .env("KUBECONFIG", proxy.kubeconfig("admin"))
             .env("NODE_NAME", node.name())
             .env("PUBLISH_CONDITIONS", "true")
             .env("FAIL_ON_VOLUMES", "true");
     });
     becomes(&agent, &node, Instant::now(), "ReadonlyFilesystem", "False");
-    tunnel.blackhole();
+    proxy.blackhole();
     let at = inject::ext4_error(volume.device());
     agent.wait_failure(at, "filesystem_ro", &[]);
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(node.condition("ReadonlyFilesystem").as_deref(), Some("False"));
     let back = Instant::now();
-    tunnel.pass();
-    // The way back takes two seconds at most, and what is told then one each.
-    let patience = Duration::from_secs(5);
-    let found = agent.wait_for("the condition", patience, |_| {
+    proxy.pass();
+    let found = agent.wait_for("the condition", TIMEOUT, |_| {
         condition(&node, "ReadonlyFilesystem").filter(|found| found.status == "True")
     });
-    agent.wait_for("the event", patience, |_| {
+    agent.wait_for("the event", TIMEOUT, |_| {
         events(&node).iter().any(|event| event.0 == "ReadonlyFilesystem").then_some(())
     });
-    say(&format!("MEASURED both told {:?} after the API was back", back.elapsed()));
-    // Not the time of the write, but that of the fault.
+    say(&format!("MEASURED condition and event {:?} after the API was back", back.elapsed()));
+    // lastTransitionTime is the time of the fault, not that of the write.
     let began = found.last_transition_time.unwrap().0;
     let beat = found.last_heartbeat_time.unwrap().0;
     assert!(beat.duration_since(began).as_secs() >= 3, "{began} {beat}");
 }
 
 #[test]
-fn nothing_is_told_unless_that_is_wished_and_never_more_than_one_thing_a_second() {
+fn writes_are_limited_to_one_a_second_and_there_are_none_without_the_setting() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=continue");
     let (node, silent) = (cluster.node("publish-rate"), cluster.node("publish-silent"));
-    let account = |name: &str| {
-        let account = cluster.service_account("publish-rate", name);
-        let bind = ["create", "clusterrolebinding", name, "--clusterrole=cluster-admin"];
-        let to = format!("--serviceaccount=publish-rate:{name}");
-        assert!(cluster.kubectl(&[&bind[..], &[&to]].concat()).status.success());
-        account.user
-    };
-    let (told, untold) = (account("publish-rate-told"), account("publish-rate-untold"));
+    let account = |name: &str| cluster.admin_account("publish-rate", name).user;
+    let (publishing, reading) = (account("publishing"), account("reading"));
     let start = |user: &str, node: &TestNode, publish: &str| {
         Agent::start_with(&sandbox, |command| {
             command
@@ -235,26 +228,32 @@ fn nothing_is_told_unless_that_is_wished_and_never_more_than_one_thing_a_second(
         })
     };
     let began = Instant::now();
-    let (agent, other) = (start(&told, &node, "true"), start(&untold, &silent, "false"));
+    let (agent, other) = (start(&publishing, &node, "true"), start(&reading, &silent, "false"));
     let at = inject::ext4_error(volume.device());
     for agent in [&agent, &other] {
         agent.wait_failure(at, "io_errors", &[]);
     }
     for _ in 0..20 {
-        let _again = inject::ext4_error(volume.device());
+        inject::ext4_error(volume.device());
         std::thread::sleep(Duration::from_millis(100));
     }
     becomes(&agent, &node, Instant::now(), "DiskIOError", "True");
     let seconds = began.elapsed().as_secs();
-    let writes = |user: &str, path: &str| {
-        let asked = cluster.audit_of(user);
-        let is_write = |verb: &str| !["list", "watch"].contains(&verb);
-        asked.iter().filter(|e| is_write(&e.verb) && e.uri.contains(path)).count() as u64
+    let writes = |user: &str| {
+        let mut writes = cluster.requests_of(user);
+        writes.retain(AuditEntry::is_write);
+        writes
     };
-    let (conditions, events) = (writes(&told, "/status?"), writes(&told, "/events"));
+    let published = writes(&publishing);
+    let count = |verb: &str, resource: &str| {
+        published.iter().filter(|request| request.is(verb, resource)).count() as u64
+    };
+    let (conditions, events) = (count("patch", "nodes/status"), count("create", "events"));
     say(&format!("MEASURED {conditions} writes of conditions, {events} of events, {seconds} s"));
     assert!((2..=seconds + 2).contains(&conditions), "{conditions} in {seconds} s");
     assert_eq!(events, 1);
-    assert_eq!(writes(&untold, "/"), 0);
+    assert_eq!(conditions + events, published.len() as u64, "{published:#?}");
+    assert_eq!(writes(&reading).len(), 0);
+    assert!(!cluster.requests_of(&reading).is_empty());
     assert_eq!(silent.condition("DiskIOError"), None);
 }

@@ -1,65 +1,60 @@
-//! The manifests: the API server takes them as they are, the agent understands what they set, and what
-//! they grant is enough.
+//! The manifests of `deploy`: the API server accepts them as they are, the agent understands their settings, and their
+//! roles suffice.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
-use e2e::agent::{PATIENCE, run_cli};
+use e2e::agent::{TIMEOUT, run_cli};
 use e2e::cluster::TestNode;
+use e2e::sync::lock;
 use e2e::{Agent, ControlPlane, Sandbox};
 use rustix::mount::MountFlags;
 use serde_json::Value;
 
-/// What `kubectl apply -k` is told.
+/// The directories for `kubectl apply -k`.
 pub(crate) const BASE: &str = "deploy/base";
 pub(crate) const PUBLISHING: &str = "deploy/overlays/publish-conditions";
 
-/// As the API server calls it.
+/// The user name of the agent's service account.
 const ACCOUNT: &str = "system:serviceaccount:tocsin:tocsin";
 
-/// What the overlay publishes.
+/// The conditions that the overlay publishes.
 const CONDITIONS: [&str; 3] = ["ReadonlyFilesystem", "DiskIOError", "DiskStalled"];
 
-/// Where a pod finds it.
+/// The directory below /var/run/secrets with a pod's service account files.
 const SERVICE_ACCOUNT: &str = "kubernetes.io/serviceaccount";
 
-/// What is applied has the manifests' names: one test at a time.
+/// Held by a test that applies the manifests: the objects have the same names in each.
 fn one_at_a_time() -> MutexGuard<'static, ()> {
     static DEPLOYED: Mutex<()> = Mutex::new(());
-    DEPLOYED.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&DEPLOYED)
 }
 
 fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-/// Runs kubectl on one of the directories; it has to succeed, and without a warning.
+/// Runs kubectl on a directory; it has to succeed without a warning.
 fn kubectl(cluster: &ControlPlane, arguments: &[&str], name: &str) -> Output {
     let directory = directory(name);
     let on: [&Path; 2] = ["-k".as_ref(), &directory];
     let arguments: Vec<_> = arguments.iter().map(Path::new).chain(on).collect();
     let output = cluster.kubectl(&arguments);
-    let complaints = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {complaints}");
-    assert_eq!(complaints, "", "{arguments:?}");
+    let warnings = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {warnings}");
+    assert_eq!(warnings, "", "{arguments:?}");
     output
 }
 
-/// Runs any other command, which has to succeed.
-fn run(cluster: &ControlPlane, arguments: &[&str]) {
-    let output = cluster.kubectl(arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-}
-
-/// The objects of a directory, as they are before anybody applies them.
+/// The objects of a directory, as they are in its files.
 pub(crate) fn objects(cluster: &ControlPlane, name: &str) -> Vec<Value> {
     let output = kubectl(cluster, &["create", "--dry-run=client", "--output=json"], name);
     let documents = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
     let documents = documents.map(|document| document.unwrap());
-    // Several are a List, in some versions of kubectl.
+    // Some versions of kubectl print several objects as a List.
     let objects = documents.flat_map(|document| match document["items"].as_array() {
         Some(items) => items.clone(),
         None => vec![document],
@@ -71,7 +66,7 @@ fn apply(cluster: &ControlPlane, name: &str) {
     kubectl(cluster, &["apply", "--server-side"], name);
 }
 
-/// Kind, name and version of what the API server has of a directory's objects, all of which it must have.
+/// Kind, namespace, name and resource version of a directory's objects in the API server, which has to have all of them.
 fn applied(cluster: &ControlPlane, name: &str) -> BTreeSet<[String; 4]> {
     let output = kubectl(cluster, &["get", "--output=json"], name);
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -97,7 +92,7 @@ fn container(objects: &[Value]) -> &Value {
 }
 
 #[test]
-fn they_are_applied_without_a_warning_and_change_nothing_again() {
+fn the_manifests_are_applied_without_a_warning_and_a_second_time_without_a_change() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let _alone = one_at_a_time();
     for (name, count) in [(BASE, 5), (PUBLISHING, 9)] {
@@ -107,7 +102,7 @@ fn they_are_applied_without_a_warning_and_change_nothing_again() {
         apply(&cluster, name);
         assert_eq!(applied(&cluster, name), first, "{name}");
     }
-    // The way back, as far as kubectl goes it: what the component added to the DaemonSet is gone.
+    // Back to the base: what the component has added to the DaemonSet is gone.
     apply(&cluster, BASE);
     let daemon_set = cluster.kubectl(&["get", "-n", "tocsin", "daemonset", "tocsin", "-o", "json"]);
     let daemon_set: Value = serde_json::from_slice(&daemon_set.stdout).unwrap();
@@ -119,16 +114,16 @@ fn they_are_applied_without_a_warning_and_change_nothing_again() {
     assert_eq!(names(&deployed), names(&objects(&cluster, BASE)));
 }
 
-/// Waits until `node_ready` fails for that reason, or passes and knows it.
+/// Waits until `node_ready` fails for this reason, or passes where there is none; in both cases it is not `degraded`.
 pub(crate) fn follows(agent: &Agent, failure: Option<&str>) {
-    agent.wait_for(&format!("node_ready: {failure:?}"), PATIENCE, |agent| {
+    agent.wait_for(&format!("node_ready: {failure:?}"), TIMEOUT, |agent| {
         let health = agent.health("?check=node_ready");
         let check = health.check("node_ready")?;
         (check.reason.as_deref() == failure && check.degraded.is_none()).then_some(())
     });
 }
 
-/// The agent's own words: `agent --help`, flag by flag.
+/// The flags in `tocsin agent --help`, each with its text.
 fn flags(sandbox: &Sandbox) -> Vec<String> {
     let help = run_cli(sandbox, &["agent", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
@@ -136,7 +131,7 @@ fn flags(sandbox: &Sandbox) -> Vec<String> {
 }
 
 #[test]
-fn the_daemon_set_says_what_the_agent_understands() {
+fn the_daemon_set_has_the_agents_variables_ports_and_probe_paths() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let Some(sandbox) = Sandbox::new() else { return };
     let objects = objects(&cluster, PUBLISHING);
@@ -168,7 +163,7 @@ fn the_daemon_set_says_what_the_agent_understands() {
     }
     assert_eq!(ports.len(), 3);
 
-    // The kubelet gets the answers that it asks for.
+    // The kubelet's probes get 200.
     let agent = Agent::start(&sandbox);
     for probe in ["livenessProbe", "readinessProbe"] {
         let get = &container[probe]["httpGet"];
@@ -178,22 +173,21 @@ fn the_daemon_set_says_what_the_agent_understands() {
     }
 }
 
-/// What the kubelet gives the container: its variables, and the service account's files.
+/// Sets up an agent as the kubelet would: the container's variables, and the service account's files.
 fn in_pod<'a>(
     cluster: &'a ControlPlane,
     container: &'a Value,
     node: &'a TestNode,
 ) -> impl FnOnce(&mut Command) + use<'a> {
-    let token = cluster.kubectl(&["create", "token", "tocsin", "--namespace=tocsin"]);
-    assert!(token.status.success(), "{token:?}");
-    // In the mount namespace of this test alone.
+    let token = cluster.kubectl_ok(&["create", "token", "tocsin", "--namespace=tocsin"]);
+    // In this test's mount namespace alone.
     let run = fs::canonicalize("/var/run").unwrap();
     let flags = MountFlags::empty();
     rustix::mount::mount("tmpfs", &run, "tmpfs", flags, c"mode=0755").unwrap();
     let files = run.join("secrets").join(SERVICE_ACCOUNT);
     fs::create_dir_all(&files).unwrap();
     let write = |name: &str, text: &[u8]| fs::write(files.join(name), text).unwrap();
-    write("token", token.stdout.trim_ascii());
+    write("token", token.trim().as_bytes());
     write("ca.crt", cluster.ca_pem().as_bytes());
     write("namespace", b"tocsin");
     move |command| {
@@ -211,13 +205,13 @@ fn in_pod<'a>(
     }
 }
 
-/// The verbs of what the service account has asked for since there were `before` requests of it.
+/// The verbs of the service account's requests, without the first `before` of them; none of them was refused.
 fn verbs(cluster: &ControlPlane, before: usize) -> BTreeSet<String> {
-    let asked = cluster.audit_of(ACCOUNT).split_off(before);
-    for entry in &asked {
+    let requests = cluster.requests_of(ACCOUNT).split_off(before);
+    for entry in &requests {
         assert!(entry.code.is_none_or(|code| code < 300), "{entry:?}");
     }
-    asked.into_iter().map(|entry| entry.verb).collect()
+    requests.into_iter().map(|entry| entry.verb).collect()
 }
 
 #[test]
@@ -228,9 +222,9 @@ fn an_agent_in_a_pod_of_the_base_follows_its_node() {
     apply(&cluster, BASE);
     let objects = objects(&cluster, BASE);
     let node = cluster.node("deploy-base");
-    let before = cluster.audit_of(ACCOUNT).len();
+    let before = cluster.requests_of(ACCOUNT).len();
     let agent = Agent::start_with(&sandbox, in_pod(&cluster, container(&objects), &node));
-    // Among the checks that a load balancer gets without asking for them.
+    // node_ready is in the default set.
     assert!(agent.health("").check("node_ready").is_some());
     follows(&agent, None);
     node.set_ready("False", "KubeletNotReady");
@@ -239,7 +233,7 @@ fn an_agent_in_a_pod_of_the_base_follows_its_node() {
     node.set_ready("True", "KubeletReady");
     follows(&agent, None);
     assert_eq!(verbs(&cluster, before), BTreeSet::from(["list", "watch"].map(str::to_owned)));
-    assert_eq!(node.condition("ReadonlyFilesystem"), None, "nobody asked for it");
+    assert_eq!(node.condition("ReadonlyFilesystem"), None, "the base does not publish");
 }
 
 #[test]
@@ -250,32 +244,36 @@ fn an_agent_in_a_pod_of_the_overlay_publishes() {
     apply(&cluster, PUBLISHING);
     let objects = objects(&cluster, PUBLISHING);
     let node = cluster.node("deploy-publishing");
-    let before = cluster.audit_of(ACCOUNT).len();
+    let before = cluster.requests_of(ACCOUNT).len();
     let agent = Agent::start_with(&sandbox, in_pod(&cluster, container(&objects), &node));
     follows(&agent, None);
     for kind in CONDITIONS {
-        agent.wait_for(&format!("condition {kind}"), PATIENCE, |_| {
+        agent.wait_for(&format!("condition {kind}"), TIMEOUT, |_| {
             (node.condition(kind).as_deref() == Some("False")).then_some(())
         });
     }
     let expected = BTreeSet::from(["list", "watch", "patch"].map(str::to_owned));
     assert_eq!(verbs(&cluster, before), expected);
 
-    // Switched off, by what docs/kubernetes.md says.
+    // Publishing is switched off again by the commands in docs/kubernetes.md.
     drop(agent);
     let name = format!("node/{}", node.name());
     let page = fs::read_to_string(directory("docs/kubernetes.md")).unwrap();
     let commands = page.split("  kubectl patch \"$node\" ").nth(1).unwrap();
     let (patch, rest) = commands.split_once('\n').unwrap();
     let patch = patch.replace('\'', "");
-    run(&cluster, &["patch", &name].into_iter().chain(patch.split(' ')).collect::<Vec<_>>());
+    cluster.kubectl_ok(&["patch", &name].into_iter().chain(patch.split(' ')).collect::<Vec<_>>());
     let commands = rest.split("```").next().unwrap().lines();
     let deletions = commands.filter_map(|line| line.strip_prefix("kubectl "));
-    let deleted = deletions.map(|line| run(&cluster, &line.split(' ').collect::<Vec<_>>()));
+    let deleted = deletions.map(|line| cluster.kubectl_ok(&line.split(' ').collect::<Vec<_>>()));
     assert_eq!(deleted.count(), 2);
-    assert_eq!(applied(&cluster, BASE).len(), 5, "nothing of the base is gone");
+    assert_eq!(applied(&cluster, BASE).len(), 5, "all objects of the base are left");
     for kind in CONDITIONS {
         assert_eq!(node.condition(kind), None);
     }
-    assert_eq!(node.condition("Ready").as_deref(), Some("True"), "the kubelet's is untouched");
+    assert_eq!(
+        node.condition("Ready").as_deref(),
+        Some("True"),
+        "the kubelet's condition is untouched"
+    );
 }

@@ -1,7 +1,7 @@
-//! A FUSE filesystem with one file, `disk`, that fails as it is told: the broken disk under a loop device.
+//! A disk with fault injection: a FUSE filesystem with one file, `disk`, over which a loop device is made.
 //!
-//! It runs in this process, so a test breaks it by a call, not by a command. Requests are answered
-//! one at a time, but one that is to hang or to be slow is put aside and does not hold up the others.
+//! It runs in this process, so a test injects a fault by a call. Requests are answered one at a time; a request that is
+//! to hang or to be slow is put aside, and does not hold up the others.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -24,22 +24,23 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::Sandbox;
+use crate::sync::lock;
 
-/// The file has inode 2; the root is 1.
+/// The inode of the file; the root has 1.
 const DISK: INodeNo = INodeNo(2);
 
-/// What a request does to the disk.
+/// A kind of request to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// A read.
     Read,
     /// A write.
     Write,
-    /// A hole punched, which is what a loop device makes of a discard or of write-zeroes.
+    /// A punched hole: what a loop device makes of a discard or of write-zeroes.
     Discard,
-    /// An `fsync`, which is what a loop device makes of a flush.
+    /// An `fsync`: what a loop device makes of a flush.
     Flush,
-    /// A `statfs`; it touches the whole disk.
+    /// A `statfs` of the filesystem itself; it touches the whole range.
     Statfs,
 }
 
@@ -57,6 +58,7 @@ struct Rule {
     range: Range<u64>,
 }
 
+/// A request that hangs: calling it sends the answer.
 type Parked = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
@@ -66,7 +68,7 @@ struct State {
     failed: u64,
 }
 
-/// How the disk is to behave; cheap to clone, and used while requests are under way.
+/// Injects faults; cheap to clone, and used while requests are under way.
 #[derive(Clone, Default)]
 pub struct Control(Arc<Mutex<State>>);
 
@@ -74,23 +76,23 @@ pub struct Control(Arc<Mutex<State>>);
 pub const EVERYWHERE: Range<u64> = 0..u64::MAX;
 
 impl Control {
-    /// From now on, `operation` fails with `errno` where it touches `range`.
+    /// Fails every `operation` from now on with `errno` where it touches `range`, in bytes.
     pub fn fail(&self, operation: Operation, errno: Errno, range: Range<u64>) {
         self.add(Rule { operation, action: Action::Fail(errno.code()), range });
     }
 
-    /// From now on, what touches `range` is not answered until the guard is dropped.
+    /// Lets every `operation` that touches `range` hang from now on, until the guard is dropped.
     pub fn hang(&self, operation: Operation, range: Range<u64>) -> Hang {
         self.add(Rule { operation, action: Action::Hang, range });
         Hang(self.clone())
     }
 
-    /// From now on, what touches `range` is answered late.
+    /// Answers every `operation` that touches `range` late from now on.
     pub fn delay(&self, operation: Operation, by: Duration, range: Range<u64>) {
         self.add(Rule { operation, action: Action::Delay(by), range });
     }
 
-    /// A good disk again; what hangs is answered.
+    /// Ends all faults, and answers the requests that hang.
     pub fn heal(&self) {
         let parked = {
             let mut state = self.lock();
@@ -102,12 +104,12 @@ impl Control {
         }
     }
 
-    /// How many requests were failed so far.
+    /// The number of requests that were failed so far.
     pub fn failed(&self) -> u64 {
         self.lock().failed
     }
 
-    /// How many requests hang.
+    /// The number of requests that hang now.
     pub fn hanging(&self) -> usize {
         self.lock().parked.len()
     }
@@ -117,10 +119,10 @@ impl Control {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
-    /// Answers now, later or when released; `answer` is told the errno to fail with, if any.
+    /// Calls `answer` now, later, or when the disk is healed; with the errno to fail with, if any.
     fn answer(
         &self,
         operation: Operation,
@@ -158,7 +160,7 @@ impl Control {
     }
 }
 
-/// Requests hang until this is dropped; then the disk is healed as a whole.
+/// A hang, which ends when this is dropped: the disk is then healed as a whole.
 #[must_use = "dropping it ends the hang"]
 pub struct Hang(Control);
 
@@ -201,7 +203,7 @@ impl Disk {
     }
 }
 
-/// Nobody but us changes the file, so what the kernel knows of it stays true.
+/// How long the kernel may keep attributes: nothing else changes the file.
 const FOREVER: Duration = Duration::from_secs(1 << 20);
 
 impl Filesystem for Disk {
@@ -220,7 +222,7 @@ impl Filesystem for Disk {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        // No page cache above us: every request of the loop device arrives here.
+        // No page cache in between: every request of the loop device arrives here.
         reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
     }
 
@@ -239,7 +241,7 @@ impl Filesystem for Disk {
         let content = Arc::clone(&self.content);
         self.control.answer(Operation::Read, &(offset..end), move |errno| {
             let mut data = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
-            match errno.map_or_else(|| content.read_exact_at(&mut data, offset), fail) {
+            match errno.map_or_else(|| content.read_exact_at(&mut data, offset), error) {
                 Ok(()) => reply.data(&data),
                 Err(error) => reply.error(error.into()),
             }
@@ -262,7 +264,7 @@ impl Filesystem for Disk {
         let data = data.to_owned();
         let range = offset..offset + data.len() as u64;
         self.control.answer(Operation::Write, &range, move |errno| {
-            match errno.map_or_else(|| content.write_all_at(&data, offset), fail) {
+            match errno.map_or_else(|| content.write_all_at(&data, offset), error) {
                 Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
                 Err(error) => reply.error(error.into()),
             }
@@ -275,7 +277,7 @@ impl Filesystem for Disk {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         let blocks = self.size / 4096;
-        // Nothing is used, and inodes are not counted.
+        // All blocks are free, and inodes are not counted.
         self.control.answer(Operation::Statfs, &EVERYWHERE, move |errno| match errno {
             None => reply.statfs(blocks, blocks, blocks, 0, 0, 4096, 255, 4096),
             Some(errno) => reply.error(Errno::from_i32(errno)),
@@ -283,7 +285,7 @@ impl Filesystem for Disk {
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        // That is close(2), not a flush of the device.
+        // This is close(2), not a flush of the device.
         reply.ok();
     }
 
@@ -301,7 +303,7 @@ impl Filesystem for Disk {
         let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
         self.control.answer(Operation::Discard, &(offset..offset + length), move |errno| {
             let punched = || Ok(fallocate(&*content, flags, offset, length)?);
-            match errno.map_or_else(punched, fail) {
+            match errno.map_or_else(punched, error) {
                 Ok(()) => reply.ok(),
                 Err(error) => reply.error(error.into()),
             }
@@ -309,7 +311,7 @@ impl Filesystem for Disk {
     }
 }
 
-fn fail(errno: i32) -> io::Result<()> {
+fn error(errno: i32) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
@@ -320,33 +322,33 @@ fn done(errno: Option<i32>, reply: ReplyEmpty) {
     }
 }
 
-/// The mounted filesystem; unmounted, with every request answered, on drop.
-pub struct FaultFs {
+/// The disk, as a mounted filesystem; unmounted on drop, with every request answered.
+pub struct FaultyDisk {
     point: PathBuf,
     control: Control,
     session: Option<BackgroundSession>,
 }
 
-impl FaultFs {
+impl FaultyDisk {
     /// A good disk of `size` bytes, mounted in the sandbox under `name`.
     pub fn new(sandbox: &Sandbox, name: &str, size: u64) -> Self {
         let point = sandbox.path(name);
         std::fs::create_dir(&point).expect("make the mount point");
-        // The content is a sparse file beside it, in memory as the whole sandbox is.
+        // The content is a sparse file beside it, in memory like the whole sandbox.
         let content = sandbox.file(&format!("{name}.content"), size);
         let content =
             OpenOptions::new().read(true).write(true).open(content).expect("open the content");
         let control = Control::default();
         let disk = Disk { content: Arc::new(content), size, control: control.clone() };
 
-        // Mounted by our own hand: fuser's way calls `fusermount` in some cases and unmounts by path.
+        // Mounted here: fuser calls `fusermount` in some cases, and unmounts by path.
         let fuse =
             OpenOptions::new().read(true).write(true).open("/dev/fuse").expect("open /dev/fuse");
         let options =
             format!("fd={},rootmode=40755,user_id=0,group_id=0,allow_other\0", fuse.as_raw_fd());
         let options =
             std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).expect("one zero byte");
-        rustix::mount::mount("faultfs", &point, "fuse", MountFlags::empty(), options)
+        rustix::mount::mount("faulty-disk", &point, "fuse", MountFlags::empty(), options)
             .expect("mount the FUSE filesystem");
         let mut config = fuser::Config::default();
         config.acl = SessionACL::All;
@@ -356,12 +358,12 @@ impl FaultFs {
         Self { point, control, session: Some(session) }
     }
 
-    /// The file to put a loop device over.
-    pub fn disk(&self) -> PathBuf {
+    /// The file for a loop device.
+    pub fn file(&self) -> PathBuf {
         self.point.join("disk")
     }
 
-    /// Where to break it.
+    /// Injects faults.
     pub fn control(&self) -> &Control {
         &self.control
     }
@@ -372,11 +374,11 @@ impl FaultFs {
     }
 }
 
-impl Drop for FaultFs {
+impl Drop for FaultyDisk {
     fn drop(&mut self) {
         self.control.heal();
-        // FORCE aborts the connection: nothing can wait for an answer any more, even if a loop device
-        // still holds the file.
+        // FORCE aborts the connection: no request can wait for an answer any more, even if a loop device still has the
+        // file open.
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH;
         if let Err(error) = rustix::mount::unmount(&self.point, flags) {
             eprintln!("unmount {}: {error}", self.point.display());

@@ -1,27 +1,27 @@
-//! The control plane and what stands in front of it do what they say. No agent here: when one of
-//! these fails, the fixture or the programs are at fault.
+//! Tests of the control plane, its proxy and the fake API server. No agent runs here: when one of these fails, the cause
+//! is the fixture or the programs.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::ControlPlane;
-use e2e::cluster::Front;
+use e2e::cluster::{FakeApiServer, rule};
 use e2e::sandbox::say;
 use hyper::Request;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use serde_json::{Value, json};
+use serde_json::json;
 
-/// No answer takes nearly as long, on the busiest machine.
+/// How long to wait for an answer that comes.
 const ANSWERED: Duration = Duration::from_secs(10);
 
-/// As long as an answer that never comes is waited for.
+/// How long to wait for an answer that does not come.
 const SILENT: Duration = Duration::from_millis(300);
 
-/// A client as the agent makes one.
+/// A client of a kubeconfig file.
 fn client(cluster: &ControlPlane, kubeconfig: &Path) -> Client {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
     cluster.block_on(async {
@@ -31,10 +31,10 @@ fn client(cluster: &ControlPlane, kubeconfig: &Path) -> Client {
     })
 }
 
-/// How a request for a node ends: a status, or an error that is none, or not at all.
-fn outcome(cluster: &ControlPlane, client: &Client, patience: Duration) -> String {
+/// How a list of the Nodes ends: `ok`, a status, `error` without a status, or `nothing` within the time-out.
+fn outcome(cluster: &ControlPlane, client: &Client, timeout: Duration) -> String {
     let nodes: Api<Node> = Api::all(client.clone());
-    let answer = async { tokio::time::timeout(patience, nodes.list(&ListParams::default())).await };
+    let answer = async { tokio::time::timeout(timeout, nodes.list(&ListParams::default())).await };
     match cluster.block_on(answer) {
         Ok(Ok(_)) => "ok".to_owned(),
         Ok(Err(kube::Error::Api(status))) => status.code.to_string(),
@@ -43,14 +43,14 @@ fn outcome(cluster: &ControlPlane, client: &Client, patience: Duration) -> Strin
     }
 }
 
-/// The version of HTTP that a client gets which knows both.
+/// The version of HTTP that the server chooses for a client that knows both.
 fn http_version(cluster: &ControlPlane) -> String {
     let quiet = ["-sS", "--insecure", "--output", "/dev/null"];
-    let asked = ["--write-out", "%{http_version}", &cluster.url()];
-    e2e::tool::run("curl", &[&quiet[..], &asked].concat())
+    let print = ["--write-out", "%{http_version}", &cluster.url()];
+    e2e::tool::run("curl", &[&quiet[..], &print].concat())
 }
 
-/// What a watch of the nodes says within a second.
+/// The events, or the error, of a watch of the Nodes within a second.
 fn watch(cluster: &ControlPlane, client: &Client, version: u64) -> String {
     let path = format!("/api/v1/nodes?watch=true&timeoutSeconds=1&resourceVersion={version}");
     let request = Request::get(path).body(Vec::new()).unwrap();
@@ -61,7 +61,7 @@ fn watch(cluster: &ControlPlane, client: &Client, version: u64) -> String {
 }
 
 #[test]
-fn a_shared_control_plane_has_nodes() {
+fn nodes_have_conditions_taints_and_finalizers() {
     let Some(cluster) = ControlPlane::shared() else { return };
     assert_eq!(http_version(&cluster), "2");
     let node = cluster.node("fixture-a");
@@ -102,7 +102,7 @@ fn a_shared_control_plane_has_nodes() {
 }
 
 #[test]
-fn users_are_told_apart() {
+fn users_have_their_own_rights_and_their_requests_are_logged() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let nobody = client(&cluster, &cluster.kubeconfig("nobody"));
     assert_eq!(outcome(&cluster, &nobody, ANSWERED), "403");
@@ -110,34 +110,20 @@ fn users_are_told_apart() {
     let account = cluster.service_account("fixture-users", "agent");
     let agent = client(&cluster, &cluster.kubeconfig(&account.user));
     assert_eq!(outcome(&cluster, &agent, ANSWERED), "403");
-    let role = ["create", "clusterrole", "fixture-users", "--verb=list", "--resource=nodes"];
-    assert!(cluster.kubectl(&role).status.success());
-    let binding = ["create", "clusterrolebinding", "fixture-users", "--clusterrole=fixture-users"];
-    let subject = "--serviceaccount=fixture-users:agent";
-    assert!(cluster.kubectl(&[&binding[..], &[subject]].concat()).status.success());
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while outcome(&cluster, &agent, ANSWERED) != "ok" {
-        assert!(Instant::now() < deadline, "the binding has no effect");
-    }
+    cluster.grant(&account, &[rule("", "nodes", &["list"])]);
+    assert_eq!(outcome(&cluster, &agent, ANSWERED), "ok");
+    assert_eq!(outcome(&cluster, &cluster.client_of(&account.user), ANSWERED), "ok");
 
-    let asked = cluster.audit_of(&account.user);
-    let (first, last) = (asked.first().unwrap(), asked.last().unwrap());
+    let requests = cluster.requests_of(&account.user);
+    let (first, last) = (requests.first().unwrap(), requests.last().unwrap());
     assert_eq!((first.verb.as_str(), first.code), ("list", Some(403)));
-    assert_eq!((last.uri.as_str(), last.code, last.over), ("/api/v1/nodes?", Some(200), true));
-    // The log is exact: an entry is there before its request is answered.
+    assert_eq!((last.uri.as_str(), last.code, last.is_over), ("/api/v1/nodes?", Some(200), true));
+    assert!(last.is("list", "nodes") && !last.is_write());
+    // A request is in the log before it is answered.
     for count in 1..=20 {
         assert_eq!(outcome(&cluster, &agent, ANSWERED), "ok");
-        assert_eq!(cluster.audit_of(&account.user).len(), asked.len() + count);
+        assert_eq!(cluster.requests_of(&account.user).len(), requests.len() + count);
     }
-}
-
-/// `kubectl create`, of one object.
-fn create(cluster: &ControlPlane, object: &Value) {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("object.json");
-    std::fs::write(&file, object.to_string()).unwrap();
-    let created = cluster.kubectl(&["create".as_ref(), "-f".as_ref(), file.as_os_str()]);
-    assert!(created.status.success(), "{created:?}");
 }
 
 #[test]
@@ -147,42 +133,35 @@ fn a_privileged_daemon_set_is_accepted() {
     let container = json!({
         "name": "c", "image": "i", "securityContext": { "privileged": true },
     });
-    create(
-        &cluster,
-        &json!({
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": { "name": "fixture", "namespace": "default" },
-            "spec": {
-                "selector": { "matchLabels": labels },
-                "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
-            },
-        }),
-    );
-    let deleted = cluster.kubectl(&["delete", "daemonset", "fixture"]);
-    assert!(deleted.status.success(), "{deleted:?}");
+    cluster.create(&json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": { "name": "fixture", "namespace": "default" },
+        "spec": {
+            "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels }, "spec": { "containers": [container] } },
+        },
+    }));
+    cluster.kubectl_ok(&["delete", "daemonset", "fixture"]);
 }
 
 #[test]
-fn events_are_about_a_node() {
+fn events_of_a_node_are_listed() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let (node, other) = (cluster.node("fixture-told"), cluster.node("fixture-untold"));
-    create(
-        &cluster,
-        &json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": { "name": "fixture", "namespace": "default" },
-            "regarding": { "kind": "Node", "name": node.name() },
-            "eventTime": "2026-01-01T00:00:00.000000Z",
-            "reportingController": "test/fixture",
-            "reportingInstance": "fixture",
-            "action": "Test",
-            "reason": "Told",
-            "type": "Warning",
-            "note": "something happened",
-        }),
-    );
+    cluster.create(&json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": { "name": "fixture", "namespace": "default" },
+        "regarding": { "kind": "Node", "name": node.name() },
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "test/fixture",
+        "reportingInstance": "fixture",
+        "action": "Test",
+        "reason": "Told",
+        "type": "Warning",
+        "note": "something happened",
+    }));
     let events = node.events();
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].reason.as_deref(), Some("Told"));
@@ -191,7 +170,7 @@ fn events_are_about_a_node() {
 }
 
 #[test]
-fn many_nodes_are_made_quickly() {
+fn many_nodes_are_made_at_once_and_deleted() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let count = 100;
     let at = Instant::now();
@@ -207,7 +186,7 @@ fn many_nodes_are_made_quickly() {
 }
 
 #[test]
-fn a_private_server_stops_dies_and_comes_back() {
+fn a_private_api_server_stops_dies_and_comes_back() {
     let at = Instant::now();
     let change = |api_server: &mut Command| {
         api_server.arg("--disable-http2-serving");
@@ -244,7 +223,7 @@ fn a_private_server_stops_dies_and_comes_back() {
     say(&format!("MEASURED API server back after {} ms", at.elapsed().as_millis()));
     assert_eq!(outcome(&cluster, &fresh(), ANSWERED), "ok");
     assert_eq!(http_version(&cluster), "1.1");
-    // What etcd has forgotten is not in the memory of a server that was started after that.
+    // The new API server does not have in memory what etcd has forgotten.
     let watched = watch(&cluster, &admin, before);
     assert!(watched.contains("410"), "{watched}");
 
@@ -254,51 +233,51 @@ fn a_private_server_stops_dies_and_comes_back() {
     assert!(!cluster.kubectl(&["get", "node", "fixture-b"]).status.success());
     let anew = cluster.node("fixture-b");
     assert!(anew.get().metadata.resource_version.is_some());
-    let _already_gone = cluster.kubectl(&["delete", "node", "fixture-b"]);
+    // Both values stand for the Node of this name, and the first drop deletes it.
 }
 
 #[test]
 fn a_tunnel_can_be_cut() {
     let Some(cluster) = ControlPlane::shared() else { return };
-    let tunnel = cluster.tunnel();
-    let path = tunnel.kubeconfig("admin");
+    let proxy = cluster.proxy();
+    let path = proxy.kubeconfig("admin");
     let through = client(&cluster, &path);
-    assert_eq!((tunnel.connections(), tunnel.bytes_up(), tunnel.bytes_down()), (0, 0, 0));
+    assert_eq!((proxy.connections(), proxy.bytes_up(), proxy.bytes_down()), (0, 0, 0));
     assert_eq!(outcome(&cluster, &through, ANSWERED), "ok");
-    assert_eq!((tunnel.connections(), tunnel.open_connections()), (1, 1));
-    assert!(tunnel.bytes_up() > 100 && tunnel.bytes_down() > 100);
+    assert_eq!((proxy.connections(), proxy.open_connections()), (1, 1));
+    assert!(proxy.bytes_up() > 100 && proxy.bytes_down() > 100);
 
-    tunnel.blackhole();
-    let (up, down) = (tunnel.bytes_up(), tunnel.bytes_down());
+    proxy.blackhole();
+    let (up, down) = (proxy.bytes_up(), proxy.bytes_down());
     assert_eq!(outcome(&cluster, &through, SILENT), "nothing");
     assert_eq!(outcome(&cluster, &client(&cluster, &path), SILENT), "nothing");
-    assert_eq!((tunnel.bytes_up(), tunnel.bytes_down()), (up, down));
-    tunnel.pass();
+    assert_eq!((proxy.bytes_up(), proxy.bytes_down()), (up, down));
+    proxy.pass();
     assert_eq!(outcome(&cluster, &through, ANSWERED), "ok");
 
-    tunnel.refuse();
-    assert_eq!(tunnel.open_connections(), 0);
+    proxy.refuse();
+    assert_eq!(proxy.open_connections(), 0);
     assert_eq!(outcome(&cluster, &client(&cluster, &path), ANSWERED), "error");
-    tunnel.pass();
+    proxy.pass();
     assert_eq!(outcome(&cluster, &through, ANSWERED), "ok");
 }
 
 #[test]
 fn a_front_answers_or_rewrites() {
     let Some(cluster) = ControlPlane::shared() else { return };
-    let front = Front::answering(401, r#"{"kind":"Status","code":401}"#);
-    let answered = client(&cluster, &front.kubeconfig());
+    let fake = FakeApiServer::answering(401, r#"{"kind":"Status","code":401}"#);
+    let answered = client(&cluster, &fake.kubeconfig());
     assert_eq!(outcome(&cluster, &answered, ANSWERED), "401");
-    assert_eq!(front.requests(), ["GET /api/v1/nodes?"]);
+    assert_eq!(fake.requests(), ["GET /api/v1/nodes?"]);
 
-    let front = Front::rewriting(&cluster, 1);
-    let through = client(&cluster, &front.kubeconfig());
-    let node = cluster.node("fixture-front");
+    let fake = FakeApiServer::rewriting(&cluster, 1);
+    let through = client(&cluster, &fake.kubeconfig());
+    let node = cluster.node("fixture-rewriting");
     assert_eq!(outcome(&cluster, &through, ANSWERED), "ok");
     let version = node.get().metadata.resource_version.unwrap().parse().unwrap();
     node.set_ready("False", "Changed");
     let gone = watch(&cluster, &through, version);
     assert!(gone.contains("410"), "{gone}");
     let seen = watch(&cluster, &through, version);
-    assert!(seen.contains("fixture-front"), "{seen}");
+    assert!(seen.contains("fixture-rewriting"), "{seen}");
 }

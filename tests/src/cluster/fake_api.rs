@@ -1,5 +1,5 @@
-//! Something in front of the API server that answers by itself, or changes what is asked. Plain
-//! HTTP/1.1: a client needs no credentials for it.
+//! A fake API server: it answers every request in one way, or passes requests on to the real one and changes some of
+//! them. It speaks plain HTTP/1.1, and a client needs no credentials for it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,34 +21,37 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::scratch::Scratch;
 use super::server::loopback;
-use super::{ControlPlane, keeper, lock};
+use super::{control_plane::ControlPlane, runtime};
+use crate::sync::lock;
 
 /// A server in front of the API server, or in its place; closed on drop.
-pub struct Front {
+pub struct FakeApiServer {
     address: SocketAddr,
     kubeconfig: PathBuf,
     requests: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
-    // The server behind it, as long as this is there.
+    // The server behind it lives as long as this does.
     _cluster: Option<ControlPlane>,
     _scratch: Scratch,
 }
 
-/// What becomes of a request.
+/// What it does with a request.
 enum Rule {
+    /// Answers with this status and body.
     Answer(StatusCode, String),
+    /// Passes it on; `left` more watches begin at resource version 1.
     Rewrite { client: Client, left: AtomicUsize },
 }
 
-impl Front {
-    /// Answers every request with this.
+impl FakeApiServer {
+    /// Answers every request with this status and JSON body.
     pub fn answering(status: u16, body: &str) -> Self {
         let status = StatusCode::from_u16(status).expect("a status");
         Self::start(Rule::Answer(status, body.to_owned()), None)
     }
 
-    /// Passes everything on, as `admin`, but has the first watches begin at resource version 1. No
-    /// server has that any more, so it answers that it is gone.
+    /// Passes every request on as `admin`, but lets the first `watches` begin at resource version 1. The API server has
+    /// forgotten that version, so it answers `410 Gone`.
     pub fn rewriting(cluster: &ControlPlane, watches: usize) -> Self {
         let left = AtomicUsize::new(watches);
         let rule = Rule::Rewrite { client: cluster.client(), left };
@@ -56,13 +59,13 @@ impl Front {
     }
 
     fn start(rule: Rule, cluster: Option<ControlPlane>) -> Self {
-        let listener = keeper::handle().block_on(TcpListener::bind(loopback(0)));
+        let listener = runtime::handle().block_on(TcpListener::bind(loopback(0)));
         let listener = listener.expect("listen");
         let address = listener.local_addr().expect("an address");
         let scratch = Scratch::new();
-        let kubeconfig = scratch.kubeconfig("anybody", &format!("http://{address}"), None, None);
+        let kubeconfig = scratch.kubeconfig("anonymous", &format!("http://{address}"), None, None);
         let requests = Arc::default();
-        let task = keeper::handle().spawn(serve(listener, rule.into(), Arc::clone(&requests)));
+        let task = runtime::handle().spawn(serve(listener, rule.into(), Arc::clone(&requests)));
         Self { address, kubeconfig, requests, task, _cluster: cluster, _scratch: scratch }
     }
 
@@ -71,25 +74,25 @@ impl Front {
         format!("http://{}", self.address)
     }
 
-    /// A file for the environment's `KUBECONFIG`.
+    /// A kubeconfig file for the environment's `KUBECONFIG`.
     pub fn kubeconfig(&self) -> PathBuf {
         self.kubeconfig.clone()
     }
 
-    /// What was asked, as `GET /path?query`, before it was changed.
+    /// The requests so far, as `GET /path?query`, before they were changed.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.requests).clone()
     }
 }
 
-impl Drop for Front {
+impl Drop for FakeApiServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
 async fn serve(listener: TcpListener, rule: Arc<Rule>, requests: Arc<Mutex<Vec<String>>>) {
-    // Dropped with this task, which ends them all.
+    // Dropped with this task, which ends all of them.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
@@ -131,9 +134,9 @@ async fn pass_on(
     let body: Bytes = body.collect().await.map_err(|error| error.to_string())?.to_bytes();
     let uri = parts.uri.to_string();
     if is_watch(&uri) && take_one(left) {
-        parts.uri = with_version(&uri, "1").parse().expect("as good as it was");
+        parts.uri = with_version(&uri, "1").parse().expect("a URI");
     }
-    // The client puts its own there.
+    // The client sets its own.
     parts.headers.remove(HOST);
     parts.headers.remove(AUTHORIZATION);
     let request = Request::from_parts(parts, Body::from(body));
@@ -150,7 +153,7 @@ fn is_watch(uri: &str) -> bool {
     query.split('&').any(|pair| matches!(pair, "watch=true" | "watch=1"))
 }
 
-/// The same question, beginning at another resource version.
+/// The URI of a watch that begins at another resource version.
 fn with_version(uri: &str, version: &str) -> String {
     let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
     let others = query.split('&').filter(|pair| !pair.starts_with("resourceVersion="));

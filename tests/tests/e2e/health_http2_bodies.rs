@@ -2,10 +2,10 @@
 
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::net::{SocketAddr, TcpListener};
-use std::thread;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use e2e::http::silent_server;
 use e2e::sandbox::say;
 use e2e::{Agent, Sandbox};
 use http_body_util::{BodyExt, Full};
@@ -16,15 +16,6 @@ use tonic::codegen::Service;
 use tonic::transport::{Channel, Endpoint};
 
 const CONNECTIONS: usize = 300;
-
-/// The URL of a server that accepts connections and never answers.
-fn silent_server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    // Until the test program ends.
-    thread::spawn(move || listener.incoming().map(Result::unwrap).collect::<Vec<_>>());
-    format!("http://{address}/")
-}
 
 async fn connect(to: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{to}")).unwrap().connect().await.unwrap()
@@ -45,7 +36,7 @@ async fn get(mut channel: Channel, path: &str, body: Bytes) -> (u16, String) {
 fn bodies_of_requests_that_wait_for_a_probe_take_no_memory() {
     let Some(sandbox) = Sandbox::alone() else { return };
     // The first sample of this check takes until its time-out.
-    let router = silent_server();
+    let router = format!("http://{}/", silent_server());
     let agent = Agent::start_with(&sandbox, |command| {
         command.env("ROUTER_URL", &router);
     });

@@ -1,9 +1,9 @@
-//! A table of 10,000 mounts, as on a node full of pods.
+//! Large mount tables: 10,000 mounts, as on a node full of pods, and one filesystem with many mounts.
 
 use std::collections::BTreeSet;
 use std::fs;
 
-use e2e::agent::PATIENCE;
+use e2e::agent::TIMEOUT;
 use e2e::{Agent, Filesystem, Mount, Sandbox, Volume, inject};
 use rustix::mount::MountFlags;
 
@@ -12,9 +12,9 @@ use crate::names;
 const MOUNTS: usize = 10_000;
 
 #[test]
-fn ten_thousand_mounts() {
+fn a_fault_is_found_among_ten_thousand_mounts() {
     let Some(sandbox) = Sandbox::new() else { return };
-    // One parent for them all, which takes them with it when it goes.
+    // One parent for all of them: its unmount unmounts them too.
     let parent = sandbox.path("parent");
     let parent = Mount::new("tmpfs".as_ref(), &parent, "tmpfs", MountFlags::empty(), "mode=0755");
     for number in 0..MOUNTS {
@@ -27,17 +27,17 @@ fn ten_thousand_mounts() {
     assert_eq!(agent.health("").status, 200);
     let [device, point] = names(&volume);
 
-    // Without an event of the kernel programs, and with one.
+    // Without an event of a kernel program, and with one.
     let at = inject::reconfigure(volume.point(), "ro");
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
     let at = inject::reconfigure(volume.point(), "rw");
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
     let at = inject::ext4_error(volume.device());
     agent.wait_failure(at, "filesystem_ro", &[&device, &point]);
 }
 
 #[test]
-fn one_filesystem_in_a_thousand_places() {
+fn a_filesystem_with_a_thousand_mounts_is_one_fault_with_a_short_reason() {
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
     let parent = sandbox.path("parent");
@@ -50,8 +50,8 @@ fn one_filesystem_in_a_thousand_places() {
     let agent = Agent::start(&sandbox);
     let at = inject::ext4_error(volume.device());
     let reason = agent.wait_failure(at, "filesystem_ro", &[&volume.device().name()]);
-    assert!(reason.len() < 1000, "a reason is for people: {} bytes", reason.len());
+    assert!(reason.len() < 1000, "the reason has {} bytes", reason.len());
     let faults = agent.faults();
-    let kinds: BTreeSet<_> = faults.iter().map(|fault| fault["kind"].to_string()).collect();
+    let kinds: BTreeSet<_> = faults.iter().map(|fault| fault.kind.clone()).collect();
     assert_eq!(kinds.len(), faults.len(), "each kind once: {faults:?}");
 }

@@ -1,22 +1,18 @@
-//! Names and numbers that nobody should choose, and that somebody has.
+//! Invalid flags and values, ports in use, and names with odd characters.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 
-use e2e::agent::{Ended, PATIENCE};
+use e2e::agent::{Exited, TIMEOUT};
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
 
 use crate::fault;
 
-fn refused(sandbox: &Sandbox, arguments: &[&str]) -> Ended {
-    let started = Agent::try_start_with(sandbox, |command| {
+fn refused(sandbox: &Sandbox, arguments: &[&str]) -> Exited {
+    Agent::refuses_to_start(sandbox, |command| {
         command.args(arguments);
-    });
-    match started {
-        Ok(agent) => agent.fail(&format!("it starts with {arguments:?}")),
-        Err(ended) => ended,
-    }
+    })
 }
 
 #[test]
@@ -33,11 +29,11 @@ fn a_wrong_flag_or_value_is_one_line_and_exit_2() {
         (&["--log-format", "xml"], "xml"),
     ];
     for (arguments, named) in cases {
-        let ended = refused(&sandbox, arguments);
-        assert_eq!(ended.status.code(), Some(2), "{arguments:?}: {ended:?}");
-        let lines: Vec<_> = ended.log.iter().filter(|line| !line.trim().is_empty()).collect();
-        assert_eq!(lines.len(), 1, "{arguments:?}: {ended:?}");
-        assert!(lines[0].contains(named), "{arguments:?}: {ended:?}");
+        let exited = refused(&sandbox, arguments);
+        assert_eq!(exited.status.code(), Some(2), "{arguments:?}: {exited:?}");
+        let lines: Vec<_> = exited.log.iter().filter(|line| !line.trim().is_empty()).collect();
+        assert_eq!(lines.len(), 1, "{arguments:?}: {exited:?}");
+        assert!(lines[0].contains(named), "{arguments:?}: {exited:?}");
     }
 }
 
@@ -47,13 +43,13 @@ fn a_port_in_use_is_an_error_and_exit_1() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     for flag in ["--listen-port", "--admin-port", "--agent-check-port"] {
-        let ended = refused(&sandbox, &[flag, &port]);
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        assert!(ended.log.iter().any(|line| line.contains(&port)), "{ended:?}");
+        let exited = refused(&sandbox, &[flag, &port]);
+        assert_eq!(exited.status.code(), Some(1), "{exited:?}");
+        assert!(exited.log.iter().any(|line| line.contains(&port)), "{exited:?}");
     }
 }
 
-/// The agent's own sockets share their ports with each other, and with nobody else.
+/// The threads of one agent share a port (`SO_REUSEPORT`), and two agents do not.
 #[test]
 fn two_agents_do_not_share_a_port() {
     let Some(sandbox) = Sandbox::new() else { return };
@@ -62,8 +58,8 @@ fn two_agents_do_not_share_a_port() {
         ("--listen-port", agent.health_address()),
         ("--agent-check-port", agent.agent_check_address()),
     ] {
-        let ended = refused(&sandbox, &[flag, &taken.port().to_string()]);
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        let exited = refused(&sandbox, &[flag, &taken.port().to_string()]);
+        assert_eq!(exited.status.code(), Some(1), "{exited:?}");
     }
     assert_eq!(agent.health("").status, 200);
 }
@@ -76,10 +72,11 @@ fn a_node_name_with_odd_bytes() {
         command.env("NODE_NAME", odd);
     });
     assert_eq!(agent.health("").status, 200);
-    assert_eq!(agent.faults_page()["node"], odd);
+    assert_eq!(agent.faults_page().node.as_deref(), Some(odd));
     assert_eq!(agent.get("/nodename").status, 200);
     assert_eq!(agent.admin("/metrics").status, 200);
     let lines = agent.log();
+    assert!(!lines.is_empty());
     for line in lines {
         serde_json::from_str::<serde_json::Value>(&line).unwrap_or_else(|error| {
             panic!("a log line that is not JSON ({error}): {line}");
@@ -90,26 +87,19 @@ fn a_node_name_with_odd_bytes() {
 #[test]
 fn a_node_name_that_is_not_utf_8() {
     let Some(sandbox) = Sandbox::new() else { return };
-    let started = Agent::try_start_with(&sandbox, |command| {
+    let agent = Agent::start_with(&sandbox, |command| {
         command.env("NODE_NAME", OsStr::from_bytes(b"no\xffde"));
     });
-    // Either is right: to refuse it in one line, or to go on with something that JSON can carry.
-    match started {
-        Ok(agent) => {
-            assert_eq!(agent.health("").status, 200);
-            assert!(agent.faults_page()["node"].is_string());
-        }
-        Err(ended) => {
-            assert_eq!(ended.status.code(), Some(2), "{ended:?}");
-            assert_eq!(ended.log.len(), 1, "{ended:?}");
-        }
-    }
+    assert_eq!(agent.health("").status, 200);
+    // What JSON cannot carry is replaced, as everywhere in Rust.
+    assert_eq!(agent.faults_page().node.as_deref(), Some("no\u{fffd}de"));
+    assert_eq!(agent.get("/nodename").body, "Node: \"no\u{fffd}de\"");
 }
 
 #[test]
 fn a_mount_point_and_a_backing_file_with_odd_names() {
     let Some(sandbox) = Sandbox::new() else { return };
-    // Blank, tab, newline, backslash and # are what mountinfo writes in octal.
+    // mountinfo writes blank, tab, newline, backslash and # in octal.
     let name = "a b\tc\nd\\040e#f\"g - h,ro é";
     let mut volume = Volume::new(&sandbox, name, Filesystem::Ext4, "errors=remount-ro");
     let agent = Agent::start(&sandbox);
@@ -117,8 +107,8 @@ fn a_mount_point_and_a_backing_file_with_odd_names() {
     let at = inject::ext4_error(volume.device());
     agent.wait_failure(at, "filesystem_ro", &[&volume.device().name()]);
     let fault = fault(&agent, "filesystem_ro", volume.device());
-    assert_eq!(fault["mount_points"], serde_json::json!([volume.point_text()]));
+    assert_eq!(fault.mount_points, [volume.point_text()]);
     assert_eq!(agent.admin("/metrics").status, 200);
     volume.unmount();
-    agent.wait_recovery(at, PATIENCE);
+    agent.wait_recovery(at, TIMEOUT);
 }

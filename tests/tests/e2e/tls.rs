@@ -1,0 +1,122 @@
+//! TLS on the health listener: `TLS_CERT` and `TLS_KEY`.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::{Agent, Sandbox, require, tool};
+
+/// How long a renewed certificate may take: the agent looks at the files every 10 s.
+const RELOADED: Duration = Duration::from_secs(40);
+
+/// A self-signed certificate and its key.
+struct Certificate {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Certificate {
+    fn make(sandbox: &Sandbox, name: &str) -> Self {
+        let (cert, key) =
+            (sandbox.path(format!("{name}.crt")), sandbox.path(format!("{name}.key")));
+        let at = |path: &PathBuf| path.to_str().unwrap().to_owned();
+        tool::run(
+            "openssl",
+            &[
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                &format!("/CN={name}"),
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-keyout",
+                &at(&key),
+                "-out",
+                &at(&cert),
+            ],
+        );
+        Self { cert, key }
+    }
+}
+
+#[test]
+fn tls_is_spoken_beside_plain_text_and_a_renewed_certificate_is_read() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !require(tool::is_installed("openssl"), "openssl makes the certificates") {
+        return;
+    }
+    let (first, second) =
+        (Certificate::make(&sandbox, "first"), Certificate::make(&sandbox, "second"));
+    let (cert, key) = (sandbox.path("tls.crt"), sandbox.path("tls.key"));
+    fs::copy(&first.cert, &cert).unwrap();
+    fs::copy(&first.key, &key).unwrap();
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("TLS_CERT", &cert).env("TLS_KEY", &key);
+    });
+    let to = agent.health_address();
+    let secure = |authority: &Certificate, more: &[&str]| {
+        let (ca, url) = (authority.cert.to_str().unwrap(), format!("https://{to}/health"));
+        let output = Command::new("curl")
+            .args(["-sS", "-m", "10", "-i", "--cacert", ca, &url])
+            .args(more)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(secure(&first, &["--http1.1"]).starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(secure(&first, &["--http2"]).starts_with("HTTP/2 200 \r\n"));
+    assert!(secure(&first, &["--http1.0"]).contains(" 200 OK\r\n"));
+    assert!(secure(&first, &["--tlsv1.2", "--tls-max", "1.2"]).contains(" 200"));
+    assert_eq!(secure(&second, &[]), "");
+    assert_eq!(agent.health("").status, 200, "plain text is still answered");
+
+    // A certificate without its key is not used.
+    fs::copy(&second.cert, &cert).unwrap();
+    agent.wait_for("the pair that does not fit is counted", RELOADED, |agent| {
+        (agent.counter("tocsin_tls_reload_failures_total") > 0).then_some(())
+    });
+    assert!(secure(&first, &[]).contains(" 200"));
+    fs::copy(&second.key, &key).unwrap();
+    agent.wait_for("the new certificate", RELOADED, |_| {
+        secure(&second, &[]).contains(" 200").then_some(())
+    });
+    assert_eq!(secure(&first, &[]), "");
+}
+
+#[test]
+fn tls_that_cannot_work_is_an_error_at_the_start() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !require(tool::is_installed("openssl"), "openssl makes the certificates") {
+        return;
+    }
+    let (one, other) = (Certificate::make(&sandbox, "one"), Certificate::make(&sandbox, "other"));
+    let nonsense = sandbox.path("nonsense");
+    fs::write(&nonsense, "nonsense").unwrap();
+    let missing = sandbox.path("missing");
+    for (cert, key, code, words) in [
+        (Some(&one.cert), None, 2, "TLS_CERT needs TLS_KEY"),
+        (None, Some(&one.key), 2, "TLS_KEY needs TLS_CERT"),
+        (Some(&one.cert), Some(&missing), 1, "missing"),
+        (Some(&one.cert), Some(&nonsense), 1, "not a private key"),
+        (Some(&nonsense), Some(&one.key), 1, "no certificate in it"),
+        (Some(&one.cert), Some(&other.key), 1, "other.key"),
+    ] {
+        let ended = Agent::refuses_to_start(&sandbox, |command| {
+            command.envs(cert.map(|path| ("TLS_CERT", path)));
+            command.envs(key.map(|path| ("TLS_KEY", path)));
+        });
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(ended.log.iter().any(|line| line.contains(words)), "{words}: {ended:?}");
+        let secret = fs::read_to_string(&one.key).unwrap();
+        let secret = secret.lines().nth(1).unwrap();
+        assert!(ended.log.iter().all(|line| !line.contains(secret)), "the key is in the log");
+    }
+}
