@@ -6,3 +6,4 @@
 
 pub mod faults;
 pub mod health;
+pub mod heartbeat;
