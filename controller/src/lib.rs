@@ -1,4 +1,8 @@
 //! The controller: answers for deployments (`heartbeat`) and remediates nodes (`remediation`).
 
+pub mod admin;
+pub mod api_server;
+pub mod cli;
 pub mod heartbeat;
+pub mod reflect;
 pub mod remediation;
