@@ -17,12 +17,13 @@ use tocsin_docgen::{Mode, check, environment, environment_names, names_with_pref
 const FIX: &str = "UPDATE_DOCS=1 cargo test -p tocsin --test docs";
 
 /// Names that the pages mention and that are not the agent's environment: of other programs, and of gRPC's statuses.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "AYA_BUILD_SKIP",
     "HTTPS_PROXY",
     "KUBERNETES_SERVICE_HOST",
     "NOT_FOUND",
     "NOT_SERVING",
+    "OUT_OF_RANGE",
     "RESOURCE_EXHAUSTED",
     "SERVICE_UNKNOWN",
     "UPDATE_DOCS",
