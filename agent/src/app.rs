@@ -9,12 +9,12 @@ use tocsin_runtime::{
     log::DroppedLines,
     metrics::Metrics,
     tasks::Tasks,
+    tls::Acceptor,
 };
 use tokio::{
     net::TcpSocket,
     sync::{mpsc, watch},
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -32,9 +32,7 @@ use crate::{
         control::{Control, Socket, SocketFile},
         health::{self, BoundSockets, ResponseCounts, Router},
         metrics::{MetricSources, ServeCounts},
-        state_file,
-        tls::Tls,
-        weight,
+        state_file, weight,
     },
 };
 
@@ -177,7 +175,7 @@ struct Outside {
     answered: Arc<ResponseCounts>,
     stats: Arc<ServeCounts>,
     connections: usize,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Acceptor>,
     paths: Paths,
 }
 
@@ -268,11 +266,11 @@ fn start_tls(
     config: &Config,
     stats: &ServeCounts,
     tasks: &mut Tasks,
-) -> anyhow::Result<Option<TlsAcceptor>> {
+) -> anyhow::Result<Option<Acceptor>> {
     let Some(files) = config.door.tls.clone() else { return Ok(None) };
-    let tls = Tls::new(files, stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
-    let acceptor = tls.acceptor().context("TLS")?;
-    tasks.spawn_background("certificate", tls.follow());
+    let (certificate, reload) = files.load(stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
+    let acceptor = certificate.acceptor(&serve::settings::TLS_PROTOCOLS).context("TLS")?;
+    tasks.spawn_background("certificate", reload.run());
     Ok(Some(acceptor))
 }
 

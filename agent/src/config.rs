@@ -9,7 +9,7 @@ use std::{
 };
 
 use humantime::format_duration;
-use tocsin_runtime::{kube::ClusterSource, log};
+use tocsin_runtime::{kube::ClusterSource, log, tls::CertificateFiles};
 
 use crate::{
     checks::{
@@ -19,7 +19,7 @@ use crate::{
     cli::{AgentArgs, DoorArgs, ProbeArgs},
     cluster::conditions::PUBLISHED,
     kernel::{self, ledger::Rules},
-    serve::{self, tls, weight},
+    serve::{self, weight},
 };
 
 /// What the agent does.
@@ -65,7 +65,7 @@ pub struct Door {
     /// Whence the weight comes.
     pub weight: weight::WeightSource,
     /// TLS on the health listener.
-    pub tls: Option<tls::Files>,
+    pub tls: Option<CertificateFiles>,
     /// The verdict as a file.
     pub state_file: Option<PathBuf>,
 }
@@ -85,7 +85,7 @@ impl Door {
         } = args;
         let some = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
         let tls = match (some(tls_cert), some(tls_key)) {
-            (Some(cert), Some(key)) => Some(tls::Files { cert, key }),
+            (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
             (None, None) => None,
             (Some(_), None) => return Err(ConfigError::HalfOfTls("TLS_CERT", "TLS_KEY")),
             (None, Some(_)) => return Err(ConfigError::HalfOfTls("TLS_KEY", "TLS_CERT")),

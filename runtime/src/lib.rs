@@ -11,3 +11,4 @@ pub mod log;
 pub mod metrics;
 pub mod tasks;
 pub mod text;
+pub mod tls;

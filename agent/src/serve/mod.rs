@@ -8,5 +8,4 @@ pub mod metrics;
 pub mod reason;
 pub mod settings;
 pub mod state_file;
-pub mod tls;
 pub mod weight;

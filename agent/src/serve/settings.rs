@@ -27,12 +27,8 @@ pub const CONTROL_CONNECTIONS: usize = 64;
 pub const AGENT_CHECK_PORT: u16 = 25003;
 /// Connections whose end is waited for after the line, per thread; each for a second at most.
 pub const AGENT_CHECKS: usize = 256;
-/// 10 seconds between looks at the files of `TLS_CERT` and `TLS_KEY`, which change every few weeks.
-pub const TLS_INTERVAL: Duration = Duration::from_secs(10);
-/// 5 seconds for reading them.
-pub const TLS_DEADLINE: Duration = Duration::from_secs(5);
-/// 1 MiB for each of them: a chain of certificates is some kilobytes.
-pub const TLS_BYTES: u64 = 1024 * 1024;
+/// What is spoken on the health listener over TLS (ALPN), the best one first: gRPC needs HTTP/2.
+pub const TLS_PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 /// 2 seconds for writing a state file, which belongs on a tmpfs.
 pub const STATE_FILE_DEADLINE: Duration = Duration::from_secs(2);
 /// Open files that are kept for other things than connections: disks, filesystems, maps and probes.

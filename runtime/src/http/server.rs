@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     future::{Future, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -30,7 +31,7 @@ use super::{
     reply::{Body, Reply},
     settings::Settings,
 };
-use crate::tasks::Stop;
+use crate::{tasks::Stop, tls::Acceptor};
 
 type Handler =
     dyn Fn(Request<Incoming>, Peer) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync;
@@ -40,14 +41,16 @@ type Handler =
 pub struct Server {
     settings: Arc<Settings>,
     handler: Arc<Handler>,
+    tls: Option<Acceptor>,
     counts: Arc<ConnectionCounts>,
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { settings, handler: _, counts } = self;
+        let Self { settings, handler: _, tls, counts } = self;
         f.debug_struct("Server")
             .field("settings", settings)
+            .field("tls", tls)
             .field("counts", counts)
             .finish_non_exhaustive()
     }
@@ -67,8 +70,15 @@ impl Server {
         Self {
             settings: Arc::new(settings),
             handler: Arc::new(move |request, peer| Box::pin(handler(request, peer))),
+            tls: None,
             counts: Arc::default(),
         }
+    }
+
+    /// Speaks TLS, and nothing else.
+    #[must_use]
+    pub fn with_tls(self, acceptor: Acceptor) -> Self {
+        Self { tls: Some(acceptor), ..self }
     }
 
     /// The connections, for metrics.
@@ -125,6 +135,27 @@ impl Server {
         slot: Arc<Slot>,
         stop: Stop,
     ) {
+        let Some(acceptor) = &self.tls else {
+            return self.http(transport, peer, slot, stop).await;
+        };
+        let handshake = tokio::select! {
+            handshake = acceptor.accept(transport, self.settings.header_timeout) => handshake,
+            // Nothing was asked yet.
+            () = stop.requested() => return,
+        };
+        match handshake {
+            Ok(stream) => self.http(Box::new(stream), peer, slot, stop).await,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.timed_out(),
+            Err(error) => debug!(listener = self.settings.name, %error, "no TLS"),
+        }
+    }
+
+    fn timed_out(&self) {
+        self.counts.timed_out.fetch_add(1, Relaxed);
+        debug!(listener = self.settings.name, "a connection has timed out");
+    }
+
+    async fn http(&self, transport: Box<dyn Transport>, peer: Peer, slot: Arc<Slot>, stop: Stop) {
         let activity = &slot.activity;
         let service = service_fn(|request| {
             activity.begin_answer();
@@ -169,10 +200,7 @@ impl Server {
         match end.await {
             End::Closed(Ok(())) | End::Idle => {}
             End::Closed(Err(error)) => debug!(%error, "a connection ended"),
-            End::TimedOut => {
-                self.counts.timed_out.fetch_add(1, Relaxed);
-                debug!(listener = self.settings.name, "a connection has timed out");
-            }
+            End::TimedOut => self.timed_out(),
         }
     }
 }

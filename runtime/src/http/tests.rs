@@ -24,7 +24,7 @@ use super::{
     ConnectionCounts, EVENT_STREAM, Listener, Peer, Reply, Server, Settings, TEXT, bind, error,
     read_body, reply,
 };
-use crate::tasks::Stop;
+use crate::{tasks::Stop, tls::Certificate};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -330,4 +330,48 @@ async fn a_port_is_taken_before_it_is_open() {
     TcpStream::connect(addr).await.unwrap();
     assert!(bind(addr).is_err());
     drop(listener);
+}
+
+#[tokio::test]
+async fn tls_is_spoken_where_there_is_a_certificate() {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem = (cert.pem(), signing_key.serialize_pem());
+    let certificate = Certificate::from_pem(pem.0.as_bytes(), pem.1.as_bytes()).unwrap();
+    let settings = Settings { header_timeout: Duration::from_millis(500), ..Settings::new("test") };
+    let server =
+        Server::new(
+            settings,
+            |_, peer| async move { reply(StatusCode::OK, TEXT, format!("{peer:?}")) },
+        );
+    let server = server.with_tls(certificate.acceptor(&[b"http/1.1"]).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, counts) = (listener.local_addr().unwrap(), server.counts());
+    let (_stop, stopped) = Stop::channel();
+    tokio::spawn(server.run(Listener::Tcp(listener), stopped));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+    let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let mut stream = connector.connect(name, stream).await.unwrap();
+    send(&mut stream, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    read_until(&mut stream, "Tcp(127.0.0.1:").await;
+
+    // Plain HTTP is not answered, and a client that says nothing ends in time.
+    let (mut plain, mut silent) =
+        (TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap());
+    send(&mut plain, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let mut answer = Vec::new();
+    let _reset = timeout(PATIENCE, plain.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.starts_with(b"HTTP"));
+    assert_eq!(read_to_end(&mut silent).await, "");
+    assert_eq!(counts.timed_out.load(Relaxed), 1);
 }

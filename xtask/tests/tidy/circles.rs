@@ -14,9 +14,6 @@ use crate::tree::{self, Crate, File};
 /// Imports that close a circle today: which file uses which.
 const OPEN: &[(&str, &str)] = &[
     ("controller/src/remediation/crd/schema.rs", "controller/src/remediation/crd/mod.rs"),
-    ("agent/src/checks/network/ask.rs", "agent/src/checks/network/mod.rs"),
-    ("agent/src/checks/network/echo.rs", "agent/src/checks/network/mod.rs"),
-    ("agent/src/checks/network/gateway.rs", "agent/src/checks/network/mod.rs"),
     ("agent/src/kernel/ledger/devices.rs", "agent/src/kernel/ledger/mod.rs"),
     ("agent/src/kernel/ledger/filesystems.rs", "agent/src/kernel/ledger/mod.rs"),
     ("agent/src/kernel/ledger/probes.rs", "agent/src/kernel/ledger/mod.rs"),

@@ -1,7 +1,7 @@
-//! The question to the nameservers, and whether what came back is an answer to it: PURE.
+//! The DNS question, and whether a message is an answer to it: pure.
 //!
-//! Any answer proves the resolver: also that there is no such name, or no record. Only what stands before the records
-//! is decoded, since what is in them is of no interest; that they are whole is checked.
+//! Any answer proves that the resolver works, also one that says there is no such name or no such record. The records
+//! are checked to be complete; their contents are not decoded.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use hickory_proto::{
     serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder},
 };
 
-/// An absolute name from text, or nothing. Not by hickory's own parser: it takes any character that DNS could carry,
-/// and what is written in a configuration is a host's name; and it would bring IDNA into the binary.
+/// Parses an absolute name; `None` if the text is not a host name. hickory's own parser is not used, because it takes
+/// any character that DNS can carry, and because it would bring IDNA into the binary.
 pub(super) fn name(text: &str) -> Option<Name> {
     let text = text.strip_suffix('.').unwrap_or(text);
     if text.is_empty() {
@@ -28,8 +28,8 @@ pub(super) fn name(text: &str) -> Option<Name> {
     Some(name)
 }
 
-/// What is asked: the operator's name; else the cluster's domain, which its DNS knows of itself, without an upstream
-/// or any Service; else the root's nameservers, which every resolver knows.
+/// The question: the operator's name, else the domain of the cluster (its DNS answers for it without an upstream and
+/// without any Service), else the nameservers of the root, which every resolver knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Question(Query);
 
@@ -37,12 +37,12 @@ impl Question {
     pub(super) fn new(own: Option<&Name>, cluster_domain: Option<&str>) -> Self {
         let of_cluster = || cluster_domain.and_then(name);
         let name = own.cloned().or_else(of_cluster).unwrap_or_else(Name::root);
-        // The root has no address.
+        // The root has no address record.
         let kind = if name.is_root() { RecordType::NS } else { RecordType::A };
         Self(Query::query(name, kind))
     }
 
-    /// The message. Without EDNS, as the C libraries send it: what does not fit into 512 bytes comes over TCP.
+    /// The query as a message. It has no EDNS, as from the C libraries: an answer above 512 bytes comes over TCP.
     pub(super) fn message(&self, id: u16) -> Option<Vec<u8>> {
         let mut metadata = Metadata::new(id, MessageType::Query, OpCode::Query);
         metadata.recursion_desired = true;
@@ -58,7 +58,7 @@ impl Question {
 impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.0.query_type() == RecordType::NS { "NS" } else { "A" };
-        // As it is written, which is ASCII (see [`name`]).
+        // The labels are ASCII: see [`name`].
         for label in self.0.name() {
             write!(f, "{}.", String::from_utf8_lossy(label))?;
         }
@@ -66,29 +66,29 @@ impl fmt::Display for Question {
     }
 }
 
-/// What a message is.
+/// What a received message is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
     /// An answer.
-    Good,
-    /// The rest of it is to be had over TCP.
+    Answer,
+    /// An answer that is cut off; the whole one has to be fetched over TCP.
     Truncated,
-    /// The server says that it cannot answer.
+    /// The server refuses to answer, with this response code.
     Refusal(String),
-    /// No answer to this question, and what it is instead: a late or a forged one, or noise.
-    Foreign(&'static str),
+    /// No answer to this question (late, forged or noise), and what it is instead.
+    Unrelated(&'static str),
 }
 
-/// What these bytes are, to who asked this with that id.
+/// What these bytes are, where this question was sent with that id.
 pub(super) fn judge(question: &Question, id: u16, bytes: &[u8]) -> Reply {
-    const NOISE: Reply = Reply::Foreign("what is no DNS message");
+    const NOISE: Reply = Reply::Unrelated("what is no DNS message");
     let mut decoder = BinDecoder::new(bytes);
     let Ok(Header { metadata, counts }) = Header::read(&mut decoder) else { return NOISE };
     if metadata.id != id {
-        return Reply::Foreign("an answer with a wrong id");
+        return Reply::Unrelated("an answer with a wrong id");
     }
     if metadata.message_type != MessageType::Response || metadata.op_code != OpCode::Query {
-        return Reply::Foreign("what is no answer");
+        return Reply::Unrelated("what is no answer");
     }
     let asked = match counts.queries {
         0 => None,
@@ -96,11 +96,11 @@ pub(super) fn judge(question: &Question, id: u16, bytes: &[u8]) -> Reply {
             Ok(query) => Some(query),
             Err(_) => return NOISE,
         },
-        _ => return Reply::Foreign("an answer to several questions"),
+        _ => return Reply::Unrelated("an answer to several questions"),
     };
-    // Who refuses may leave the question out.
+    // A refusal may leave the question out.
     if asked.as_ref().is_some_and(|asked| *asked != question.0) {
-        return Reply::Foreign("an answer to another question");
+        return Reply::Unrelated("an answer to another question");
     }
     let refusal = match metadata.response_code.low() {
         0 | 3 => None,
@@ -112,8 +112,8 @@ pub(super) fn judge(question: &Question, id: u16, bytes: &[u8]) -> Reply {
     };
     match refusal {
         Some(refusal) => return Reply::Refusal(refusal),
-        None if asked.is_none() => return Reply::Foreign("an answer to no question"),
-        // Cut anywhere: some servers count the records that did not fit.
+        None if asked.is_none() => return Reply::Unrelated("an answer to no question"),
+        // It may be cut off anywhere: some servers count the records that did not fit.
         None if metadata.truncation => return Reply::Truncated,
         None => {}
     }
@@ -121,13 +121,13 @@ pub(super) fn judge(question: &Question, id: u16, bytes: &[u8]) -> Reply {
         u32::from(counts.answers) + u32::from(counts.authorities) + u32::from(counts.additionals);
     for _ in 0..records {
         if skip_record(&mut decoder).is_none() {
-            return Reply::Foreign("a damaged answer");
+            return Reply::Unrelated("a damaged answer");
         }
     }
-    Reply::Good
+    Reply::Answer
 }
 
-/// Its name, type, class, lifetime and data.
+/// Skips a record: its name, type, class, lifetime and data.
 fn skip_record(decoder: &mut BinDecoder<'_>) -> Option<()> {
     Name::read(decoder).ok()?;
     decoder.read_slice(8).ok()?;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked() {
+    fn the_question_is_the_operator_s_name_or_the_cluster_s_domain() {
         let own = name("x.example");
         for (own, domain, expected) in [
             (own.as_ref(), Some("cluster.local"), "x.example. A"),
@@ -179,25 +179,25 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_as_an_answer() {
-        use Reply::{Foreign, Good, Refusal, Truncated};
+    fn messages_are_told_apart() {
+        use Reply::{Answer, Refusal, Truncated, Unrelated};
         let refusal = |code: &str| Refusal(code.into());
         let asked = b"\x01a\x07example\0\0\x01\0\x01";
         let other = b"\x01b\x07example\0\0\x01\0\x01";
         let other_kind = b"\x01a\x07example\0\0\x1c\0\x01";
         let record = b"\xc0\x0c\0\x01\0\x01\0\0\0\x0a\0\x04\x0a\0\0\x01";
         let full = [&asked[..], record, record].concat();
-        let noise = Foreign("what is no DNS message");
+        let noise = Unrelated("what is no DNS message");
         for (bytes, expected) in [
-            (answer(ID, 0x8180, [1, 0, 0, 0], asked), Good),
-            (answer(ID, 0x8180, [1, 1, 1, 0], &full), Good),
+            (answer(ID, 0x8180, [1, 0, 0, 0], asked), Answer),
+            (answer(ID, 0x8180, [1, 1, 1, 0], &full), Answer),
             // NXDOMAIN, and an answer without recursion.
-            (answer(ID, 0x8183, [1, 0, 0, 0], asked), Good),
-            (answer(ID, 0x8000, [1, 0, 0, 0], asked), Good),
-            // What follows the message is not looked at.
-            (answer(ID, 0x8180, [1, 0, 0, 0], &full), Good),
+            (answer(ID, 0x8183, [1, 0, 0, 0], asked), Answer),
+            (answer(ID, 0x8000, [1, 0, 0, 0], asked), Answer),
+            // Bytes after the message are ignored.
+            (answer(ID, 0x8180, [1, 0, 0, 0], &full), Answer),
             (answer(ID, 0x8380, [1, 0, 0, 0], asked), Truncated),
-            // It counts what did not fit, or is cut within a record.
+            // It counts records that did not fit, or is cut off within a record.
             (answer(ID, 0x8380, [1, 20, 0, 0], &full[..30]), Truncated),
             (answer(ID, 0x8181, [0, 0, 0, 0], b""), refusal("FORMERR")),
             (answer(ID, 0x8182, [1, 0, 0, 0], asked), refusal("SERVFAIL")),
@@ -206,22 +206,22 @@ mod tests {
             (answer(ID, 0x8184, [1, 0, 0, 0], asked), refusal("NOTIMP")),
             (answer(ID, 0x8185, [1, 0, 0, 0], asked), refusal("REFUSED")),
             (answer(ID, 0x8189, [1, 0, 0, 0], asked), refusal("error 9")),
-            (answer(ID + 1, 0x8180, [1, 0, 0, 0], asked), Foreign("an answer with a wrong id")),
-            (answer(ID + 1, 0x8182, [1, 0, 0, 0], asked), Foreign("an answer with a wrong id")),
-            (answer(ID, 0x0100, [1, 0, 0, 0], asked), Foreign("what is no answer")),
-            (answer(ID, 0xa800, [1, 0, 0, 0], asked), Foreign("what is no answer")),
-            (answer(ID, 0x8180, [1, 0, 0, 0], other), Foreign("an answer to another question")),
-            (answer(ID, 0x8182, [1, 0, 0, 0], other), Foreign("an answer to another question")),
+            (answer(ID + 1, 0x8180, [1, 0, 0, 0], asked), Unrelated("an answer with a wrong id")),
+            (answer(ID + 1, 0x8182, [1, 0, 0, 0], asked), Unrelated("an answer with a wrong id")),
+            (answer(ID, 0x0100, [1, 0, 0, 0], asked), Unrelated("what is no answer")),
+            (answer(ID, 0xa800, [1, 0, 0, 0], asked), Unrelated("what is no answer")),
+            (answer(ID, 0x8180, [1, 0, 0, 0], other), Unrelated("an answer to another question")),
+            (answer(ID, 0x8182, [1, 0, 0, 0], other), Unrelated("an answer to another question")),
             (
                 answer(ID, 0x8180, [1, 0, 0, 0], other_kind),
-                Foreign("an answer to another question"),
+                Unrelated("an answer to another question"),
             ),
-            (answer(ID, 0x8180, [0, 0, 0, 0], b""), Foreign("an answer to no question")),
-            (answer(ID, 0x8180, [2, 0, 0, 0], asked), Foreign("an answer to several questions")),
-            (answer(ID, 0x8180, [1, 3, 0, 0], &full), Foreign("a damaged answer")),
+            (answer(ID, 0x8180, [0, 0, 0, 0], b""), Unrelated("an answer to no question")),
+            (answer(ID, 0x8180, [2, 0, 0, 0], asked), Unrelated("an answer to several questions")),
+            (answer(ID, 0x8180, [1, 3, 0, 0], &full), Unrelated("a damaged answer")),
             (
                 answer(ID, 0x8180, [1, 2, 0, 0], &full[..full.len() - 1]),
-                Foreign("a damaged answer"),
+                Unrelated("a damaged answer"),
             ),
             // A name that points at itself.
             (answer(ID, 0x8180, [1, 0, 0, 0], b"\xc0\x0c\0\x01\0\x01"), noise.clone()),

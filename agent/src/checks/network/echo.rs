@@ -1,4 +1,4 @@
-//! ICMP echo: asks a gateway whether it is there, over the link that its route names.
+//! ICMP echo to gateways, each over the link of its route.
 
 use std::{
     io::{self, ErrorKind, Read},
@@ -13,48 +13,47 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{netlink::Way, random};
-use crate::checks::network::settings;
+use super::{netlink::NextHopState, nonce::nonce, settings};
 
-/// What became of an echo.
+/// The result of an echo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Echo {
-    /// It came back.
+    /// The gateway answered.
     Answered,
-    /// It did not, in time; or the kernel had word that it will not.
+    /// The gateway did not answer in time, or the kernel reported that it cannot be reached.
     Silent,
-    /// It could not be sent, for want of a right.
+    /// This process may not send an echo, and why.
     Forbidden(String),
 }
 
-/// Asks them all at once, until one answers.
-pub(super) async fn ask(ways: &[Way]) -> Vec<Echo> {
+/// Sends an echo to the gateway of each next hop at the same time, and stops at the first answer.
+pub(super) async fn send_to_all(hops: &[NextHopState]) -> Vec<Echo> {
     let deadline = Instant::now() + settings::ECHO_TIMEOUT;
-    let mut echoes = vec![Echo::Silent; ways.len()];
-    let mut asking = JoinSet::new();
-    for (index, way) in ways.iter().enumerate() {
-        let Some(gateway) = way.hop.gateway else { continue };
-        let (link, name) = (way.hop.link, way.link.as_ref().map(|link| link.name.clone()));
-        asking.spawn(async move {
-            let echo = exchange(gateway, link, name.as_deref(), deadline).await;
+    let mut echoes = vec![Echo::Silent; hops.len()];
+    let mut tasks = JoinSet::new();
+    for (index, state) in hops.iter().enumerate() {
+        let Some(gateway) = state.hop.gateway else { continue };
+        let (link, name) = (state.hop.link, state.link.as_ref().map(|link| link.name.clone()));
+        tasks.spawn(async move {
+            let echo = send_to(gateway, link, name.as_deref(), deadline).await;
             (index, echo)
         });
     }
-    while let Some(joined) = asking.join_next().await {
-        // One that panicked has not answered.
+    while let Some(joined) = tasks.join_next().await {
+        // A task that panicked has no answer.
         let Ok((index, echo)) = joined else { continue };
-        let is_enough = echo == Echo::Answered;
-        if let Some(seat) = echoes.get_mut(index) {
-            *seat = echo;
+        let is_answered = echo == Echo::Answered;
+        if let Some(result) = echoes.get_mut(index) {
+            *result = echo;
         }
-        if is_enough {
+        if is_answered {
             break;
         }
     }
     echoes
 }
 
-async fn exchange(gateway: IpAddr, link: u32, name: Option<&str>, deadline: Instant) -> Echo {
+async fn send_to(gateway: IpAddr, link: u32, name: Option<&str>, deadline: Instant) -> Echo {
     let socket = match open(gateway, link, name) {
         Ok(socket) => socket,
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -63,10 +62,10 @@ async fn exchange(gateway: IpAddr, link: u32, name: Option<&str>, deadline: Inst
                     .to_owned(),
             );
         }
-        // No way to it: not there.
+        // There is no route to it.
         Err(_) => return Echo::Silent,
     };
-    match timeout_at(deadline, talk(socket, gateway)).await {
+    match timeout_at(deadline, send_until_answered(socket, gateway)).await {
         Ok(Ok(())) => Echo::Answered,
         Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
             Echo::Forbidden("the ICMP echo was refused by this host's own firewall".to_owned())
@@ -75,7 +74,7 @@ async fn exchange(gateway: IpAddr, link: u32, name: Option<&str>, deadline: Inst
     }
 }
 
-/// A ping socket where this group may have one, else a raw one.
+/// Opens a ping socket where the group of this process may, else a raw socket.
 fn open(gateway: IpAddr, link: u32, name: Option<&str>) -> io::Result<Socket> {
     let (domain, protocol) = match gateway {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
@@ -84,8 +83,9 @@ fn open(gateway: IpAddr, link: u32, name: Option<&str>) -> io::Result<Socket> {
     let kind = |kind: Type| Socket::new(domain, kind.nonblocking(), Some(protocol));
     let socket = kind(Type::DGRAM).or_else(|_| kind(Type::RAW))?;
     if let Some(name) = name {
-        // Where two links lead to one network, the other one would prove nothing. Before 5.7 this took a right.
-        let _as_the_routes_have_it = socket.bind_device(Some(name.as_bytes()));
+        // Where two links lead to one network, the route could take the other one. Before Linux 5.7 this needs
+        // CAP_NET_RAW.
+        let _else_as_the_routes_say = socket.bind_device(Some(name.as_bytes()));
     }
     let to: SocketAddr = match gateway {
         IpAddr::V4(ip) => (ip, 0).into(),
@@ -95,13 +95,14 @@ fn open(gateway: IpAddr, link: u32, name: Option<&str>) -> io::Result<Socket> {
     Ok(socket)
 }
 
-async fn talk(socket: Socket, gateway: IpAddr) -> io::Result<()> {
-    let nonce = random();
+/// Sends the echo again and again until the answer comes.
+async fn send_until_answered(socket: Socket, gateway: IpAddr) -> io::Result<()> {
+    let nonce = nonce();
     let watched = fd::watch(socket, Interest::READABLE)?;
     let mut buffer = vec![0; 1500];
     for number in 1.. {
         watched.get_ref().send(&request(gateway, number, nonce))?;
-        let again = Instant::now() + settings::ECHO_AGAIN;
+        let retry = Instant::now() + settings::ECHO_RETRY;
         let answer = async {
             loop {
                 let mut ready = watched.readable().await?;
@@ -115,18 +116,20 @@ async fn talk(socket: Socket, gateway: IpAddr) -> io::Result<()> {
                 }
             }
         };
-        if let Ok(answered) = timeout_at(again, answer).await {
+        if let Ok(answered) = timeout_at(retry, answer).await {
             return answered;
         }
     }
     Ok(())
 }
 
+/// The ICMP types of an echo request and its reply.
 const ECHO_V4: (u8, u8) = (8, 0);
+/// The same for IPv6.
 const ECHO_V6: (u8, u8) = (128, 129);
 
-/// Type, code, checksum, identifier, number, and something to know it by. A ping socket puts its own identifier in,
-/// and for IPv6 the kernel makes the checksum.
+/// An echo request: type, code, checksum, identifier, sequence number and the nonce. A ping socket replaces the
+/// identifier, and for IPv6 the kernel computes the checksum.
 fn request(gateway: IpAddr, number: u16, nonce: [u8; 8]) -> Vec<u8> {
     let (kind, _) = if gateway.is_ipv4() { ECHO_V4 } else { ECHO_V6 };
     let [one, two, ..] = nonce;
@@ -135,14 +138,14 @@ fn request(gateway: IpAddr, number: u16, nonce: [u8; 8]) -> Vec<u8> {
     message.extend(nonce);
     if gateway.is_ipv4() {
         let sum = checksum(&message).to_be_bytes();
-        for (seat, byte) in message.iter_mut().skip(2).zip(sum) {
-            *seat = byte;
+        for (place, byte) in message.iter_mut().skip(2).zip(sum) {
+            *place = byte;
         }
     }
     message
 }
 
-/// RFC 1071.
+/// The Internet checksum (RFC 1071).
 fn checksum(message: &[u8]) -> u16 {
     let words = message.chunks(2).map(|pair| match *pair {
         [high, low] => u32::from(u16::from_be_bytes([high, low])),
@@ -156,12 +159,12 @@ fn checksum(message: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap_or_default()
 }
 
-/// Whether these bytes are the answer to what was sent with `nonce`. A raw IPv4 socket gives the IP header too, and
-/// every other program's messages.
+/// Whether these bytes are the reply to the echo with that nonce. A raw IPv4 socket receives the IP header too, and the
+/// messages of every other program.
 fn is_answer(gateway: IpAddr, bytes: &[u8], nonce: [u8; 8]) -> bool {
     let (_, answer) = if gateway.is_ipv4() { ECHO_V4 } else { ECHO_V6 };
     let header = match bytes.first() {
-        // Type 69 of ICMP does not exist; 4 is the version, 5 and more the header's length in words.
+        // An IPv4 header begins with version 4 and its length in words, 5 or more. No ICMP type is that large.
         Some(first) if gateway.is_ipv4() && first >> 4 == 4 => usize::from(first & 15) * 4,
         _ => 0,
     };
@@ -176,7 +179,7 @@ mod tests {
     const NONCE: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 
     #[test]
-    fn an_answer_is_known_by_its_payload() {
+    fn an_answer_is_known_by_its_nonce() {
         let (v4, v6): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), "fe80::1".parse().unwrap());
         let message = |kind: u8| [&[kind, 0, 9, 9, 9, 9, 0, 1][..], &NONCE].concat();
         let with_header = |words: u8, message: &[u8]| {
@@ -189,7 +192,7 @@ mod tests {
             (v4, message(0), true),
             (v4, with_header(5, &message(0)), true),
             (v4, with_header(6, &message(0)), true),
-            // What was sent itself, as a raw socket on loopback sees it.
+            // The request itself, as a raw socket on loopback receives it.
             (v4, message(8), false),
             (v4, with_header(5, &message(8)), false),
             (v4, message(129), false),
@@ -221,8 +224,8 @@ mod tests {
     #[tokio::test]
     async fn this_host_answers_itself() {
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
-        // Where neither right is there, that is what it says.
-        let echo = exchange([127, 0, 0, 1].into(), 0, Some("lo"), deadline).await;
+        // Without the right to send an echo, the result is `Forbidden`.
+        let echo = send_to([127, 0, 0, 1].into(), 0, Some("lo"), deadline).await;
         assert_ne!(echo, Echo::Silent);
     }
 }

@@ -1,6 +1,6 @@
-//! rtnetlink's messages: PURE, bytes to hops and links.
+//! Messages of rtnetlink, from bytes to next hops and links: pure.
 //!
-//! Only the fixed heads and a handful of attributes are read: one that a newer kernel adds cannot spoil a message.
+//! Only the fixed headers and a few attributes are read, so an attribute that a newer kernel adds does no harm.
 
 use std::{
     io,
@@ -21,23 +21,23 @@ const NEXT_HOP: usize = 8;
 /// `RTA_NH_ID` (linux/rtnetlink.h, 5.3 and later), which libc does not have.
 const RTA_NH_ID: u16 = 30;
 
-/// One way out: a default route, or one leg of it.
+/// A next hop of a default route; a multipath route has several.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hop {
-    /// None on a point-to-point link.
+pub(super) struct NextHop {
+    /// The gateway; `None` on a point-to-point link.
     pub(super) gateway: Option<IpAddr>,
-    /// Index of the link; 0 where the kernel does not tell.
+    /// The index of the link; 0 where the kernel does not tell it.
     pub(super) link: u32,
 }
 
-/// A link, as far as it matters here.
+/// A network link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     pub(super) name: String,
     pub(super) flags: LinkFlags,
 }
 
-/// `struct nlmsgerr`: a negative errno, or 0.
+/// The result in a `struct nlmsgerr`: a negative errno, or 0.
 pub(super) fn error_of(payload: &[u8]) -> io::Result<()> {
     match payload.first_chunk().map(|code| i32::from_ne_bytes(*code)) {
         Some(0) => Ok(()),
@@ -46,18 +46,18 @@ pub(super) fn error_of(payload: &[u8]) -> io::Result<()> {
     }
 }
 
-/// What a route leads through, if it is a default route of the main table.
-pub(super) fn hops_of(payload: &[u8], family: AddressFamily) -> Vec<Hop> {
+/// The next hops of a route, if it is a default route of the main table.
+pub(super) fn next_hops_of(payload: &[u8], family: AddressFamily) -> Vec<NextHop> {
     let Ok(header) = RouteHeader::parse(payload) else { return Vec::new() };
     let mut table = u32::from(header.table);
-    let mut hop = Hop { gateway: None, link: 0 };
-    let mut legs = Vec::new();
+    let mut hop = NextHop { gateway: None, link: 0 };
+    let mut hops = Vec::new();
     let mut is_by_object = false;
     attributes(payload, ROUTE, |kind, value| match kind {
         libc::RTA_TABLE => table = number(value).unwrap_or(table),
         libc::RTA_OIF => hop.link = number(value).unwrap_or_default(),
         libc::RTA_GATEWAY | libc::RTA_VIA => hop.gateway = address(kind, value),
-        libc::RTA_MULTIPATH => legs = legs_of(value),
+        libc::RTA_MULTIPATH => hops = multipath_of(value),
         RTA_NH_ID => is_by_object = true,
         _ => {}
     });
@@ -68,31 +68,32 @@ pub(super) fn hops_of(payload: &[u8], family: AddressFamily) -> Vec<Hop> {
     if !is_default {
         return Vec::new();
     }
-    if !legs.is_empty() {
-        return legs;
+    if !hops.is_empty() {
+        return hops;
     }
-    // With net.ipv4.nexthop_compat_mode=0 there is nothing but an object's number: a way, and nothing known of it.
+    // With net.ipv4.nexthop_compat_mode=0 a route has only the number of a nexthop object, which is not looked up.
     if hop.link == 0 && !is_by_object { Vec::new() } else { vec![hop] }
 }
 
-/// `struct rtnexthop`, each with attributes of its own.
-fn legs_of(mut bytes: &[u8]) -> Vec<Hop> {
-    let mut legs = Vec::new();
+/// The next hops of a multipath route: each is a `struct rtnexthop` with attributes of its own.
+fn multipath_of(mut bytes: &[u8]) -> Vec<NextHop> {
+    let mut hops = Vec::new();
     while let Some(&[low, high, _flags, _weight, a, b, c, d]) = bytes.first_chunk::<NEXT_HOP>() {
         let length = usize::from(u16::from_ne_bytes([low, high]));
-        let Some(leg) = bytes.get(..length).filter(|leg| leg.len() >= NEXT_HOP) else { break };
-        let mut hop = Hop { gateway: None, link: u32::from_ne_bytes([a, b, c, d]) };
-        attributes(leg, NEXT_HOP, |kind, value| {
+        let Some(one) = bytes.get(..length).filter(|one| one.len() >= NEXT_HOP) else { break };
+        let mut hop = NextHop { gateway: None, link: u32::from_ne_bytes([a, b, c, d]) };
+        attributes(one, NEXT_HOP, |kind, value| {
             if matches!(kind, libc::RTA_GATEWAY | libc::RTA_VIA) {
                 hop.gateway = address(kind, value);
             }
         });
-        legs.push(hop);
+        hops.push(hop);
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    legs
+    hops
 }
 
+/// The link in an `RTM_NEWLINK` message.
 pub(super) fn link_of(payload: &[u8]) -> Option<Link> {
     let header = LinkHeader::parse(payload).ok()?;
     let mut name = None;
@@ -104,9 +105,9 @@ pub(super) fn link_of(payload: &[u8]) -> Option<Link> {
     name.map(|name| Link { name, flags: header.flags })
 }
 
-/// Shows each attribute after a head of that length, up to the first that is damaged.
-fn attributes(payload: &[u8], head: usize, mut each: impl FnMut(u16, &[u8])) {
-    let rest = payload.get(head..).unwrap_or_default();
+/// Calls `each` with every attribute after a header of that length, up to the first damaged one.
+fn attributes(payload: &[u8], header: usize, mut each: impl FnMut(u16, &[u8])) {
+    let rest = payload.get(header..).unwrap_or_default();
     for attribute in NlasIterator::new(rest).map_while(Result::ok) {
         each(attribute.kind(), attribute.value());
     }
@@ -116,7 +117,7 @@ fn number(value: &[u8]) -> Option<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-/// `RTA_GATEWAY` is an address of the route's own family, `RTA_VIA` one with its family before it.
+/// The address in `RTA_GATEWAY`, which is of the route's family, or in `RTA_VIA`, where the family precedes it.
 fn address(kind: u16, value: &[u8]) -> Option<IpAddr> {
     let bytes = if kind == libc::RTA_VIA { value.get(2..)? } else { value };
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
@@ -147,14 +148,14 @@ mod tests {
         bytes
     }
 
-    fn leg(link: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
+    fn hop_bytes(link: u32, attributes: &[Vec<u8>]) -> Vec<u8> {
         let rest = attributes.concat();
         let length = u16::try_from(8 + rest.len()).unwrap();
         [&length.to_ne_bytes()[..], &[0, 0], &link.to_ne_bytes(), &rest].concat()
     }
 
-    fn hop(gateway: &str, link: u32) -> Hop {
-        Hop { gateway: gateway.parse().ok(), link }
+    fn hop(gateway: &str, link: u32) -> NextHop {
+        NextHop { gateway: gateway.parse().ok(), link }
     }
 
     #[test]
@@ -166,9 +167,10 @@ mod tests {
         let via = attribute(libc::RTA_VIA, &[&[10, 0][..], &link_local].concat());
         let out = |link: u32| attribute(libc::RTA_OIF, &link.to_ne_bytes());
         let table = |table: u32| attribute(libc::RTA_TABLE, &table.to_ne_bytes());
-        let legs = attribute(
+        let hops = attribute(
             libc::RTA_MULTIPATH,
-            &[leg(2, &[v4(1)]), leg(3, std::slice::from_ref(&via)), leg(4, &[])].concat(),
+            &[hop_bytes(2, &[v4(1)]), hop_bytes(3, std::slice::from_ref(&via)), hop_bytes(4, &[])]
+                .concat(),
         );
         let object = attribute(RTA_NH_ID, &7_u32.to_ne_bytes());
         let unknown = attribute(999, b"what a newer kernel says");
@@ -180,7 +182,7 @@ mod tests {
             (route(inet, 0, 254, 1, &[out(2)]), vec![hop("", 2)]),
             (route(inet, 0, 254, 1, &[via, out(2)]), vec![hop("fe80::1", 2)]),
             (
-                route(inet, 0, 254, 1, &[legs]),
+                route(inet, 0, 254, 1, &[hops]),
                 vec![hop("10.0.0.1", 2), hop("fe80::1", 3), hop("", 4)],
             ),
             (route(inet, 0, 254, 1, &[object]), vec![hop("", 0)]),
@@ -196,10 +198,10 @@ mod tests {
             (vec![2, 0, 0], vec![]),
             (Vec::new(), vec![]),
         ] {
-            assert_eq!(hops_of(&payload, AddressFamily::Inet), expected, "{payload:?}");
+            assert_eq!(next_hops_of(&payload, AddressFamily::Inet), expected, "{payload:?}");
         }
         let payload = route(inet6, 0, 254, 1, &[attribute(libc::RTA_GATEWAY, &link_local), out(2)]);
-        assert_eq!(hops_of(&payload, AddressFamily::Inet6), [hop("fe80::1", 2)]);
+        assert_eq!(next_hops_of(&payload, AddressFamily::Inet6), [hop("fe80::1", 2)]);
     }
 
     #[test]
@@ -222,8 +224,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            hops_of(&bytes, AddressFamily::Inet);
-            legs_of(&bytes);
+            next_hops_of(&bytes, AddressFamily::Inet);
+            multipath_of(&bytes);
             link_of(&bytes);
             let _refused = error_of(&bytes);
         }
@@ -232,7 +234,7 @@ mod tests {
         fn nor_do_damaged_attributes(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0_u16..32) {
             let mut payload = route(libc::AF_INET, 0, 254, 1, &[attribute(kind, &bytes)]);
             payload.extend(bytes);
-            hops_of(&payload, AddressFamily::Inet);
+            next_hops_of(&payload, AddressFamily::Inet);
         }
     }
 }

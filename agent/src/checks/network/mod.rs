@@ -1,22 +1,28 @@
-//! `network`: a nameserver answers, and a default route works: its link has carrier and its gateway is there.
+//! `network`: a nameserver answers, and a default route works: its link has a carrier and its gateway is there.
 //!
-//! Both parts are asked at the same time, and the reason says which of them failed, and how. Whoever may not ask, or
-//! gets no answer out of the kernel, knows nothing of that part; it never passes because of that.
+//! Both parts are probed at the same time, and the reason says which of them failed, and how. A part that cannot be
+//! probed, for want of a right or of an answer from the kernel, is unknown and never passes.
 
-mod ask;
 mod dns;
 mod echo;
+mod finding;
 mod gateway;
 mod message;
 mod netlink;
-mod resolv;
+mod nonce;
+mod resolv_conf;
+mod resolver;
+mod route_changes;
 pub mod settings;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use hickory_proto::rr::Name;
 
-use self::{dns::Question, message::Hop, netlink::Kernel, resolv::Resolvers};
+use self::{
+    dns::Question, finding::Finding, gateway::BeforeEcho, message::NextHop, netlink::RouteSocket,
+    resolv_conf::ResolvConf,
+};
 use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{host::Bounded, model::Outcome};
 
@@ -27,13 +33,13 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Probe,
 };
 
-/// What was configured: the name to ask for, if not the one that resolv.conf suggests.
+/// The settings of the check: the name to query for, if not the one that resolv.conf suggests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     name: Option<Name>,
 }
 
-/// Not a name.
+/// A text that is no DNS name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is not a DNS name (labels of 63 bytes at most with dots; non-ASCII ones in their xn-- form)"
@@ -53,14 +59,6 @@ impl FromStr for Settings {
     }
 }
 
-/// What is known of one part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Good,
-    Bad(String),
-    Unknown(String),
-}
-
 /// The probe.
 #[derive(Debug)]
 pub struct Network {
@@ -70,17 +68,17 @@ pub struct Network {
     state: std::sync::Mutex<State>,
 }
 
-/// What is kept from sample to sample.
+/// What is kept between two samples.
 #[derive(Debug, Default)]
 struct State {
-    /// What resolv.conf said last: for a disk that hangs.
-    resolvers: Option<Resolvers>,
-    /// The conversation in which the last look went well, with the default routes in it.
-    kernel: Option<Kernel>,
+    /// The last contents of resolv.conf, for a disk that hangs.
+    resolv_conf: Option<ResolvConf>,
+    /// The netlink socket of the last sample, if nothing went wrong on it, with the default routes that it read.
+    routes: Option<RouteSocket>,
 }
 
 impl Network {
-    /// A probe that has not asked yet. resolv.conf is this process's own: that of the programs beside it.
+    /// A probe that uses this process's own resolv.conf, which is that of the programs beside it.
     #[must_use]
     pub fn new(settings: Settings, bounded: Bounded) -> Self {
         Self {
@@ -91,7 +89,7 @@ impl Network {
         }
     }
 
-    /// For the runner.
+    /// This probe, for the runner.
     #[must_use]
     pub fn probe(self) -> Probe {
         let network = Arc::new(self);
@@ -102,66 +100,66 @@ impl Network {
         Probe { name: CHECK.name, timeout: settings::NETWORK_TIMEOUT, sample: Box::new(sample) }
     }
 
-    /// One sample.
+    /// Takes one sample.
     pub async fn sample(&self) -> Outcome {
         let (resolver, gateway) = tokio::join!(self.resolver(), self.gateway());
         outcome(resolver, gateway)
     }
 
-    async fn resolver(&self) -> Part {
+    async fn resolver(&self) -> Finding {
         let path = self.resolv_conf.clone();
-        let read = move || resolv::read(&path);
+        let read = move || resolv_conf::read(&path);
         let deadline = settings::RESOLV_CONF_DEADLINE;
-        let resolvers = match self.bounded.run("resolv.conf".to_owned(), deadline, read).await {
-            Ok(Ok(resolvers)) => {
-                self.lock().resolvers = Some(resolvers.clone());
-                resolvers
+        let resolv_conf = match self.bounded.run("resolv.conf".to_owned(), deadline, read).await {
+            Ok(Ok(resolv_conf)) => {
+                self.lock().resolv_conf = Some(resolv_conf.clone());
+                resolv_conf
             }
-            Ok(Err(error)) => return Part::Unknown(self.unread(&error)),
-            // The disk is other checks' business; the nameservers have not moved.
-            Err(stuck) => match self.lock().resolvers.clone() {
-                Some(resolvers) => resolvers,
-                None => return Part::Unknown(self.unread(&stuck)),
+            Ok(Err(error)) => return Finding::Unknown(self.unread(&error)),
+            // A disk that hangs is for other checks; the nameservers are still the same.
+            Err(stuck) => match self.lock().resolv_conf.clone() {
+                Some(resolv_conf) => resolv_conf,
+                None => return Finding::Unknown(self.unread(&stuck)),
             },
         };
-        let question = Question::new(self.settings.name.as_ref(), resolvers.domain.as_deref());
-        ask::ask(&resolvers, &question).await
+        let question = Question::new(self.settings.name.as_ref(), resolv_conf.domain.as_deref());
+        resolver::query(&resolv_conf, &question).await
     }
 
     fn unread(&self, why: &dyn fmt::Display) -> String {
         format!("nameservers are not known: {}: {why}", self.resolv_conf.display())
     }
 
-    async fn gateway(&self) -> Part {
-        let kernel = self.lock().kernel.take();
+    async fn gateway(&self) -> Finding {
+        let socket = self.lock().routes.take();
         let read = move || {
-            let mut kernel = kernel.map_or_else(Kernel::open, Ok)?;
-            let hops = kernel.routes()?;
-            kernel.look(&hops, gateway::is_enough).map(|ways| (kernel, ways))
+            let mut socket = socket.map_or_else(RouteSocket::open, Ok)?;
+            let hops = socket.routes()?;
+            socket.states(&hops, gateway::is_enough).map(|states| (socket, states))
         };
         let name = || "netlink".to_owned();
         let deadline = settings::NETLINK_DEADLINE;
-        let ways = match self.bounded.run(name(), deadline, read).await {
-            Ok(Ok((kernel, ways))) => {
-                self.lock().kernel = Some(kernel);
-                ways
+        let states = match self.bounded.run(name(), deadline, read).await {
+            Ok(Ok((socket, states))) => {
+                self.lock().routes = Some(socket);
+                states
             }
             Ok(Err(error)) => return gateway::unread(&error),
             Err(stuck) => return gateway::unread(&stuck),
         };
-        let first = match gateway::first_look(&ways) {
-            gateway::First::Part(part) => return part,
-            gateway::First::Ask(ways) => ways,
+        let asked = match gateway::before_echo(&states) {
+            BeforeEcho::Decided(finding) => return finding,
+            BeforeEcho::Ask(asked) => asked,
         };
-        let echoes = echo::ask(&first).await;
+        let echoes = echo::send_to_all(&asked).await;
         if echoes.contains(&echo::Echo::Answered) {
-            return Part::Good;
+            return Finding::Good;
         }
-        // To ask has made the kernel look for the gateway.
-        let hops: Vec<Hop> = ways.iter().map(|way| way.hop.clone()).collect();
-        let again = move || Kernel::open()?.look(&hops, |_| false);
+        // The echo has made the kernel look for the gateway, so its neighbour entry is up to date now.
+        let hops: Vec<NextHop> = states.iter().map(|state| state.hop.clone()).collect();
+        let again = move || RouteSocket::open()?.states(&hops, |_| false);
         match self.bounded.run(name(), deadline, again).await {
-            Ok(Ok(after)) => gateway::second_look(&after, &first, &echoes),
+            Ok(Ok(after)) => gateway::after_echo(&after, &asked, &echoes),
             Ok(Err(error)) => gateway::unread(&error),
             Err(stuck) => gateway::unread(&stuck),
         }
@@ -172,15 +170,9 @@ impl Network {
     }
 }
 
-/// Eight bytes that nobody else knows before they are sent.
-fn random() -> [u8; 8] {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish().to_be_bytes()
-}
-
-/// Both parts have to be good. What is known to be bad weighs more than what is not known.
-fn outcome(resolver: Part, gateway: Part) -> Outcome {
-    use Part::{Bad, Good, Unknown};
+/// Both parts have to be good. A part that is bad weighs more than a part that is unknown.
+fn outcome(resolver: Finding, gateway: Finding) -> Outcome {
+    use Finding::{Bad, Good, Unknown};
     match (resolver, gateway) {
         (Good, Good) => Outcome::Pass,
         (Good, Bad(why)) | (Bad(why), Good) => Outcome::Fail(why),
@@ -198,7 +190,7 @@ mod tests {
 
     #[test]
     fn both_parts_have_to_be_good() {
-        use Part::{Bad, Good, Unknown};
+        use Finding::{Bad, Good, Unknown};
         let (bad, unknown) = (|text: &str| Bad(text.into()), |text: &str| Unknown(text.into()));
         for (resolver, gateway, expected) in [
             (Good, Good, Outcome::Pass),
@@ -220,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_names() {
+    fn only_host_names_are_names() {
         for text in ["", "  "] {
             assert_eq!(text.parse::<Settings>().unwrap(), Settings::default());
         }
@@ -235,11 +227,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_resolv_conf_that_cannot_be_read_is_not_known() {
+    async fn a_resolv_conf_that_cannot_be_read_is_unknown() {
         let mut network = Network::new(Settings::default(), Bounded::default());
         network.resolv_conf = "/proc/self".into();
-        let part = network.resolver().await;
-        let Part::Unknown(why) = part else { panic!("{part:?}") };
+        let finding = network.resolver().await;
+        let Finding::Unknown(why) = finding else { panic!("{finding:?}") };
         assert!(why.contains("/proc/self: Is a directory"), "{why}");
     }
 }

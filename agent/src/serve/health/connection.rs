@@ -1,9 +1,9 @@
 //! One accepted connection: which protocol is spoken on it.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tocsin_runtime::tasks::Stop;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::{
@@ -58,10 +58,10 @@ async fn serve_tls(
     stop: Stop,
 ) {
     let Some(acceptor) = state.tls.clone() else { return };
-    let stream = match timeout(settings::HEADER_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return debug!(%error, "no TLS"),
-        Err(_) => return slot.timed_out(),
+    let stream = match acceptor.accept(stream, settings::HEADER_TIMEOUT).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => return slot.timed_out(),
+        Err(error) => return debug!(%error, "no TLS"),
     };
     let ended = http1::serve_connection(stream, Vec::new(), Transport::Tls, &slot, &state).await;
     if let Ended::IsHttp2(stream, received) = ended {

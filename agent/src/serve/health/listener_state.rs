@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use tokio_rustls::TlsAcceptor;
+use tocsin_runtime::tls::Acceptor;
 
 use super::{
     cache::ResponseCache, counts::ResponseCounts, heap_trimmer::HeapTrimmer,
@@ -21,7 +21,7 @@ pub struct ListenerState {
     /// gRPC watches of all threads.
     pub watches: Arc<WatchRegistry>,
     /// TLS, where it is configured.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
     /// Returns memory after a crowd of the thread's connections.
     pub trimmer: Arc<HeapTrimmer>,
     /// Whether the agent stops.

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
 
 use rustix::process::setpriority_process;
-use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop};
+use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop, tls::Acceptor};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     net::{TcpListener, TcpSocket},
@@ -11,7 +11,6 @@ use tokio::{
     sync::mpsc,
     task::JoinError,
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::{debug, error};
 
 use super::{
@@ -38,7 +37,7 @@ pub struct Settings {
     /// Connections of all threads, at most.
     pub connections: usize,
     /// TLS, beside plain text on the same port.
-    pub tls: Option<TlsAcceptor>,
+    pub tls: Option<Acceptor>,
     /// Counts connections.
     pub counts: Arc<ConnectionCounts>,
     /// Counts responses.

@@ -1,4 +1,4 @@
-//! Asks the nameservers, over UDP and TCP.
+//! Queries nameservers, over UDP and TCP.
 
 use std::{
     future::Future,
@@ -13,69 +13,69 @@ use tokio::{
 };
 
 use super::{
-    Part,
     dns::{Question, Reply, judge},
-    random,
-    resolv::{Resolvers, shown},
+    finding::Finding,
+    nonce::nonce,
+    resolv_conf::{ResolvConf, display},
+    settings,
 };
-use crate::checks::network::settings;
 
-/// More than a UDP answer without EDNS can be (512 bytes): who sends more sends nonsense, which is seen as such.
+/// 4 KiB for a datagram. An answer without EDNS has 512 bytes at most; a longer message is no answer.
 const DATAGRAM: usize = 4096;
 
-/// Asks them all, one shortly after the other: the first answer is enough.
-pub(super) async fn ask(resolvers: &Resolvers, question: &Question) -> Part {
+/// Queries all nameservers, each [`settings::DNS_STAGGER`] after the one before. The first answer is enough.
+pub(super) async fn query(resolv_conf: &ResolvConf, question: &Question) -> Finding {
     let began = Instant::now();
     let deadline = began + settings::DNS_TIMEOUT;
-    let mut asking = JoinSet::new();
-    for (index, &server) in (0..).zip(&resolvers.servers) {
-        let (question, tcp_only) = (question.clone(), resolvers.tcp_only);
-        asking.spawn(async move {
-            // A timer that is due already takes until the next millisecond.
+    let mut queries = JoinSet::new();
+    for (index, &server) in (0..).zip(&resolv_conf.servers) {
+        let (question, tcp_only) = (question.clone(), resolv_conf.tcp_only);
+        queries.spawn(async move {
+            // Not for the first one: even a timer that is due already takes until the next millisecond.
             if index > 0 {
                 sleep_until(began + settings::DNS_STAGGER * index).await;
             }
-            (index, ask_one(server, &question, tcp_only, deadline).await)
+            (index, query_one(server, &question, tcp_only, deadline).await)
         });
     }
     let mut refusals = Vec::new();
-    while let Some(joined) = asking.join_next().await {
+    while let Some(joined) = queries.join_next().await {
         match joined {
-            Ok((_, Ok(()))) => return Part::Good,
+            Ok((_, Ok(()))) => return Finding::Good,
             Ok((index, Err(why))) => refusals.push((index, why)),
             Err(panicked) => refusals.push((u32::MAX, panicked.to_string())),
         }
     }
-    // As in the file, not as they came in.
+    // In the order of the file.
     refusals.sort();
     let refusals: Vec<_> = refusals.into_iter().map(|(_, why)| why).collect();
     if refusals.is_empty() {
-        return Part::Bad("every nameserver is on a link that is not there".to_owned());
+        return Finding::Bad("every nameserver is on a link that is not there".to_owned());
     }
-    Part::Bad(format!("no nameserver answers {question}: {}", refusals.join(", ")))
+    Finding::Bad(format!("no nameserver answers {question}: {}", refusals.join(", ")))
 }
 
-async fn ask_one(
+async fn query_one(
     server: SocketAddr,
     question: &Question,
     tcp_only: bool,
     deadline: Instant,
 ) -> Result<(), String> {
-    let [high, low, ..] = random();
+    let [high, low, ..] = nonce();
     let id = u16::from_be_bytes([high, low]);
-    let who = shown(&server);
+    let who = display(&server);
     let message = question.message(id).ok_or("the question cannot be written")?;
-    // What came that was no answer, for the reason.
-    let mut foreign = None;
+    // The last message that was no answer, for the reason.
+    let mut unrelated = None;
     if !tcp_only {
-        let reply = until(deadline, by_udp(server, &message, question, id, &mut foreign)).await;
+        let reply = until(deadline, by_udp(server, &message, question, id, &mut unrelated)).await;
         match reply {
             Some(Ok(Reply::Refusal(code))) => return Err(format!("{who} says {code}")),
             Some(Ok(Reply::Truncated)) => {}
-            Some(Ok(Reply::Good | Reply::Foreign(_))) => return Ok(()),
+            Some(Ok(Reply::Answer | Reply::Unrelated(_))) => return Ok(()),
             Some(Err(error)) => return Err(format!("{who}: {}", plain(&error))),
             None => {
-                return Err(match foreign {
+                return Err(match unrelated {
                     Some(what) => format!("{who} sends {what}"),
                     None => format!("{who} does not answer within {} s", limit()),
                 });
@@ -84,16 +84,17 @@ async fn ask_one(
     }
     match until(deadline, by_tcp(server, &message)).await {
         Some(Ok(bytes)) => match judge(question, id, &bytes) {
-            // The flag makes no sense here, and it is an answer.
-            Reply::Good | Reply::Truncated => Ok(()),
+            // The flag has no meaning over TCP.
+            Reply::Answer | Reply::Truncated => Ok(()),
             Reply::Refusal(code) => Err(format!("{who} says {code} over TCP")),
-            Reply::Foreign(what) => Err(format!("{who} sends {what} over TCP")),
+            Reply::Unrelated(what) => Err(format!("{who} sends {what} over TCP")),
         },
         Some(Err(error)) => Err(format!("{who} over TCP: {}", plain(&error))),
         None => Err(format!("{who} does not answer over TCP within {} s", limit())),
     }
 }
 
+/// The deadline in seconds, for reasons.
 fn limit() -> f64 {
     settings::DNS_TIMEOUT.as_secs_f64()
 }
@@ -102,7 +103,7 @@ async fn until<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<
     timeout_at(deadline, future).await.ok()
 }
 
-/// Without the number, which is for programs.
+/// The error without its number.
 fn plain(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(_) => error.kind().to_string(),
@@ -110,14 +111,14 @@ fn plain(error: &io::Error) -> String {
     }
 }
 
-/// Asks, and again if nothing comes: one lost packet is no news. Anything but an answer is passed over, since anybody
-/// can send it.
+/// Sends the query, and sends it again if nothing comes, because packets get lost. A message that is no answer is
+/// skipped, since anyone can send one.
 async fn by_udp(
     server: SocketAddr,
     message: &[u8],
     question: &Question,
     id: u16,
-    foreign: &mut Option<&'static str>,
+    unrelated: &mut Option<&'static str>,
 ) -> io::Result<Reply> {
     let own: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -125,17 +126,17 @@ async fn by_udp(
     };
     let socket = std::net::UdpSocket::bind(own)?;
     socket.set_nonblocking(true)?;
-    // Answers of others are not seen, and errors of this one are.
+    // A connected socket receives from this server only, and reports its ICMP errors.
     socket.connect(server)?;
-    // At once: tokio would wait first until it may.
+    // Sent by the standard library: tokio would wait for the socket to become writable first.
     socket.send(message)?;
     let socket = UdpSocket::from_std(socket)?;
     let mut buffer = vec![0; DATAGRAM];
     loop {
-        let again = Instant::now() + settings::DNS_AGAIN;
-        while let Some(received) = until(again, socket.recv(&mut buffer)).await {
+        let retry = Instant::now() + settings::DNS_RETRY;
+        while let Some(received) = until(retry, socket.recv(&mut buffer)).await {
             match judge(question, id, buffer.get(..received?).unwrap_or_default()) {
-                Reply::Foreign(what) => *foreign = Some(what),
+                Reply::Unrelated(what) => *unrelated = Some(what),
                 reply => return Ok(reply),
             }
         }
@@ -143,7 +144,7 @@ async fn by_udp(
     }
 }
 
-/// One message each way, with its length before it (RFC 1035, 4.2.2).
+/// Sends the query and reads the answer, each with its length before it (RFC 1035, 4.2.2).
 async fn by_tcp(server: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let stream = TcpStream::connect(server).await?;
     let length = u16::try_from(message.len()).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! resolv.conf: which nameservers the programs of this host ask.
+//! resolv.conf: the nameservers that the programs of this host use.
 
 use std::{
     fs::File,
@@ -10,38 +10,38 @@ use std::{
 use resolv_conf::{Config, ScopedIp};
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 
-use crate::checks::network::settings;
+use super::settings;
 
-/// Where DNS is.
+/// The port of DNS.
 const PORT: u16 = 53;
-/// 64 KiB of a file that takes a few lines: the rest of a longer one is not read.
-const MOST: u64 = 64 << 10;
+/// 64 KiB: the file has a few lines, and the rest of a longer one is not read.
+const MAX_LENGTH: u64 = 64 << 10;
 
-/// What is of use of a resolv.conf.
+/// What the check needs of resolv.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Resolvers {
-    /// Those that are asked, in their order.
+pub(super) struct ResolvConf {
+    /// The nameservers, in the order of the file.
     pub(super) servers: Vec<SocketAddr>,
-    /// The cluster's domain, if the search list shows one.
+    /// The domain of the cluster, if the search list shows one.
     pub(super) domain: Option<String>,
-    /// `options use-vc`: over TCP alone.
+    /// `options use-vc`: queries go over TCP only.
     pub(super) tcp_only: bool,
 }
 
-/// Reads the file. One that is not there says what an empty one says.
-pub(super) fn read(path: &Path) -> io::Result<Resolvers> {
+/// Reads the file. A file that does not exist is the same as an empty one.
+pub(super) fn read(path: &Path) -> io::Result<ResolvConf> {
     let mut text = Vec::new();
     match File::open(path) {
-        Ok(file) => drop(file.take(MOST).read_to_end(&mut text)?),
+        Ok(file) => drop(file.take(MAX_LENGTH).read_to_end(&mut text)?),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     Ok(parse(&text, index_of))
 }
 
-/// As the C libraries do: lines they do not know are skipped, the first three nameservers count, and without any it
-/// is the one on this host (resolv.conf(5)).
-fn parse(text: &[u8], index_of: impl Fn(&str) -> Option<u32>) -> Resolvers {
+/// Parses as the C libraries do: unknown lines are skipped, the first three nameservers count, and without any the
+/// nameserver is on this host (resolv.conf(5)).
+fn parse(text: &[u8], index_of: impl Fn(&str) -> Option<u32>) -> ResolvConf {
     let (config, _skipped) = Config::parse_with_errors(text);
     let address = |server: &ScopedIp| {
         Some(match server {
@@ -53,18 +53,18 @@ fn parse(text: &[u8], index_of: impl Fn(&str) -> Option<u32>) -> Resolvers {
             }
         })
     };
-    // A server on a link that is not there is no server, and still one of the three.
+    // A server on a link that does not exist cannot be queried, but it counts as one of the three.
     let listed = config.nameservers.iter().take(settings::NAMESERVERS);
     let mut servers: Vec<SocketAddr> = listed.filter_map(address).collect();
     if config.nameservers.is_empty() {
         servers.push((Ipv4Addr::LOCALHOST, PORT).into());
     }
     let search = config.get_last_search_or_domain().cloned().collect::<Vec<_>>();
-    Resolvers { servers, domain: cluster_domain(&search), tcp_only: config.use_vc }
+    ResolvConf { servers, domain: cluster_domain(&search), tcp_only: config.use_vc }
 }
 
-/// Of the search list that the kubelet writes (`NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN ...`), the domain; or the one
-/// that everybody has.
+/// The domain in a search list of the kubelet (`NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN ...`), or the default domain if
+/// the list has it.
 fn cluster_domain(search: &[String]) -> Option<String> {
     let bare = |entry: &String| entry.trim_end_matches('.').to_ascii_lowercase();
     let mut entries = search.iter().map(bare);
@@ -74,14 +74,14 @@ fn cluster_domain(search: &[String]) -> Option<String> {
     of_services.or_else(|| entries.find(|entry| entry == settings::CLUSTER_DOMAIN))
 }
 
-/// Of a link's name, for `nameserver fe80::1%eth0`.
+/// The index of the link of that name, for `nameserver fe80::1%eth0`.
 fn index_of(link: &str) -> Option<u32> {
     let any = socket(AddressFamily::INET6, SocketType::DGRAM, None).ok()?;
     name_to_index(&any, link).ok()
 }
 
-/// Without port 53, which is always the same.
-pub(super) fn shown(server: &SocketAddr) -> String {
+/// A nameserver for reasons: without the port, which is always 53.
+pub(super) fn display(server: &SocketAddr) -> String {
     match (server.ip(), server) {
         (IpAddr::V6(ip), SocketAddr::V6(v6)) if v6.scope_id() != 0 => {
             format!("{ip}%{}", v6.scope_id())
@@ -97,16 +97,16 @@ mod tests {
 
     use super::*;
 
-    fn of(text: &str) -> Resolvers {
+    fn of(text: &str) -> ResolvConf {
         parse(text.as_bytes(), |link| (link == "eth0").then_some(7))
     }
 
     fn servers(text: &str) -> Vec<String> {
-        of(text).servers.iter().map(shown).collect()
+        of(text).servers.iter().map(display).collect()
     }
 
     #[test]
-    fn nameservers_are_those_that_programs_ask() {
+    fn nameservers_are_those_that_programs_use() {
         for (text, expected) in [
             ("", &["127.0.0.1"][..]),
             ("# nameserver 10.0.0.1\n;nameserver 10.0.0.1\noptions ndots:5\n", &["127.0.0.1"]),
@@ -114,7 +114,7 @@ mod tests {
             ("nameserver\t10.0.0.1 # the first\r\nnameserver ::1", &["10.0.0.1", "::1"]),
             ("nameserver fe80::1%eth0\nnameserver fe80::1%3", &["fe80::1%7", "fe80::1%3"]),
             ("nameserver fe80::1%gone\nnameserver 10.0.0.2", &["10.0.0.2"]),
-            // What is no address is skipped, and so is what no library asks.
+            // A line without an address is skipped, and so is a fourth nameserver.
             ("nameserver one\nbogus line\noptions bogus:x\nnameserver 10.0.0.2", &["10.0.0.2"]),
             (
                 "nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\nnameserver 10.0.0.4",
