@@ -1,6 +1,6 @@
 //! `custom_conditions`: no condition of the operator's list has its bad status.
 
-use super::{Check, CheckSource, OnUnknown, Policy};
+use super::{Check, CheckSource, OnUnknown, Policy, text::single_line};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
@@ -10,7 +10,7 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Node(judge),
 };
 
-/// Of a condition's message, this many characters are told.
+/// 200 characters of a condition's message are shown.
 const MESSAGE_SHOWN: usize = 200;
 
 fn judge(node: &Node, policy: &Policy) -> Outcome {
@@ -19,8 +19,7 @@ fn judge(node: &Node, policy: &Policy) -> Outcome {
     });
     let Some(first) = found.next() else { return Outcome::Pass };
     let mut reason = format!("{} is {}", first.kind, first.status);
-    let words = first.message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let message: String = words.chars().take(MESSAGE_SHOWN).collect();
+    let message = single_line(&first.message, MESSAGE_SHOWN);
     for detail in [&first.reason, &message].into_iter().filter(|detail| !detail.is_empty()) {
         reason = format!("{reason}: {detail}");
     }

@@ -25,6 +25,7 @@ mod sample_schedule;
 pub mod samples;
 mod schedulable;
 pub mod settings;
+mod text;
 
 pub use self::{
     bad_condition::{BadCondition, BadConditionError},

@@ -1,24 +1,25 @@
-//! The two questions of the Container Runtime Interface that are asked here, and what makes an answer a good one.
+//! The two calls of the Container Runtime Interface that the agent makes, and the judge of the runtime's status.
 //!
-//! Messages and numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api v0.36.3; fields that nobody
-//! reads are left out, which protobuf allows.
+//! Messages and field numbers are those of `pkg/apis/runtime/v1/api.proto` in k8s.io/cri-api v0.36.3. Fields that the
+//! agent does not read are left out, which protobuf allows.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use prost::Message;
 use tokio::net::UnixStream;
+use tonic::Code;
 
 use super::{
-    grpc::{Channel, GrpcError, Status, UNIMPLEMENTED},
-    text::one_line,
+    grpc::{Connection, GrpcError, Status},
+    settings,
 };
-use crate::model::Outcome;
+use crate::{checks::text::single_line, model::Outcome};
 
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const IMAGE_FS_INFO: &str = "/runtime.v1.ImageService/ImageFsInfo";
 
-/// The conditions that the interface requires (`constants.go`), and the kubelet wants true. Runtimes report others
-/// too, such as containerd's about settings that will go: those keep nobody from running pods.
+/// The conditions that the interface requires (`constants.go`); the kubelet wants both true. Runtimes report others too,
+/// such as that of containerd about deprecated settings, which do not keep pods from running.
 const REQUIRED: [&str; 2] = ["RuntimeReady", "NetworkReady"];
 
 #[derive(Clone, PartialEq, Message)]
@@ -33,7 +34,7 @@ struct StatusResponse {
     status: Option<RuntimeStatus>,
 }
 
-/// What a runtime says about itself.
+/// The status of a runtime.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RuntimeStatus {
     #[prost(message, repeated, tag = "1")]
@@ -73,27 +74,24 @@ struct FilesystemIdentifier {
     mountpoint: String,
 }
 
-/// A question that the runtime did not answer.
+/// Why a call to the runtime has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
-    /// There is a socket, and no way in.
+    /// The socket exists, but this process cannot connect to it.
     #[error("{}", connect_text(.0))]
     Connect(#[source] std::io::Error),
-    /// Somebody listens, who does not speak the runtime's interface, or not this version.
+    /// The server does not have the runtime's interface, or not in this version.
     #[error(
         "no CRI runtime.v1 here ({0}): its CRI plugin is off or failed, or it is older than Kubernetes 1.23"
     )]
     Unimplemented(Status),
-    /// Anything else than an answer.
+    /// The call failed otherwise.
     #[error(transparent)]
     Grpc(GrpcError),
-    /// An answer to another question.
-    #[error("an answer that cannot be read: {0}")]
-    Unreadable(#[from] prost::DecodeError),
-    /// No answer.
+    /// The answer did not come in time.
     #[error("no answer within {} s", .0.as_secs_f64())]
     Late(Duration),
-    /// There is nobody to ask.
+    /// No socket was found, and why.
     #[error("{0}")]
     NoSocket(String),
 }
@@ -101,7 +99,7 @@ pub enum CriError {
 fn connect_text(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "nobody listens on it".to_owned(),
-        // Not "in progress", as on TCP: a unix socket says this where its queue is full.
+        // On a unix socket this means that its queue of connections is full, not "in progress" as on TCP.
         std::io::ErrorKind::WouldBlock => {
             "it takes no connections: its queue of them is full".to_owned()
         }
@@ -112,7 +110,7 @@ fn connect_text(error: &std::io::Error) -> String {
 impl From<GrpcError> for CriError {
     fn from(error: GrpcError) -> Self {
         match error {
-            GrpcError::Status(status) if status.code == UNIMPLEMENTED => {
+            GrpcError::Status(status) if status.code == Code::Unimplemented => {
                 Self::Unimplemented(status)
             }
             error => Self::Grpc(error),
@@ -121,42 +119,41 @@ impl From<GrpcError> for CriError {
 }
 
 /// A connection to a runtime.
-pub(super) struct Runtime(Channel);
+pub(super) struct RuntimeClient(Connection);
 
-impl Runtime {
+impl RuntimeClient {
     pub(super) async fn open(stream: UnixStream) -> Result<Self, CriError> {
-        Ok(Self(Channel::open(stream).await?))
+        Ok(Self(Connection::open(stream).await?))
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.0.is_open()
     }
 
-    /// What it says about itself, in short.
-    pub(super) async fn status(&mut self, deadline: Duration) -> Result<RuntimeStatus, CriError> {
-        let question = StatusRequest { verbose: false }.encode_to_vec();
-        let answer = self.0.ask(STATUS, &question, deadline).await?;
-        Ok(StatusResponse::decode(answer)?.status.unwrap_or_default())
+    /// The status of the runtime.
+    pub(super) async fn status(&self, deadline: Duration) -> Result<RuntimeStatus, CriError> {
+        let request = StatusRequest { verbose: false };
+        let response: StatusResponse = self.0.call(STATUS, request, deadline).await?;
+        Ok(response.status.unwrap_or_default())
     }
 
-    /// Where the filesystems with its images are mounted.
+    /// Where the filesystems with container images are mounted.
     pub(super) async fn image_filesystems(
-        &mut self,
+        &self,
         deadline: Duration,
     ) -> Result<Vec<PathBuf>, CriError> {
-        let question = ImageFsInfoRequest {}.encode_to_vec();
-        let answer = self.0.ask(IMAGE_FS_INFO, &question, deadline).await?;
-        Ok(mount_points(ImageFsInfoResponse::decode(answer)?))
+        let request = ImageFsInfoRequest {};
+        Ok(mount_points(self.0.call(IMAGE_FS_INFO, request, deadline).await?))
     }
 }
 
-fn mount_points(answer: ImageFsInfoResponse) -> Vec<PathBuf> {
-    let points = answer.image_filesystems.into_iter().filter_map(|usage| usage.fs_id);
+fn mount_points(response: ImageFsInfoResponse) -> Vec<PathBuf> {
+    let points = response.image_filesystems.into_iter().filter_map(|usage| usage.fs_id);
     let points = points.map(|id| PathBuf::from(id.mountpoint)).filter(|path| path.is_absolute());
     points.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Whether pods can be started, as the kubelet sees it: both conditions are there and true.
+/// Passes if pods can be started, as the kubelet sees it: both conditions are there and true.
 pub(super) fn judge(status: &RuntimeStatus) -> Outcome {
     let troubles: Vec<_> = REQUIRED.into_iter().filter_map(|kind| trouble(status, kind)).collect();
     if troubles.is_empty() { Outcome::Pass } else { Outcome::Fail(troubles.join("; ")) }
@@ -170,7 +167,7 @@ fn trouble(status: &RuntimeStatus, kind: &str) -> Option<String> {
     if *status {
         return None;
     }
-    let words = [one_line(reason), one_line(message)];
+    let words = [reason, message].map(|text| single_line(text, settings::CRI_TEXT));
     let words = words.into_iter().filter(|words| !words.is_empty());
     Some(words.fold(format!("{kind} is false"), |text, words| format!("{text}: {words}")))
 }
@@ -217,7 +214,7 @@ mod tests {
 
     #[test]
     fn messages_are_those_of_the_proto_file() {
-        // As a runtime writes them, with fields of later versions.
+        // Bytes of a runtime, with fields of later versions.
         let status = [
             &b"\x0a\x24\x0a\x10\x0a\x0cRuntimeReady\x10\x01"[..],
             b"\x0a\x10\x0a\x0cNetworkReady\x1a\0",
@@ -239,7 +236,7 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_look_for() {
-        let status = Status { code: UNIMPLEMENTED, message: "unknown service".into() };
+        let status = Status { code: Code::Unimplemented, message: "unknown service".into() };
         assert_eq!(
             CriError::from(GrpcError::from(status)).to_string(),
             "no CRI runtime.v1 here (UNIMPLEMENTED: unknown service): its CRI plugin is off or failed, or it is \

@@ -1,15 +1,14 @@
-//! `container_runtime`: the container runtime says that pods can be started, and have a network.
+//! `container_runtime`: the container runtime says that pods can be started and have a network.
 //!
-//! It is asked what the kubelet asks it, over the same socket: `Status` of the Container Runtime Interface. One
-//! connection stays open between samples, as long as the socket is the same and every question is answered in time;
-//! so a sample costs one question, and a runtime that hangs costs nothing that adds up. Nothing is started, stopped or
-//! changed, and containers are not looked at.
+//! The probe makes the same call as the kubelet, over the same socket: `Status` of the Container Runtime Interface. One
+//! connection stays open between samples while the socket is the same and every call is answered in time, so a sample
+//! costs one call, and a runtime that hangs costs nothing that adds up. The probe starts, stops and changes nothing, and
+//! does not look at containers.
 
 mod cri;
 mod grpc;
 pub mod settings;
 mod socket;
-mod text;
 
 use std::{
     collections::BTreeMap,
@@ -25,9 +24,9 @@ pub use self::{
     socket::{BadSocket, CriSocket},
 };
 use self::{
-    cri::{Runtime, RuntimeStatus, judge},
+    cri::{RuntimeClient, RuntimeStatus, judge},
     grpc::GrpcError,
-    socket::{Found, Id, Looked},
+    socket::{RuntimeSocket, SocketId, SocketSearch},
 };
 use super::{Check, CheckSource, OnUnknown, runner::Probe};
 use crate::{
@@ -47,9 +46,9 @@ pub struct ContainerRuntime {
     socket: CriSocket,
     root: PathBuf,
     bounded: Bounded,
-    /// Connections that answered the last time: one, or one more for each socket without the interface that is
-    /// looked at before the right one.
-    kept: Mutex<BTreeMap<Id, Runtime>>,
+    /// The connections that answered in the last sample: that of the runtime, and one for each socket before it that
+    /// does not have the interface.
+    kept: Mutex<BTreeMap<SocketId, RuntimeClient>>,
 }
 
 impl fmt::Debug for ContainerRuntime {
@@ -59,30 +58,30 @@ impl fmt::Debug for ContainerRuntime {
 }
 
 impl ContainerRuntime {
-    /// A probe that looks for the socket below the root of `paths`.
+    /// A probe that searches the socket below the root of `paths`.
     #[must_use]
     pub fn new(socket: CriSocket, paths: &Paths, bounded: Bounded) -> Self {
         Self { socket, root: paths.root.clone(), bounded, kept: Mutex::default() }
     }
 
-    /// The same for the runner.
+    /// This probe, for the runner.
     #[must_use]
     pub fn probe(self: &Arc<Self>) -> Probe {
         let this = self.clone();
         Probe {
             name: CHECK.name,
-            // The text that names the socket comes first.
-            timeout: settings::CRI_LOOK_DEADLINE + settings::CRI_TIMEOUT * 2,
+            // Longer than the sample takes, whose own reason names the socket.
+            timeout: settings::CRI_SEARCH_DEADLINE + settings::CRI_TIMEOUT * 2,
             sample: Box::new(move || Box::pin(this.clone().sample())),
         }
     }
 
-    /// One sample.
+    /// Takes one sample.
     pub async fn sample(self: Arc<Self>) -> Outcome {
-        // Whatever ends this sample early ends them too.
+        // Taken out, so that a sample that is dropped ends the connections too.
         let mut kept = std::mem::take(&mut *lock(&self.kept));
-        let looked = match self.look("status").await {
-            Ok(looked) => looked,
+        let search = match self.search("status").await {
+            Ok(search) => search,
             Err(stuck) => {
                 let places = self.socket.places();
                 return Outcome::Unknown(format!("looking for {places}: {stuck}"));
@@ -90,99 +89,100 @@ impl ContainerRuntime {
         };
         let deadline = Instant::now() + settings::CRI_TIMEOUT;
         let mut refusals = Vec::new();
-        for found in &looked.found {
-            let asking = self.status(found, kept.remove(&found.id));
-            let answer = timeout_at(deadline, asking).await;
+        for socket in &search.found {
+            let call = self.status(socket, kept.remove(&socket.id));
+            let answer = timeout_at(deadline, call).await;
             match answer.unwrap_or(Err(CriError::Late(settings::CRI_TIMEOUT))) {
-                Ok(status) => return at(found, judge(&status)),
-                // Docker's containerd, say, on a host of cri-dockerd.
+                Ok(status) => return at(socket, judge(&status)),
+                // The containerd of Docker, for example, on a host with cri-dockerd.
                 Err(error @ CriError::Unimplemented(_)) => {
-                    refusals.push(format!("{}: {error}", found.path.display()));
+                    refusals.push(format!("{}: {error}", socket.path.display()));
                 }
-                Err(error) => return at(found, failed(&error)),
+                Err(error) => return at(socket, failed(&error)),
             }
         }
         if refusals.is_empty() {
-            return Outcome::Unknown(self.nowhere(&looked));
+            return Outcome::Unknown(self.no_socket(&search));
         }
         Outcome::Fail(refusals.join("; "))
     }
 
-    /// Asks on the kept connection, or else on a new one, and keeps what answers.
+    /// Calls on the kept connection, else on a new one, and keeps a connection that answers.
     async fn status(
         &self,
-        found: &Found,
-        kept: Option<Runtime>,
+        socket: &RuntimeSocket,
+        kept: Option<RuntimeClient>,
     ) -> Result<RuntimeStatus, CriError> {
-        if let Some(mut runtime) = kept.filter(Runtime::is_open) {
-            match runtime.status(settings::CRI_TIMEOUT).await {
-                // It ended just now: a restart, which is over if the new one answers.
+        if let Some(client) = kept.filter(RuntimeClient::is_open) {
+            match client.status(settings::CRI_TIMEOUT).await {
+                // The connection ended just now: a new one shows whether that was a restart.
                 Err(CriError::Grpc(GrpcError::Connection(_))) => {}
-                answer => return self.keep(found, runtime, answer),
+                answer => return self.keep(socket, client, answer),
             }
         }
-        let mut runtime = connect(found).await?;
-        let answer = runtime.status(settings::CRI_TIMEOUT).await;
-        self.keep(found, runtime, answer)
+        let client = connect(socket).await?;
+        let answer = client.status(settings::CRI_TIMEOUT).await;
+        self.keep(socket, client, answer)
     }
 
+    /// Keeps the connection if the server answered on it.
     fn keep<T>(
         &self,
-        found: &Found,
-        runtime: Runtime,
+        socket: &RuntimeSocket,
+        client: RuntimeClient,
         answer: Result<T, CriError>,
     ) -> Result<T, CriError> {
         match &answer {
             Ok(_) | Err(CriError::Unimplemented(_) | CriError::Grpc(GrpcError::Status(_))) => {
-                lock(&self.kept).insert(found.id, runtime);
+                lock(&self.kept).insert(socket.id, client);
             }
             Err(_) => {}
         }
         answer
     }
 
-    /// Where the filesystems are that the runtime has its images on, on the host (CRI `ImageFsInfo`).
+    /// The mount points, on the host, of the filesystems with container images (CRI `ImageFsInfo`).
     pub async fn image_filesystems(&self) -> Result<Vec<PathBuf>, CriError> {
-        let looked = match self.look("images").await {
-            Ok(looked) => looked,
+        let search = match self.search("images").await {
+            Ok(search) => search,
             Err(stuck) => return Err(CriError::NoSocket(stuck.to_string())),
         };
         let deadline = Instant::now() + settings::CRI_TIMEOUT;
-        let mut nothing = CriError::NoSocket(self.nowhere(&looked));
-        for found in &looked.found {
-            let asking =
-                async { connect(found).await?.image_filesystems(settings::CRI_TIMEOUT).await };
-            let answer = timeout_at(deadline, asking).await;
+        let mut failure = CriError::NoSocket(self.no_socket(&search));
+        for socket in &search.found {
+            let call =
+                async { connect(socket).await?.image_filesystems(settings::CRI_TIMEOUT).await };
+            let answer = timeout_at(deadline, call).await;
             match answer.unwrap_or(Err(CriError::Late(settings::CRI_TIMEOUT))) {
-                Err(error @ CriError::Unimplemented(_)) => nothing = error,
+                Err(error @ CriError::Unimplemented(_)) => failure = error,
                 answer => return answer,
             }
         }
-        Err(nothing)
+        Err(failure)
     }
 
-    /// Looks for the socket anew each time: one that is gone is of no use to the kubelet, however well an old
-    /// connection works.
-    async fn look(&self, why: &str) -> Result<Looked, Stuck> {
+    /// Searches the socket. Each sample does: a socket whose file is gone is of no use to the kubelet, however well an
+    /// old connection works.
+    async fn search(&self, why: &str) -> Result<SocketSearch, Stuck> {
         let (socket, root) = (self.socket.clone(), self.root.clone());
-        let call = move || socket.look(&root);
-        self.bounded.run(format!("cri {why}"), settings::CRI_LOOK_DEADLINE, call).await
+        let call = move || socket.search(&root);
+        self.bounded.run(format!("cri {why}"), settings::CRI_SEARCH_DEADLINE, call).await
     }
 
-    fn nowhere(&self, looked: &Looked) -> String {
+    fn no_socket(&self, search: &SocketSearch) -> String {
         let mut text = format!("no container runtime's socket, looked at {}", self.socket.places());
-        for refused in &looked.refused {
+        for refused in &search.refused {
             text = format!("{text}; {refused}");
         }
         text
     }
 }
 
-async fn connect(found: &Found) -> Result<Runtime, CriError> {
-    Runtime::open(found.connect().await.map_err(CriError::Connect)?).await
+async fn connect(socket: &RuntimeSocket) -> Result<RuntimeClient, CriError> {
+    RuntimeClient::open(socket.connect().await.map_err(CriError::Connect)?).await
 }
 
-/// A runtime without an answer has failed; one that this process cannot reach for its own reasons is not known.
+/// The outcome without an answer: the runtime has failed, unless this process cannot connect for reasons of its own.
 fn failed(error: &CriError) -> Outcome {
     match error {
         CriError::Connect(why)
@@ -197,8 +197,9 @@ fn failed(error: &CriError) -> Outcome {
     }
 }
 
-fn at(found: &Found, outcome: Outcome) -> Outcome {
-    let place = found.path.display();
+/// The outcome with the path of the socket in its reason.
+fn at(socket: &RuntimeSocket, outcome: Outcome) -> Outcome {
+    let place = socket.path.display();
     match outcome {
         Outcome::Fail(why) => Outcome::Fail(format!("{place}: {why}")),
         Outcome::Unknown(why) => Outcome::Unknown(format!("{place}: {why}")),

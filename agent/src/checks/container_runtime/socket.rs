@@ -1,4 +1,4 @@
-//! Which socket is the runtime's.
+//! Finds the socket of the container runtime.
 
 use std::{
     io,
@@ -13,13 +13,14 @@ use rustix::{
 };
 use tokio::net::UnixStream;
 
-use crate::{checks::container_runtime::settings, host::open_below};
+use super::settings;
+use crate::host::open_below;
 
-/// Where to look: `CRI_SOCKET`, or where runtimes have theirs.
+/// Where the socket may be: the path in `CRI_SOCKET`, or the default paths of container runtimes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CriSocket(Vec<PathBuf>);
 
-/// Not a path.
+/// A text that names no socket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither an absolute path nor a unix:// URL with one")]
 pub struct BadSocket(String);
@@ -27,7 +28,7 @@ pub struct BadSocket(String);
 impl FromStr for CriSocket {
     type Err = BadSocket;
 
-    /// A path as people write it, or an endpoint as the kubelet has it.
+    /// Parses a path, or an endpoint as the kubelet has it (`unix:///path`).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let path = text.trim();
         if path.is_empty() {
@@ -42,59 +43,59 @@ impl FromStr for CriSocket {
 }
 
 impl CriSocket {
-    /// For people: every place.
+    /// Every path, for reasons.
     pub(super) fn places(&self) -> String {
         let places: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
         places.join(", ")
     }
 
-    /// The sockets that there are below `root`, best first. May block for as long as a filesystem likes.
-    pub(super) fn look(&self, root: &Path) -> Looked {
-        let mut looked = Looked::default();
+    /// Finds the sockets that exist below `root`, in the order of the paths. Blocks for as long as a filesystem does.
+    pub(super) fn search(&self, root: &Path) -> SocketSearch {
+        let mut search = SocketSearch::default();
         for path in &self.0 {
-            match found(root, path) {
-                // Two names of one socket are one socket.
-                Ok(Some(found)) if looked.found.iter().all(|other| other.id != found.id) => {
-                    looked.found.push(found);
+            match open(root, path) {
+                // Two paths may lead to one socket.
+                Ok(Some(socket)) if search.found.iter().all(|other| other.id != socket.id) => {
+                    search.found.push(socket);
                 }
                 Ok(_) => {}
-                Err(error) => looked.refused.push(format!("{}: {error}", path.display())),
+                Err(error) => search.refused.push(format!("{}: {error}", path.display())),
             }
         }
-        looked
+        search
     }
 }
 
-/// What a look brought.
+/// The result of a search.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
-    pub(super) found: Vec<Found>,
-    /// Places that cannot be looked at, and why.
+pub(super) struct SocketSearch {
+    pub(super) found: Vec<RuntimeSocket>,
+    /// Paths that could not be opened as a socket, and why.
     pub(super) refused: Vec<String>,
 }
 
-/// A socket that is there.
+/// A socket that exists.
 #[derive(Debug)]
-pub(super) struct Found {
-    /// Where it is on the host.
+pub(super) struct RuntimeSocket {
+    /// The path on the host.
     pub(super) path: PathBuf,
-    /// Another one in the same place has another.
-    pub(super) id: Id,
+    /// Tells this socket from another one at the same path.
+    pub(super) id: SocketId,
     file: OwnedFd,
 }
 
-/// Device and inode.
-pub(super) type Id = (u64, u64);
+/// The device and inode of a socket.
+pub(super) type SocketId = (u64, u64);
 
-impl Found {
-    /// Connects to this socket, not to what its path has become meanwhile.
+impl RuntimeSocket {
+    /// Connects to this socket, even if its path leads to another one by now.
     pub(super) async fn connect(&self) -> io::Result<UnixStream> {
-        // However long its path is: an address has room for 107 bytes.
+        // Through /proc, because an address has room for a path of 107 bytes only.
         UnixStream::connect(format!("/proc/self/fd/{}", self.file.as_raw_fd())).await
     }
 }
 
-fn found(root: &Path, path: &Path) -> io::Result<Option<Found>> {
+fn open(root: &Path, path: &Path) -> io::Result<Option<RuntimeSocket>> {
     let file = match open_below(root, path) {
         Ok(file) => file,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
@@ -104,7 +105,7 @@ fn found(root: &Path, path: &Path) -> io::Result<Option<Found>> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return Err(io::Error::other("not a socket"));
     }
-    Ok(Some(Found { path: path.to_owned(), id: (stat.st_dev, stat.st_ino), file }))
+    Ok(Some(RuntimeSocket { path: path.to_owned(), id: (stat.st_dev, stat.st_ino), file }))
 }
 
 #[cfg(test)]
@@ -139,47 +140,47 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_looked_for_below_the_root() {
+    fn the_socket_is_searched_below_the_root() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let paths = |paths: &[&str]| CriSocket(paths.iter().map(PathBuf::from).collect());
-        let names = |looked: &Looked| {
-            let found = looked.found.iter().map(|found| found.path.display().to_string());
-            (found.collect::<Vec<_>>(), looked.refused.clone())
+        let names = |search: &SocketSearch| {
+            let found = search.found.iter().map(|socket| socket.path.display().to_string());
+            (found.collect::<Vec<_>>(), search.refused.clone())
         };
         let wanted =
             paths(&["/run/a.sock", "/var/run/b.sock", "/run/b.sock", "/run/file", "/run/file/x"]);
-        assert_eq!(names(&wanted.look(root)), (vec![], vec![]));
+        assert_eq!(names(&wanted.search(root)), (vec![], vec![]));
         fs::create_dir_all(root.join("run")).unwrap();
         fs::create_dir_all(root.join("var")).unwrap();
         // Absolute, as Debian has it: `/run` of that root.
         symlink("/run", root.join("var/run")).unwrap();
         fs::write(root.join("run/file"), "").unwrap();
         let _listener = UnixListener::bind(root.join("run/b.sock")).unwrap();
-        let looked = wanted.look(root);
+        let search = wanted.search(root);
         let refused = vec!["/run/file: not a socket".to_owned()];
-        assert_eq!(names(&looked), (vec!["/var/run/b.sock".to_owned()], refused));
-        let before = looked.found[0].id;
+        assert_eq!(names(&search), (vec!["/var/run/b.sock".to_owned()], refused));
+        let before = search.found[0].id;
         fs::rename(root.join("run/b.sock"), root.join("run/a.sock")).unwrap();
         let _other = UnixListener::bind(root.join("run/b.sock")).unwrap();
-        let looked = wanted.look(root);
-        assert_eq!(names(&looked).0, ["/run/a.sock", "/var/run/b.sock"]);
-        assert_eq!(looked.found[0].id, before);
-        assert_ne!(looked.found[1].id, before);
+        let search = wanted.search(root);
+        assert_eq!(names(&search).0, ["/run/a.sock", "/var/run/b.sock"]);
+        assert_eq!(search.found[0].id, before);
+        assert_ne!(search.found[1].id, before);
     }
 
     #[tokio::test]
-    async fn a_socket_deep_below_is_reached_and_one_that_nobody_serves_refuses() {
+    async fn a_socket_on_a_long_path_is_reached_and_one_without_a_server_refuses() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("d".repeat(100)).join("e".repeat(100));
         fs::create_dir_all(&deep).unwrap();
         let socket = directory.path().join("x.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         fs::rename(&socket, deep.join("x.sock")).unwrap();
-        let looked = CriSocket(vec!["/x.sock".into()]).look(&deep);
-        looked.found[0].connect().await.unwrap();
+        let search = CriSocket(vec!["/x.sock".into()]).search(&deep);
+        search.found[0].connect().await.unwrap();
         drop(listener);
-        let refused = looked.found[0].connect().await.unwrap_err();
+        let refused = search.found[0].connect().await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

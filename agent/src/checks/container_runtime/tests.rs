@@ -1,4 +1,4 @@
-//! The probe against servers of every kind, good ones and others.
+//! The probe against servers of every kind: runtimes, broken ones and others.
 
 use std::{
     convert::Infallible,
@@ -28,11 +28,14 @@ use super::*;
 const READY: &[u8] =
     b"\0\0\0\0\x26\x0a\x24\x0a\x10\x0a\x0cRuntimeReady\x10\x01\x0a\x10\x0a\x0cNetworkReady\x10\x01";
 
-/// What a server says to every question: HTTP status, type, `grpc-status` in the headers, body, `grpc-status` after it.
-type Says = (u16, &'static str, Option<&'static str>, &'static [u8], Option<&'static str>);
+/// A server's answer to every call: HTTP status, type, `grpc-status` in the headers, body, `grpc-status` after it.
+type Answer = (u16, &'static str, Option<&'static str>, &'static [u8], Option<&'static str>);
 
-const WELL: Says = (200, "application/grpc", None, READY, Some("0"));
-const NO_CRI: Says = (200, "application/grpc", Some("12"), b"", None);
+const WELL: Answer = (200, "application/grpc", None, READY, Some("0"));
+/// tonic's text for an answer that was cut off.
+const NO_STATUS: &str = "UNKNOWN: protocol error: missing grpc-status trailer, stream was terminated without a final \
+                         status (possible truncation by a proxy or load balancer)";
+const NO_CRI: Answer = (200, "application/grpc", Some("12"), b"", None);
 
 struct Place(TempDir);
 
@@ -57,34 +60,37 @@ impl Place {
 }
 
 /// Serves gRPC, and counts connections.
-fn serve(listener: UnixListener, says: Says) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
+fn serve(
+    listener: UnixListener,
+    answer: Answer,
+) -> (tokio::task::JoinHandle<()>, Arc<AtomicUsize>) {
     let count = Arc::<AtomicUsize>::default();
     let connections = count.clone();
     let serving = tokio::spawn(async move {
-        // All of them end with this one.
+        // All of them end with this task.
         let mut open = tokio::task::JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             connections.fetch_add(1, Relaxed);
             open.spawn(async move {
-                let answer = service_fn(move |request| answer(request, says));
+                let service = service_fn(move |request| respond(request, answer));
                 let builder = http2::Builder::new(TokioExecutor::new());
-                let _ended = builder.serve_connection(TokioIo::new(stream), answer).await;
+                let _ended = builder.serve_connection(TokioIo::new(stream), service).await;
             });
         }
     });
     (serving, count)
 }
 
-async fn answer(
+async fn respond(
     request: Request<Incoming>,
-    (code, kind, early, body, late): Says,
+    (code, kind, early, body, late): Answer,
 ) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
     assert_eq!(request.uri().path(), "/runtime.v1.RuntimeService/Status");
     assert_eq!(request.headers()["te"], "trailers");
-    assert_eq!(request.headers()["grpc-timeout"], "1000m");
-    let question = request.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(question, &b"\0\0\0\0\0"[..]);
+    assert_eq!(request.headers()["grpc-timeout"], "1000000u");
+    let message = request.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(message, &b"\0\0\0\0\0"[..]);
     let trailers = late.map(|status| {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", status.parse().unwrap());
@@ -104,9 +110,13 @@ fn fail(why: &str) -> Outcome {
 
 #[tokio::test]
 async fn answers_are_believed_only_where_they_are_grpc() {
-    const LONG: &[u8] = &[0; settings::CRI_MESSAGE + 6];
-    let malformed = |what: &str| fail(&format!("a malformed gRPC answer: {what}"));
-    for (says, expected) in [
+    static LONG: [u8; settings::CRI_MESSAGE + 6] = {
+        let mut bytes = [0; settings::CRI_MESSAGE + 6];
+        // The length is one byte more than the limit.
+        (bytes[2], bytes[4]) = (1, 1);
+        bytes
+    };
+    for (answer, expected) in [
         (WELL, Outcome::Pass),
         ((200, "application/grpc+proto", None, READY, Some("0")), Outcome::Pass),
         (
@@ -118,11 +128,16 @@ async fn answers_are_believed_only_where_they_are_grpc() {
         ),
         ((200, "application/grpc", Some("14"), b"", None), fail("UNAVAILABLE: a b")),
         ((200, "application/grpc", None, READY, Some("4")), fail("DEADLINE_EXCEEDED")),
-        ((200, "application/grpc", None, READY, None), malformed("it ended without a status")),
-        ((200, "application/grpc", None, b"", Some("0")), malformed("it has no message")),
+        ((200, "application/grpc", None, READY, None), fail(NO_STATUS)),
         (
-            (200, "application/grpc", None, LONG, Some("0")),
-            malformed("longer than any such answer"),
+            (200, "application/grpc", None, b"", Some("0")),
+            fail("INTERNAL: Missing response message."),
+        ),
+        (
+            (200, "application/grpc", None, &LONG, Some("0")),
+            fail(
+                "OUT_OF_RANGE: Error, decoded message length too large: found 65537 bytes, the limit is: 65536 bytes",
+            ),
         ),
         (
             (404, "text/plain", None, b"no", None),
@@ -138,10 +153,10 @@ async fn answers_are_believed_only_where_they_are_grpc() {
         ),
     ] {
         let place = Place::new();
-        let (_serving, _) = serve(place.bind("x.sock"), says);
+        let (_serving, _) = serve(place.bind("x.sock"), answer);
         let probe = place.probe("/x.sock");
         assert_eq!(probe.clone().sample().await, expected);
-        // The same words again, on the same or another connection.
+        // The same again, on the same or another connection.
         assert_eq!(probe.sample().await, expected);
     }
 }
@@ -160,7 +175,7 @@ async fn a_connection_is_kept_and_made_anew() {
     std::fs::remove_file(&file).unwrap();
     let nowhere = "no container runtime's socket, looked at /x.sock";
     assert_eq!(probe.clone().sample().await, Outcome::Unknown(nowhere.into()));
-    // Another one in the same place, while the first still serves whom it knows.
+    // Another socket at the same path, while the first server still serves its connections.
     let (other, other_connections) = serve(place.bind("x.sock"), NO_CRI);
     assert!(matches!(probe.clone().sample().await, Outcome::Fail(_)));
     assert!(matches!(probe.clone().sample().await, Outcome::Fail(_)));
@@ -175,7 +190,7 @@ async fn a_connection_is_kept_and_made_anew() {
 }
 
 #[tokio::test]
-async fn who_accepts_and_is_silent_is_let_go_in_time() {
+async fn a_silent_server_is_given_up_in_time() {
     let place = Place::new();
     let probe = place.probe("/x.sock");
     let listener = place.bind("x.sock");
@@ -184,12 +199,13 @@ async fn who_accepts_and_is_silent_is_let_go_in_time() {
         let (outcome, mut stream) =
             tokio::join!(probe.clone().sample(), async { listener.accept().await.unwrap().0 });
         assert_eq!(outcome, fail("no answer within 1 s"));
-        assert!(began.elapsed() < settings::CRI_TIMEOUT + Duration::from_millis(500));
-        // To the end, which is there: nothing of it is left.
-        let mut heard = Vec::new();
-        let end = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut heard));
+        assert!(began.elapsed() < settings::CRI_TIMEOUT * 10);
+        // The connection ends: the probe leaves nothing behind.
+        let mut received = Vec::new();
+        let end = stream.read_to_end(&mut received);
+        let end = tokio::time::timeout(Duration::from_secs(5), end);
         end.await.unwrap().unwrap();
-        assert!(heard.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
+        assert!(received.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"));
     }
     assert!(lock(&probe.kept).is_empty());
 }
@@ -199,23 +215,23 @@ async fn a_queue_that_is_full_is_no_connection() {
     let place = Place::new();
     let probe = place.probe("/x.sock");
     let listener = place.bind("x.sock");
-    // Room for one that nobody accepts.
+    // The queue has room for one connection that is never accepted.
     rustix::net::listen(&listener, 0).unwrap();
     assert_eq!(probe.clone().sample().await, fail("no answer within 1 s"));
     assert_eq!(probe.sample().await, fail("it takes no connections: its queue of them is full"));
 }
 
 #[tokio::test]
-async fn others_than_runtimes_are_told_apart_and_leave_nothing_behind() {
-    async fn talk(mut stream: UnixStream, says: &'static [u8]) {
-        let mut heard = [0; 64];
-        let _preface = stream.read(&mut heard).await;
-        let _gone = stream.write_all(says).await;
+async fn servers_of_other_protocols_fail_and_leave_nothing_behind() {
+    async fn reply(mut stream: UnixStream, bytes: &'static [u8]) {
+        let mut preface = [0; 64];
+        let _read = stream.read(&mut preface).await;
+        let _gone = stream.write_all(bytes).await;
         let mut rest = Vec::new();
         let _end = stream.read_to_end(&mut rest).await;
     }
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    for says in [
+    for bytes in [
         &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..],
         b"SSH-2.0-OpenSSH_9.2\r\n",
         &[0xff; 4096],
@@ -226,7 +242,7 @@ async fn others_than_runtimes_are_told_apart_and_leave_nothing_behind() {
         let before = descriptors();
         for _ in 0..20 {
             let (outcome, ()) = tokio::join!(probe.clone().sample(), async {
-                talk(listener.accept().await.unwrap().0, says).await;
+                reply(listener.accept().await.unwrap().0, bytes).await;
             });
             let Outcome::Fail(why) = outcome else { panic!("{outcome:?}") };
             assert!(why.starts_with("/x.sock: no HTTP/2 answer: "), "{why}");
@@ -253,7 +269,7 @@ async fn a_socket_without_the_interface_is_passed_over() {
         assert_eq!(probe.clone().sample().await, Outcome::Pass);
     }
     assert_eq!(connections.load(Relaxed), 1, "it is not asked on a new connection each time");
-    // The right one is down: nobody else stands in for it.
+    // The runtime is down: no other socket stands in for it.
     runtime.abort();
     let _aborted = runtime.await;
     let refused = format!("{second}: nobody listens on it");
