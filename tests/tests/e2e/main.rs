@@ -19,7 +19,7 @@ mod grpc;
 mod haproxy;
 mod health_endpoint;
 mod health_http2;
-mod health_http2_bodies;
+mod health_http2_limits;
 mod health_listener;
 mod health_listener_abuse;
 mod http_probes;

@@ -9,7 +9,7 @@ use tocsin_runtime::tls::Acceptor;
 
 use super::{
     cache::ResponseCache, counts::ResponseCounts, heap_trimmer::HeapTrimmer,
-    watch_registry::WatchRegistry,
+    http2_limits::Http2Limits,
 };
 
 /// The state that all connections of one thread share.
@@ -18,8 +18,8 @@ pub struct ListenerState {
     pub cache: ResponseCache,
     /// Responses of all threads.
     pub responses: Arc<ResponseCounts>,
-    /// gRPC watches of all threads.
-    pub watches: Arc<WatchRegistry>,
+    /// The bounds of HTTP/2, shared by all threads.
+    pub http2: Arc<Http2Limits>,
     /// TLS, where it is configured.
     pub tls: Option<Acceptor>,
     /// Returns memory after a crowd of the thread's connections.
@@ -55,7 +55,7 @@ pub(super) mod tests {
         ListenerState {
             cache: ResponseCache::new(router),
             responses: Arc::default(),
-            watches: Arc::default(),
+            http2: Arc::default(),
             tls: None,
             trimmer: Arc::new(HeapTrimmer::new(Arc::default())),
             draining: Draining::default(),

@@ -13,11 +13,13 @@ pub mod connection;
 pub mod connection_slot;
 pub mod connection_table;
 pub mod counts;
+pub mod fair_limit;
 pub mod format;
 pub mod health_json;
 pub mod heap_trimmer;
 pub mod http1;
 pub mod http2;
+pub mod http2_limits;
 pub mod listener_state;
 pub mod prefixed_stream;
 pub mod render;
@@ -27,7 +29,6 @@ pub mod route;
 pub mod settings;
 pub mod sockets;
 pub mod threads;
-pub mod watch_registry;
 
 pub use self::{
     counts::{ConnectionCounts, ResponseCounts},

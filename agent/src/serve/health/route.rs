@@ -110,6 +110,15 @@ impl Router {
         }
     }
 
+    /// The response from what is known: a probe without a result is unknown, as if it had not answered in time.
+    #[must_use]
+    pub fn known(&self, route: &Route, format: Format) -> Response {
+        match route {
+            Route::Fixed(response) => response.clone(),
+            Route::Health(question) => self.respond(question, format, self.board.answer(question)),
+        }
+    }
+
     fn respond(
         &self,
         question: &HealthQuery,
@@ -215,6 +224,16 @@ pub(super) mod tests {
         unschedulable: bool,
         down: u16,
     ) -> (Router, watch::Sender<Arc<FaultView>>) {
+        router_with(Probes::default(), node_name, unschedulable, down)
+    }
+
+    /// The same with probes.
+    pub(in crate::serve) fn router_with(
+        probes: Probes,
+        node_name: Option<&str>,
+        unschedulable: bool,
+        down: u16,
+    ) -> (Router, watch::Sender<Arc<FaultView>>) {
         let (sender, kernel) = watch::channel(Arc::default());
         let node = Node { unschedulable, ..Node::default() };
         let last = Some(NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(node) });
@@ -224,10 +243,7 @@ pub(super) mod tests {
             default_checks: vec![checks::find("io_stall").unwrap()],
             ..Policy::default()
         };
-        let board = Board::new(
-            health::Sources { kernel, node, probes: Probes::default() },
-            Arc::new(policy),
-        );
+        let board = Board::new(health::Sources { kernel, node, probes }, Arc::new(policy));
         (Router::new(board, down), sender)
     }
 

@@ -60,6 +60,9 @@ pub const HTTP2_UNSENT: usize = 64 * 1024;
 pub const HTTP2_DRAIN: Duration = Duration::from_millis(200);
 /// 1024 gRPC watches at once: as many as connections, and some kilobytes each.
 pub const WATCHES: usize = 1024;
+/// 1024 HTTP/2 requests that wait at once, on all connections: as many as HTTP/1 can have, and some kilobytes each. Load
+/// balancers wait only until a probe has its first result.
+pub const HTTP2_WAITING: usize = 1024;
 /// 4 KiB for a gRPC request, which is the name of a check set.
 pub const GRPC_MESSAGE: usize = 4 * 1024;
 /// 20 milliseconds between two looks for idle connections at a stop of the agent, and before the first: requests that

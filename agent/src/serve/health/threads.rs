@@ -19,10 +19,10 @@ use super::{
     connection_table::ConnectionTable,
     counts::{ConnectionCounts, ResponseCounts},
     heap_trimmer::HeapTrimmer,
+    http2_limits::Http2Limits,
     listener_state::{Draining, ListenerState},
     route::Router,
     sockets::{BoundSockets, defer_accept},
-    watch_registry::WatchRegistry,
 };
 use crate::serve::{
     agent_check::{self, AgentCheck},
@@ -71,7 +71,7 @@ impl Threads {
             settings: settings.clone(),
             threads: count,
             began: Instant::now(),
-            watches: Arc::default(),
+            http2: Arc::default(),
             stop: stop.clone(),
             ends,
         };
@@ -95,7 +95,7 @@ struct Shared {
     settings: Settings,
     threads: usize,
     began: Instant,
-    watches: Arc<WatchRegistry>,
+    http2: Arc<Http2Limits>,
     stop: Stop,
     ends: mpsc::Sender<()>,
 }
@@ -135,7 +135,7 @@ impl Shared {
         let state = ListenerState {
             cache: ResponseCache::new(router),
             responses,
-            watches: self.watches.clone(),
+            http2: self.http2.clone(),
             tls,
             trimmer: Arc::new(HeapTrimmer::new(table.open())),
             draining: Draining::default(),

@@ -10,7 +10,7 @@ use crate::serve::health::{connection_slot::ConnectionSlot, listener_state::List
 /// What the streams of one HTTP/2 connection share.
 #[derive(Clone)]
 pub struct ConnectionContext {
-    /// The connection's number in the registry of gRPC watches.
+    /// The connection's number, under which its watches and its waiting requests are counted.
     pub number: u64,
     /// Its slot in the connection table.
     pub slot: Arc<ConnectionSlot>,

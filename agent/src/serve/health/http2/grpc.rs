@@ -40,9 +40,19 @@ pub fn is_watch_call<B>(request: &Request<B>) -> bool {
 
 /// Answers one call.
 pub async fn answer(request: Request<Incoming>, context: &ConnectionContext) -> Response<Body> {
-    let mut response = match receive(request).await {
-        Ok(request) => call(request, context).await,
-        Err(status) => status.into_http(),
+    let mut waiting = context.state.http2.waiting.hold(context.number);
+    let answer = async {
+        match receive(request).await {
+            Ok(request) => call(request, context).await,
+            Err(status) => status.into_http(),
+        }
+    };
+    let mut response = tokio::select! {
+        biased;
+        response = answer => response,
+        () = waiting.evicted() => {
+            Status::resource_exhausted("too many requests wait, and most of them here").into_http()
+        }
     };
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
@@ -79,9 +89,9 @@ async fn call(request: Request<Full<Bytes>>, context: &ConnectionContext) -> Res
             let context = context.clone();
             let service = tower::service_fn(move |request: tonic::Request<CheckRequest>| {
                 let ConnectionContext { number, slot, state, stop, .. } = context.clone();
-                let watch = state.watches.register(number, slot);
+                let held = state.http2.watches.hold(number);
                 let service = &request.get_ref().service;
-                let stream = grpc_watch::watch(board.clone(), service, watch, stop);
+                let stream = grpc_watch::watch(board.clone(), service, slot, held, stop);
                 async move { Ok::<_, Status>(respond(stream)) }
             });
             codec::<CheckRequest, CheckResponse>().server_streaming(service, request).await

@@ -1,5 +1,7 @@
 //! The stream of a gRPC `Watch`: the status now, and then every change of it.
 
+use std::sync::Arc;
+
 use futures_util::{Stream, stream};
 use tocsin_runtime::tasks::Stop;
 use tonic::Status;
@@ -7,7 +9,7 @@ use tonic::Status;
 use super::grpc_messages::{CheckResponse, ServingStatus};
 use crate::{
     health::{Board, Changes, HealthQuery, Refused},
-    serve::health::watch_registry::RegisteredWatch,
+    serve::health::{connection_slot::ConnectionSlot, fair_limit::Held},
 };
 
 /// The check set that a service name stands for; `None` where a name in it is not that of a check.
@@ -41,19 +43,29 @@ struct Watch {
     question: Option<HealthQuery>,
     sent: Option<ServingStatus>,
     stop: Stop,
-    registered: RegisteredWatch,
+    /// The connection, which is spared while it has a watch.
+    slot: Arc<ConnectionSlot>,
+    held: Held,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.slot.watch_closed();
+    }
 }
 
 /// The statuses of a service until the agent stops or the watch is evicted.
 pub fn watch(
     board: Board,
     service: &str,
-    registered: RegisteredWatch,
+    slot: Arc<ConnectionSlot>,
+    held: Held,
     stop: Stop,
 ) -> impl Stream<Item = Result<CheckResponse, Status>> + Send + use<> {
     let question = check_set(&board, service);
     let changes = board.changes();
-    let watch = Watch { board, changes, question, sent: None, stop, registered };
+    slot.watch_opened();
+    let watch = Watch { board, changes, question, sent: None, stop, slot, held };
     stream::unfold(Some(watch), |watch| async move {
         let mut watch = watch?;
         let next = watch.next().await;
@@ -64,11 +76,11 @@ pub fn watch(
 
 impl Watch {
     async fn next(&mut self) -> Result<CheckResponse, Status> {
-        let Self { board, changes, question, sent, stop, registered } = self;
+        let Self { board, changes, question, sent, stop, held, .. } = self;
         tokio::select! {
             biased;
             () = stop.requested() => Err(Status::unavailable("the agent is stopping")),
-            () = registered.evicted() => {
+            () = held.evicted() => {
                 Err(Status::resource_exhausted("too many watches, and most of them here"))
             }
             status = changed_status(board, changes, question.as_ref(), sent) => Ok(status.into()),
