@@ -29,7 +29,7 @@ const LAYERS: [Layers; 1] = [Layers {
         &["cli"],
         &["config"],
         &["app"],
-        &["commands", "logging"],
+        &["commands"],
     ],
 }];
 
