@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
-    kernel::{self, Channels, Command, Published, loader::HookState, task::Kernel},
+    kernel::{self, Channels, Command, HookState, Published, task::Kernel},
     model::{BlindSpot, NodeView},
     serve,
     serve::{

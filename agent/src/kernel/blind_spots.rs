@@ -1,19 +1,22 @@
-//! What the kernel side cannot see: the one place where its parts are asked.
+//! What the kernel side cannot see: the one place that asks its parts.
 
-use super::{ledger::Ledger, loader::Loader, wake::Hooks};
+use super::{
+    ebpf::{EventSource, loader::Loader},
+    ledger::Ledger,
+};
 use crate::model::{BlindSpot, BlindSpots};
 
-/// Collects the blind spots of the mount table's reader (`unread`: why nothing can be said), of the hooks (or why
-/// there are none) and of the ledger.
+/// Collects the blind spots of the sampler (`blind`: why nothing can be said), of the hooks (`source`: the loaded programs,
+/// or why there are none) and of the ledger. A new blind spot is an entry here and in [`BlindSpot`].
 pub(super) fn blind_spots(
-    unread: Option<&str>,
-    hooks: &Result<Hooks, String>,
+    blind: Option<&str>,
+    source: Result<&EventSource, &str>,
     ledger: &Ledger,
 ) -> BlindSpots {
-    let loader = hooks.as_ref().ok().map(|hooks| &hooks.loader);
+    let loader = source.ok().map(EventSource::loader);
     BlindSpots::from_iter([
-        (BlindSpot::Blind, unread.map(str::to_owned)),
-        (BlindSpot::NoEvents, hooks.as_ref().err().cloned()),
+        (BlindSpot::Blind, blind.map(str::to_owned)),
+        (BlindSpot::NoEvents, source.err().map(str::to_owned)),
         (BlindSpot::NoBlockEvents, loader.and_then(Loader::blind_to_block_errors)),
         (BlindSpot::HooksFailed, loader.and_then(Loader::failed)),
         (BlindSpot::Unwatched, ledger.unwatched()),

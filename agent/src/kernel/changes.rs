@@ -40,13 +40,13 @@ fn is_other_story(old: &Fault, new: &Fault) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::model::{Dev, FaultKind, Scope};
 
-    fn fault(number: u32) -> Fault {
+    pub(crate) fn fault(number: u32) -> Fault {
         let device = Dev::new(7, number);
         Fault {
             id: format!("io_error-{device}"),

@@ -1,56 +1,31 @@
-//! The kernel side: hooks, evidence, and the ledger that decides.
+//! The kernel side: which faults this host has now.
 //!
-//! [`task::Kernel`] is the task around the pure [`ledger`]: it carries events, looks and probe results to it,
-//! does what it asks for, and publishes what it says. It never waits for a disk itself.
+//! ```text
+//! ebpf       kernel events: something happened             \
+//! sampling   mount table, sysfs: what is true now           > ledger (pure) > publish: FaultView, FaultChange
+//! probe      the state of a root directory, a test write   /
+//! ```
+//!
+//! [`task::Kernel`] is the task around the pure [`ledger`]: it carries events, snapshots and results of probes to it,
+//! starts the probes that it asks for, and publishes what it knows. The task itself never waits for a disk.
 
 mod blind_spots;
 mod changes;
-pub mod fanotify;
-pub mod hooks;
+mod channels;
+pub mod ebpf;
 pub mod ledger;
-pub mod loader;
-pub mod looker;
-pub mod mounts;
 pub mod probe;
+mod probe_runner;
 mod publish;
-pub mod reader;
+pub mod sampling;
+mod schedule;
 pub mod settings;
-mod statmount;
-pub mod sysfs;
+mod stats;
 pub mod task;
-pub mod tracefs;
-mod wake;
+mod wake_ups;
 
-use tokio::sync::oneshot;
-
-pub use self::publish::{Channels, Published, TaskChannels, channels};
-use self::{loader::HookStatus, reader::NamedCount};
-
-/// The kernel's counters and how the hooks stand; published when somebody asks, every second while events
-/// come, and now and then.
-#[derive(Clone, Debug, Default)]
-pub struct KernelStats {
-    /// Exact counts.
-    pub counts: Vec<NamedCount>,
-    /// Every hook.
-    pub hooks: Vec<HookStatus>,
-    /// Events without room among the counters, events no program ran for, and events that waited in vain.
-    pub uncounted: u64,
-    /// Events for which no program ran.
-    pub missed: u64,
-    /// Events that were given up in the agent.
-    pub forgotten: u64,
-    /// Probes that are running or stuck.
-    pub probes_running: usize,
-    /// How long the last look took.
-    pub look_seconds: f64,
-}
-
-/// What others may ask of the kernel side.
-#[derive(Debug)]
-pub enum Command {
-    /// Clear a fault; answers whether there was one.
-    Clear(String, oneshot::Sender<bool>),
-    /// Read the kernel's counters now; answers when they are published.
-    Refresh(oneshot::Sender<()>),
-}
+pub use self::{
+    channels::{Channels, Command, Published, TaskChannels, channels},
+    ebpf::{HookState, HookStatus},
+    stats::{KernelStats, NamedCount},
+};

@@ -1,8 +1,8 @@
-//! The write probe: what happens when somebody really creates and syncs a file.
+//! The probes of a filesystem: a check of its root directory, and a write probe that creates and syncs a file.
 //!
-//! It runs only after an event on that filesystem, or at start for one that remembers an error: never
-//! on a timer and never for a request. It leaves nothing behind, and runs on a thread of its own with a
-//! deadline, since a disk may never answer.
+//! A write probe is made only for a reason: after an event on that filesystem, or at the start if it remembers an error.
+//! It is never made on a timer and never for a request, and it leaves nothing behind. A disk may never answer, so the
+//! caller runs it in [`Bounded`](crate::host::Bounded).
 
 use std::{
     ffi::c_long,
@@ -25,52 +25,53 @@ use crate::{
     model::Dev,
 };
 
-/// What the probe found.
+/// The result of a write probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// A file was created and synced.
     Writable,
-    /// The filesystem refuses to be written, with this errno (EROFS or an I/O error), when a file is created.
+    /// Creating a file failed with this errno: EROFS or an I/O error.
     Refused(i32),
-    /// A file could be created, but syncing it gave this errno.
+    /// A file was created, and syncing it failed with this errno.
     SyncFailed(i32),
-    /// There is no space or no quota: the filesystem is well.
+    /// There is no space or no quota, which is no fault of the filesystem.
     Full,
-    /// It could not be tried: no permission, the directory is gone, read-only for this process alone.
+    /// The probe could not be made, and why: no permission, the directory is gone, or its mount is read-only for this
+    /// process alone.
     Unable(String),
     /// No answer in time.
     Late,
 }
 
-/// What looking at a filesystem's root directory gave.
+/// The state of a filesystem's root directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// It is there.
+    /// It can be read.
     Fine,
-    /// An error that the filesystem or its device is responsible for.
+    /// It gives this errno, for which the filesystem or its device is responsible.
     Failed(i32),
-    /// It cannot be looked at: no permission, or another filesystem is mounted over it.
+    /// It cannot be reached: no permission, or another filesystem is mounted over it.
     Unreachable,
     /// No answer in time.
     Late,
 }
 
-/// A probe with what else it saw.
+/// The result of a write probe, and whether the filesystem is full.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What the probe found.
+    /// The result.
     pub probe: Probe,
-    /// Whether no block or inode is free, which explains lost writes.
+    /// Whether no block or no inode is free, which explains lost writes.
     pub full: bool,
 }
 
-/// Whether even looking at a filesystem's root fails: what a shut-down xfs shows and nothing else does.
+/// Checks the root directory of the filesystem `dev`. It is the only place where an xfs shows that it was shut down.
 ///
-/// With `sync`, the root directory is synced as well, which writes nothing where nothing has changed: up
-/// to 6.12 an ext4 that was shut down shows nothing else before somebody writes.
+/// With `sync` the root directory is synced as well, which writes nothing if nothing has changed. Up to Linux 6.12 an ext4
+/// that was shut down shows it nowhere else until a program writes to it.
 #[must_use]
-pub fn look_at_root(root: &Path, dev: Dev, sync: bool) -> Root {
-    let look = || {
+pub fn check_root(root: &Path, dev: Dev, sync: bool) -> Root {
+    let stat_and_sync = || {
         let found = stat(root)?;
         if sync {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -78,29 +79,29 @@ pub fn look_at_root(root: &Path, dev: Dev, sync: bool) -> Root {
         }
         Ok(found)
     };
-    match look() {
-        // btrfs gives each subvolume a number of its own, which no table shows.
+    match stat_and_sync() {
+        // Each subvolume of a btrfs has a device number of its own, which is in no table.
         Ok(found) if dev.major() == 0 || Dev::from_stat(found.st_dev) == dev => Root::Fine,
         Err(error) if is_io_error(Errno::raw_os_error(error)) => Root::Failed(error.raw_os_error()),
         Ok(_) | Err(_) => Root::Unreachable,
     }
 }
 
-/// Errors that the filesystem or device below is responsible for.
+/// Whether an errno means that the filesystem or a device below it has failed.
 fn is_io_error(errno: i32) -> bool {
     const ENXIO: i32 = 6;
     const ESHUTDOWN: i32 = 108;
     matches!(errno, EIO | ENODEV | ENXIO | ESHUTDOWN | EFSCORRUPTED | EFSBADCRC)
 }
 
-/// Creates, syncs and drops a file in `directory`, which should be on the filesystem `dev`.
+/// Creates, syncs and drops a file in `directory`, which has to be on the filesystem `dev`.
 #[must_use]
 pub fn write_probe(directory: &Path, dev: Dev) -> Report {
     let mut full = false;
     let probe = match try_probe(directory, dev, &mut full) {
         Ok(()) => Probe::Writable,
         Err(Failure::Create(errno)) => judge(errno, Probe::Refused),
-        // A thin device that is full says so only here, while its filesystem believes to have space.
+        // A full thin device gives ENOSPC only here, while its filesystem still counts free space.
         Err(Failure::Sync(ENOSPC)) if !full => Probe::SyncFailed(ENOSPC),
         Err(Failure::Sync(errno)) => judge(errno, Probe::SyncFailed),
         Err(Failure::Unable(why)) => Probe::Unable(why),
@@ -128,13 +129,13 @@ fn try_probe(directory: &Path, dev: Dev, full: &mut bool) -> Result<(), Failure>
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut opened = open(directory, flags, Mode::empty()).map_err(create)?;
     let found = Dev::from_stat(fstat(&opened).map_err(create)?.st_dev);
-    // btrfs gives each subvolume a number of its own, which no table shows.
+    // Each subvolume of a btrfs has a device number of its own, which is in no table.
     if dev.major() != 0 && found != dev {
         return Err(Failure::Unable(format!("another filesystem ({found}) is mounted over it")));
     }
     let space = fstatvfs(&opened).map_err(create)?;
     *full = space.f_bavail == 0 || (space.f_files > 0 && space.f_favail == 0);
-    // Asked only about filesystems whose superblock says that it is writable: then this flag is the mount's.
+    // The superblock of a filesystem that is probed is writable, so this flag is that of the mount.
     if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
         opened = writable_clone(&opened).map_err(|error| {
             Failure::Unable(format!(
@@ -167,8 +168,8 @@ fn named_file(directory: &OwnedFd) -> Result<OwnedFd, Failure> {
     Ok(file)
 }
 
-/// A detached copy of the mount without its read-only flag: a container's hostPath is read-only for the
-/// agent alone. Nobody else sees the copy, and it ends with its file descriptor. Needs `CAP_SYS_ADMIN`.
+/// Makes a detached copy of a mount, without its read-only flag: the hostPath of a container may be read-only for the agent
+/// alone. No other process sees the copy, and it goes away with its file descriptor. Needs `CAP_SYS_ADMIN`.
 fn writable_clone(directory: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC

@@ -1,42 +1,42 @@
-//! The kernel side: what it is told, and its defaults, periods and deadlines, each with its unit and its reason.
+//! Settings of the kernel side, and its defaults, periods, deadlines and bounds, each with its unit and its reason.
 
 use std::time::Duration;
 
 use super::ledger::Rules;
 
-/// The host's table, also from a container with hostPID.
+/// The mount table of process 1: the host's, also in a container with `hostPID`.
 pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
 /// 5 minutes: a disk that fails once an hour should not come and go all day, and a node should not stay
 /// out for an hour after one bad cable.
 pub const IO_ERROR_WINDOW: Duration = Duration::from_mins(5);
 /// 5 seconds: beyond any healthy flush, and far below the 30 seconds after which SCSI gives up a command.
 pub const IO_STALL_AFTER: Duration = Duration::from_secs(5);
-/// Nine tenths of a second between looks at mountinfo and sysfs when nothing rings: what has no event (a
-/// remount by fsconfig, say) is seen within a second. One costs some 0.2 ms where 36 filesystems are mounted.
+/// 900 milliseconds between snapshots of the mount table and sysfs if there are no events: what has no event (a remount
+/// by fsconfig(2), say) is seen within a second. A snapshot costs some 0.2 ms with 36 mounted filesystems.
 pub const REREAD_INTERVAL: Duration = Duration::from_millis(900);
-/// 1 second between readings of the kernel's counters while events come: what did not fit into the ring
-/// buffer is an event that much later. Who asks for `/faults` or `/metrics` gets a reading of that moment.
+/// 1 second between readings of the kernel's counters while events come: what found no room in the ring buffer becomes an
+/// event that much later. A request for `/faults` or `/metrics` has them read at once.
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
-/// 5 seconds when none come: only to see whether the looker still looks.
+/// 5 seconds between readings of the counters if no events come, to see whether the sampler still works.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(5);
-/// 10 seconds between attempts at hooks whose tracepoint is not there: a module that is loaded later.
+/// 10 seconds between attempts to attach missing hooks: a module that is loaded later brings its tracepoints.
 pub const HOOK_RETRY: Duration = Duration::from_secs(10);
-/// Records per second, (kind, device): one rings the bell, ten give people an idea; the rest is counted.
+/// 10 records per second and (kind, device): one wakes the agent up, ten give people an idea; the rest is counted.
 pub const RECORDS_PER_SECOND: u32 = 10;
-/// 5 seconds for a probing write: a healthy journal on a busy disk needs less.
+/// 5 seconds for a write probe: a healthy journal on a busy disk needs less.
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
-/// 5 seconds for reading the mount table, which no disk can delay: later it is called blind.
-pub const LOOK_DEADLINE: Duration = Duration::from_secs(5);
-/// Half a second at most until the first answer: probes of filesystems that remember an error, and I/O that
-/// was in flight already, get this long to show how they stand. A healthy host needs some milliseconds.
+/// 5 seconds for a snapshot, which no disk can delay: after that the agent is blind, and says so.
+pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(5);
+/// 500 milliseconds at most until the first verdict: probes of filesystems that remember an error, and I/O that was in
+/// flight already, get this long to show how they stand. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
-/// 16 actions that wait for the kernel task: people type them one by one.
+/// 16 commands that wait for the kernel task: people type them one by one.
 pub const COMMANDS: usize = 16;
-/// 1,024 changes of faults that a reader may be behind: what a node with that many filesystems on one disk says at once
-/// when that disk fails. A kilobyte each, and none once every reader has read it.
+/// 1,024 fault changes that a receiver may be behind: a node with that many filesystems on one disk has as many at once
+/// when the disk fails. One takes about a kilobyte until the last receiver has read it.
 pub const CHANGES: usize = 1024;
 
-/// How changes of the mount table ring.
+/// How the agent learns of changes of the mount table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum MountHooks {
     /// `poll(2)` on mountinfo, which costs nothing; a remount by fsconfig(2) is seen at the next re-read.
@@ -47,17 +47,17 @@ pub enum MountHooks {
     Syscalls,
 }
 
-/// What the kernel side is told.
+/// Settings of the kernel side.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Do not load eBPF.
     pub no_ebpf: bool,
-    /// Let the programs log.
+    /// Let the kernel programs log.
     pub bpf_log: bool,
-    /// How changes of the mount table ring.
+    /// How the agent learns of changes of the mount table.
     pub mount_hooks: MountHooks,
-    /// What the ledger goes by.
+    /// What the ledger decides by.
     pub rules: Rules,
-    /// Between looks when nothing rings.
+    /// Time between snapshots if there are no events.
     pub reread_interval: Duration,
 }

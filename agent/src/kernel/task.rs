@@ -1,272 +1,206 @@
-//! The kernel task: carries events, looks and probe results to the ledger, does what it asks for, and
-//! publishes what it says. It never waits for a disk itself.
+//! The kernel task: carries inputs to the ledger, starts the probes that it asks for, and publishes what it knows.
 
 use std::{
-    fs::File,
+    convert::Infallible,
     io,
-    path::PathBuf,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
+use anyhow::anyhow;
 use tokio::{
-    io::unix::AsyncFd,
     sync::mpsc,
-    task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::{sleep, sleep_until},
 };
 use tracing::{debug, info, warn};
 
 use super::{
-    Command, KernelStats, TaskChannels,
     blind_spots::blind_spots,
-    fanotify::{self, ErrorEvents},
-    ledger::{Action, Ledger, Now, Probed},
-    looker::{self, AskForLook, Looked, Looker},
-    probe::{Probe, Root, look_at_root, write_probe},
+    channels::{Command, TaskChannels},
+    ebpf::{
+        BATCH, EventSource,
+        reader::{Event, kind_name},
+    },
+    ledger::{Ledger, Now, Probed},
+    probe_runner::ProbeRunner,
     publish::Publisher,
-    reader::{self, Event, NamedCount, kind_name},
-    wake::{BATCH, Hooks, filesystem_error, mount_poll, mounts_changed, ring_readable},
+    sampling::{
+        mounts::MountTable,
+        sampler::Sampler,
+        snapshot::Sample,
+        thread::{self, SamplerHandle},
+    },
+    schedule::Schedule,
+    settings::{SNAPSHOT_DEADLINE, START_DEADLINE, Settings},
+    stats::{KernelStats, StatsReader},
+    wake_ups::{WakeUp, WakeUps},
 };
 use crate::{
-    errno,
-    host::{Bounded, Paths, clock},
-    kernel::settings::{self, Settings},
-    model::{Dev, FaultView, MOUNT_POINTS_SHOWN},
+    host::{Paths, clock},
+    model::{FaultView, MOUNT_POINTS_SHOWN},
 };
 
-/// After an event the result may show late: look again after these times.
-const LOOKS_AFTER_EVENT: [Duration; 5] = [
-    Duration::ZERO,
-    Duration::from_millis(1),
-    Duration::from_millis(10),
-    Duration::from_millis(100),
-    Duration::from_secs(1),
-];
+/// 5 ms between two snapshots at the start, while I/O that was in flight before the agent has not moved.
+const START_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A look may take at most this share of the time: one look, then forty times as long without.
-const LOOK_REST: u32 = 40;
-
-/// The task and all it owns.
+/// The task and what it owns.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Kernel {
     ledger: Ledger,
-    paths: Paths,
-    bounded: Bounded,
-    hooks: Result<Hooks, String>,
-    fanotify: Option<ErrorEvents>,
-    mount_poll: Option<AsyncFd<File>>,
-    ask: AskForLook,
-    looks: mpsc::Receiver<Looked>,
-    /// Running probes: one per filesystem at most.
-    probes: JoinSet<Probed>,
+    schedule: Schedule,
+    wake_ups: WakeUps,
+    sampler: SamplerHandle,
+    probes: ProbeRunner,
     commands: mpsc::Receiver<Command>,
     publisher: Publisher,
-    /// The ledger's version that was published last.
-    published: u64,
-    /// Looks still owed to the last event: its time, and the next of [`LOOKS_AFTER_EVENT`].
-    burst: Option<(Instant, usize)>,
-    /// A look is being made.
-    looking: Option<Instant>,
-    /// When the counters are read next, and when an event came last.
-    tick_at: Instant,
-    last_event: Option<Instant>,
-    /// Not before this, so that looks of a huge table leave time for others.
-    rest_until: Instant,
-    look_seconds: f64,
+    stats: StatsReader,
+    /// Why nothing can be said: the mount table cannot be read.
     blind: Option<String>,
-    /// All events that were counted, and events for which no program ran.
-    counted: u64,
-    missed: u64,
+    snapshot_seconds: f64,
 }
 
 impl Kernel {
-    /// Loads the hooks (or finds out why not), makes the first look and waits, within
-    /// [`settings::START_DEADLINE`], until what it says of this host is right.
+    /// Loads the hooks (or finds out why there are none), takes the first snapshot, and waits until the first view is
+    /// right, for [`START_DEADLINE`] at most. An error means that the mount table cannot be opened.
     pub async fn start(
         config: &Settings,
         paths: &Paths,
         channels: TaskChannels,
     ) -> io::Result<Self> {
-        let TaskChannels { commands, publisher } = channels;
         // Hooks first: what happens from here on is not missed.
-        let hooks = if config.no_ebpf {
-            Err("eBPF is off (NO_EBPF)".to_owned())
-        } else {
-            Hooks::load(config, paths)
-        };
-        let (mut fanotify, mut marks) = (None, None);
-        if let Err(why) = &hooks {
-            warn!(why, "no kernel events: falling back to polling");
-            match fanotify::new() {
-                Ok((events, watched)) => (fanotify, marks) = (Some(events), Some(watched)),
-                Err(error) => info!(%error, "no fanotify error events either"),
-            }
-        }
-        let looker = Looker::new(paths, marks)?;
-        let (ask, looks) = looker::spawn(looker, config.reread_interval)?;
+        let (wake_ups, error_marks) = WakeUps::open(config, paths);
+        let sampler = Sampler::new(paths, error_marks)?;
+        let TaskChannels { commands, publisher } = channels;
         let mut kernel = Self {
             ledger: Ledger::new(config.rules.clone()),
-            paths: paths.clone(),
-            bounded: Bounded::default(),
-            fanotify,
-            mount_poll: mount_poll(paths),
-            hooks,
-            ask,
-            looks,
-            probes: JoinSet::new(),
+            schedule: Schedule::new(Instant::now()),
+            wake_ups,
+            sampler: thread::spawn(sampler, config.reread_interval)?,
+            probes: ProbeRunner::new(paths),
             commands,
             publisher,
-            published: u64::MAX,
-            burst: None,
-            looking: None,
-            tick_at: Instant::now(),
-            last_event: None,
-            rest_until: Instant::now(),
-            look_seconds: 0.0,
+            stats: StatsReader::default(),
             blind: Some("the mount table has not been read yet".to_owned()),
-            counted: 0,
-            missed: 0,
+            snapshot_seconds: 0.0,
         };
         kernel.tell_xfs_events();
         kernel.settle_at_start().await;
-        info!(filesystems = watched(&kernel.ledger), "watching");
+        info!(filesystems = watched(kernel.ledger.table()), "watching");
         Ok(kernel)
     }
 
-    /// The first look, its probes, and I/O that was in flight before us.
+    /// Takes snapshots until the probes of the first one are back and I/O that was in flight before the agent has moved.
     async fn settle_at_start(&mut self) {
-        let deadline = Instant::now() + settings::START_DEADLINE;
+        let deadline = Instant::now() + START_DEADLINE;
         loop {
-            self.look_now();
+            self.request_snapshot();
             tokio::select! {
-                Some(looked) = self.looks.recv() => self.looked(looked),
-                () = sleep_until(deadline) => break,
+                Some(sample) = self.sampler.next() => self.sampled(sample),
+                () = sleep_until(deadline.into()) => break,
             }
-            while let Some(probed) = self.probes.try_join_next() {
-                self.probe_came_back(probed);
+            while let Some(probed) = self.probes.try_next() {
+                self.probed(&probed);
             }
-            let unsettled = !self.probes.is_empty() || self.ledger.unmoved_since_start();
-            if !unsettled || Instant::now() >= deadline {
+            self.start_probes();
+            let is_settled = self.probes.is_idle() && !self.ledger.unmoved_since_start();
+            if is_settled || Instant::now() >= deadline {
                 break;
             }
             tokio::select! {
-                Some(probed) = self.probes.join_next() => self.probe_came_back(probed),
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                probed = self.probes.next() => self.probed(&probed),
+                () = sleep(START_INTERVAL) => {}
             }
         }
         self.ledger.presume_stalled(now());
         self.publish_stats();
-        self.publish();
+        self.follow_up();
     }
 
-    /// Runs until the commands' senders are gone or something it needs has died.
+    /// Runs until the senders of commands are dropped or something that it needs has died; says which.
     pub async fn run(mut self) -> anyhow::Error {
-        let mut hooks_at = Instant::now() + settings::HOOK_RETRY;
+        match self.work().await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn work(&mut self) -> anyhow::Result<Infallible> {
         let mut events = Vec::with_capacity(BATCH);
         loop {
-            let next = self.next_wake();
+            let (next, counters_at) = (self.next_deadline(), self.schedule.counters_at());
             tokio::select! {
-                result = ring_readable(&mut self.hooks, &mut events) => {
-                    if let Err(error) = result {
-                        return anyhow::anyhow!("the ring buffer cannot be read: {error}");
-                    }
-                    self.events(&mut events);
-                }
-                () = mounts_changed(self.mount_poll.as_ref()) => self.start_burst(),
-                () = filesystem_error(self.fanotify.as_ref()) => self.start_burst(),
-                looked = self.looks.recv() => match looked {
-                    Some(looked) => self.looked(looked),
-                    None => return anyhow::anyhow!("the looker thread has died"),
+                woken = self.wake_ups.next(&mut events) => match woken {
+                    Ok(WakeUp::Events) => self.events(&mut events),
+                    Ok(WakeUp::Notification) => self.schedule.notification(Instant::now()),
+                    Err(error) => return Err(anyhow!("the ring buffer cannot be read: {error}")),
                 },
-                Some(probed) = self.probes.join_next() => self.probe_came_back(probed),
-                command = self.commands.recv() => match command {
-                    Some(command) => self.command(command),
-                    None => return anyhow::anyhow!("nobody can send commands any more"),
-                },
-                () = sleep_until(next) => {}
-                () = sleep_until(self.tick_at) => {
-                    self.publish_stats();
-                    self.is_looker_stuck();
-                    let now = Instant::now();
-                    let pause = if self.is_eventful(now) { settings::COUNTERS_INTERVAL } else { settings::IDLE_INTERVAL };
-                    self.tick_at = now + pause;
-                    if now >= hooks_at {
-                        hooks_at = now + settings::HOOK_RETRY;
-                        self.retry_hooks();
-                    }
+                sample = self.sampler.next() => {
+                    self.sampled(sample.ok_or_else(|| anyhow!("the sampler's thread has died"))?);
                 }
+                probed = self.probes.next() => self.probed(&probed),
+                command = self.commands.recv() => {
+                    let gone = || anyhow!("nobody can send commands any more");
+                    self.command(command.ok_or_else(gone)?);
+                }
+                () = sleep_until(next.into()) => {}
+                () = sleep_until(counters_at.into()) => self.routine(),
             }
-            self.wake();
-            self.publish();
-            self.ask.tell_all(self.ledger.needs_time());
+            self.follow_up();
         }
     }
 
-    /// When the next look of a burst or the next probe is due.
-    fn next_wake(&self) -> Instant {
-        let burst =
-            self.burst.map(|(at, step)| (at + LOOKS_AFTER_EVENT[step]).max(self.rest_until));
-        let burst = burst.filter(|_| self.looking.is_none());
-        let probe = self.ledger.next_probe().map(|due| {
-            Instant::now() + Duration::from_nanos(due.saturating_sub(clock::monotonic()))
-        });
-        let far = Instant::now() + Duration::from_hours(1);
-        burst.into_iter().chain(probe).min().unwrap_or(far)
+    /// When the next snapshot of a burst or the next probe is due.
+    fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        let probe = self
+            .ledger
+            .next_probe()
+            .map(|due| now + Duration::from_nanos(due.saturating_sub(clock::monotonic())));
+        let far = now + Duration::from_hours(1);
+        self.schedule.next_snapshot().into_iter().chain(probe).min().unwrap_or(far)
     }
 
-    fn wake(&mut self) {
-        if let Some((at, step)) = self.burst
-            && self.looking.is_none()
-            && Instant::now() >= (at + LOOKS_AFTER_EVENT[step]).max(self.rest_until)
-        {
-            self.look_now();
-            self.burst = (step + 1 < LOOKS_AFTER_EVENT.len()).then_some((at, step + 1));
+    /// What follows every input: a snapshot and probes that are due are begun, and what has changed is published.
+    fn follow_up(&mut self) {
+        if self.schedule.begin_due_snapshot(Instant::now()) {
+            self.sampler.request();
         }
+        self.start_probes();
+        self.publish();
+        self.sampler.send_every(self.ledger.needs_every_snapshot());
+    }
+
+    /// Starts the probes that are due: the only place that takes the ledger's actions.
+    fn start_probes(&mut self) {
         self.ledger.start_probes(now());
-        self.act();
-    }
-
-    fn start_burst(&mut self) {
-        // A burst that has just begun will do; one that is in its long steps begins anew.
-        if !matches!(self.burst, Some((_, 0 | 1))) {
-            self.burst = Some((Instant::now(), 0));
+        for action in self.ledger.take_actions() {
+            self.probes.start(action, self.ledger.table());
         }
     }
 
-    fn look_now(&mut self) {
-        if self.looking.is_none() && self.ask.ask() {
-            self.looking = Some(Instant::now());
+    /// Requests a snapshot that is not part of a burst.
+    fn request_snapshot(&mut self) {
+        if self.schedule.begin_snapshot() {
+            self.sampler.request();
         }
-    }
-
-    /// Whether counters may have moved in a way that the ledger has to know: what was not sent (too many, or no
-    /// room) comes in the same second as what was.
-    fn is_eventful(&self, now: Instant) -> bool {
-        self.last_event.is_some_and(|at| now.duration_since(at) < 3 * settings::COUNTERS_INTERVAL)
     }
 
     fn events(&mut self, events: &mut Vec<Event>) {
-        let arrived = Instant::now();
-        self.last_event = Some(arrived);
-        self.tick_at = self.tick_at.min(arrived + settings::COUNTERS_INTERVAL);
+        self.schedule.event(Instant::now());
         let now = now();
         for event in events.drain(..) {
             debug!(kind = kind_name(event.kind), dev = %event.dev, errno = event.errno,
                 place = event.place, detail = event.detail, "kernel event");
             self.ledger.event(&event, now);
         }
-        self.start_burst();
-        self.act();
     }
 
-    fn looked(&mut self, Looked { look, cost }: Looked) {
-        self.looking = None;
-        self.look_seconds = cost.as_secs_f64();
-        self.rest_until = Instant::now() + cost * LOOK_REST;
-        match look {
-            Ok(look) => {
+    fn sampled(&mut self, sample: Sample) {
+        self.schedule.snapshot_came(Instant::now(), sample.cost);
+        self.snapshot_seconds = sample.cost.as_secs_f64();
+        match sample.snapshot {
+            Ok(snapshot) => {
                 self.blind = None;
-                self.ledger.look(&look, now());
+                self.ledger.snapshot(&snapshot, now());
             }
             Err(error) => {
                 let why = format!("the mount table cannot be read: {error}");
@@ -276,55 +210,14 @@ impl Kernel {
                 self.blind = Some(why);
             }
         }
-        self.act();
     }
 
-    /// A look that does not come back means that nothing can be said.
-    fn is_looker_stuck(&mut self) {
-        if self.ask.age() > settings::LOOK_DEADLINE {
-            let deadline = settings::LOOK_DEADLINE;
-            self.blind = Some(format!("reading the mount table has taken more than {deadline:?}"));
-        } else if self.blind.is_some() {
-            self.look_now();
-        }
-    }
-
-    /// Starts the probes that the ledger asks for.
-    fn act(&mut self) {
-        for Action { dev, write } in self.ledger.take_actions() {
-            let table = self.ledger.table();
-            let Some(filesystem) = table.filesystems.get(&dev) else { continue };
-            let ext4 = filesystem.fs_type == "ext4";
-            let mount = filesystem.probe_mount();
-            let how = if write {
-                How::Write
-            } else if ext4 && !filesystem.read_only {
-                How::Sync
-            } else {
-                How::Look
-            };
-            let started = clock::monotonic();
-            let bounded = self.bounded.clone();
-            // The mount's number is in the name: what is stuck on an old life of a device is not in the way.
-            let place =
-                mount.map(|m| (self.paths.inside(&m.point), format!("probe {dev} {}", m.id)));
-            self.probes.spawn(async move { run_probe(&bounded, place, dev, how, started).await });
-        }
-    }
-
-    fn probe_came_back(&mut self, probed: Result<Probed, JoinError>) {
-        match probed {
-            Ok(probed) => {
-                debug!(dev = %probed.dev, root = ?probed.root, write = ?probed.write, "probe");
-                self.ledger.probed(&probed, now());
-                self.act();
-            }
-            Err(error) => warn!(%error, "a probe's task died"),
-        }
+    fn probed(&mut self, probed: &Probed) {
+        self.ledger.probed(probed, now());
     }
 
     fn command(&mut self, command: Command) {
-        // Many who ask at once get one reading, made after all of them asked.
+        // Requests that come together get one reading, made after the last of them.
         let mut refreshes = Vec::new();
         let mut next = Some(command);
         while let Some(command) = next {
@@ -347,74 +240,52 @@ impl Kernel {
         }
     }
 
-    fn retry_hooks(&mut self) {
-        if let Ok(hooks) = &mut self.hooks {
-            hooks.loader.attach_missing();
+    /// What is done every second or few: the counters are read, the sampler is watched, missing hooks are tried again.
+    fn routine(&mut self) {
+        self.publish_stats();
+        self.watch_sampler();
+        let now = Instant::now();
+        self.schedule.counters_were_read(now);
+        if self.schedule.begin_hooks(now) {
+            self.wake_ups.attach_missing();
             self.tell_xfs_events();
         }
     }
 
-    /// The one loss that shows nowhere but in its event and in its root directory.
+    /// Notices a sampler that is stuck: then nothing can be said.
+    fn watch_sampler(&mut self) {
+        if self.sampler.age() > SNAPSHOT_DEADLINE {
+            let why = format!("reading the mount table has taken more than {SNAPSHOT_DEADLINE:?}");
+            self.blind = Some(why);
+        } else if self.blind.is_some() {
+            self.request_snapshot();
+        }
+    }
+
+    /// Tells the ledger whether an event will tell of an xfs that shuts down.
     fn tell_xfs_events(&mut self) {
-        let attached = |hooks: &Hooks| hooks.loader.is_attached("xfs_force_shutdown");
-        self.ledger.xfs_events(self.hooks.as_ref().is_ok_and(attached));
+        let is_attached = |source: &EventSource| source.loader().is_attached("xfs_force_shutdown");
+        self.ledger.set_xfs_events(self.wake_ups.source().is_ok_and(is_attached));
     }
 
     fn publish(&mut self) {
-        let blind_spots = blind_spots(self.blind.as_deref(), &self.hooks, &self.ledger);
         let version = self.ledger.version();
-        if self.published == version && self.publisher.has_blind_spots(&blind_spots) {
-            return;
+        let blind_spots = blind_spots(self.blind.as_deref(), self.wake_ups.source(), &self.ledger);
+        if !self.publisher.is_current(version, &blind_spots) {
+            self.publisher.publish(version, FaultView { blind_spots, ..self.ledger.view() });
         }
-        self.published = version;
-        self.publisher.publish(FaultView { blind_spots, ..self.ledger.view() });
     }
 
-    /// Reads the kernel's counters into the ledger and for the outside.
+    /// Reads the kernel's counters, also into the ledger, and publishes them.
     fn publish_stats(&mut self) {
-        let mut stats = KernelStats {
+        let (source, before) = (self.wake_ups.source().ok(), self.publisher.stats());
+        let stats = self.stats.read(source, &before, &mut self.ledger, now());
+        self.publisher.publish_stats(KernelStats {
             forgotten: self.ledger.forgotten(),
-            probes_running: self.bounded.running(),
-            look_seconds: self.look_seconds,
-            ..KernelStats::default()
-        };
-        if let Ok(hooks) = &self.hooks {
-            match reader::counts(&hooks.counts) {
-                Ok(counts) => {
-                    // Only while events come: it takes a file for each program.
-                    let total = counts.iter().map(|count| count.count).sum();
-                    if self.counted != total {
-                        self.counted = total;
-                        self.missed = hooks.loader.missed();
-                    }
-                    self.ledger.counted(&counts, now());
-                    let table = self.ledger.table();
-                    let named = counts.iter().map(|count| NamedCount {
-                        kind: kind_name(count.kind),
-                        device: count.dev,
-                        device_name: table.device_name(count.dev).to_owned(),
-                        errno: if count.errno == 0 {
-                            String::new()
-                        } else {
-                            errno::name(count.errno).into_owned()
-                        },
-                        count: count.count,
-                        suppressed: count.suppressed,
-                        dropped: count.dropped,
-                    });
-                    stats.counts = named.collect();
-                }
-                Err(error) => {
-                    warn!(%error, "the kernel's counters cannot be read");
-                    stats.counts.clone_from(&self.publisher.stats().counts);
-                }
-            }
-            stats.hooks = hooks.loader.hooks();
-            stats.uncounted = reader::uncounted(&hooks.uncounted);
-            stats.missed = self.missed;
-        }
-        self.publisher.publish_stats(stats);
-        self.act();
+            probes_running: self.probes.calls(),
+            snapshot_seconds: self.snapshot_seconds,
+            ..stats
+        });
     }
 }
 
@@ -422,50 +293,8 @@ fn now() -> Now {
     Now { mono: clock::monotonic(), wall: SystemTime::now() }
 }
 
-/// What a probe does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
-    /// Looks at the root directory.
-    Look,
-    /// Syncs it as well.
-    Sync,
-    /// Looks, and writes.
-    Write,
-}
-
-async fn run_probe(
-    bounded: &Bounded,
-    place: Option<(PathBuf, String)>,
-    dev: Dev,
-    how: How,
-    started: u64,
-) -> Probed {
-    let nothing = Probed {
-        dev,
-        started,
-        root: Root::Late,
-        write: (how == How::Write).then_some(Probe::Late),
-        full: false,
-    };
-    let Some((path, name)) = place else { return nothing };
-    let call = move || {
-        let root = look_at_root(&path, dev, how == How::Sync);
-        let report = (how == How::Write).then(|| write_probe(&path, dev));
-        (root, report)
-    };
-    match bounded.run(name, settings::PROBE_DEADLINE, call).await {
-        Ok((root, report)) => {
-            let full = report.as_ref().is_some_and(|report| report.full);
-            let write = report.map(|report| report.probe);
-            Probed { dev, started, root, write, full }
-        }
-        Err(_stuck) => nothing,
-    }
-}
-
-/// The filesystems that are watched, for the first lines of the log: `/ (ext4 on vda)`.
-fn watched(ledger: &Ledger) -> String {
-    let table = ledger.table();
+/// The watched filesystems, for the first lines of the log: `/ (ext4 on vda)`.
+fn watched(table: &MountTable) -> String {
     let names = table.filesystems.values().take(MOUNT_POINTS_SHOWN).map(|filesystem| {
         let mount = filesystem.best_mount().map(|mount| mount.point.display().to_string());
         let disk = filesystem.members.first().map_or("?", |member| member.name.as_str());

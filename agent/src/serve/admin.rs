@@ -21,7 +21,7 @@ use tokio::{
 
 use crate::{
     health::Board,
-    kernel::{Command, KernelStats, loader::HookStatus, reader::NamedCount},
+    kernel::{Command, HookStatus, KernelStats, NamedCount},
     model::{self, FaultView},
     serve::settings,
 };

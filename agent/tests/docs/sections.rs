@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use tocsin::{
     checks::{self, CheckContext, CheckSource, OnUnknown},
     cli::Cli,
-    kernel::{
+    kernel::ebpf::{
         hooks::{HOOKS, Wanted},
         reader::kind_name,
     },

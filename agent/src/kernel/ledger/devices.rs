@@ -1,36 +1,26 @@
-//! What is known of each disk: errors, and whether its I/O moves.
+//! Disks: the errors of each, and whether its I/O moves.
 
 use std::collections::BTreeSet;
 
 use tocsin_ebpf::Kind;
 
-use super::{Key, Ledger, Mono, Now, Probed, nanos};
+use super::{
+    progress::Progress,
+    state::Ledger,
+    types::{Key, Now, Probed, nanos},
+};
 use crate::{
     errno::{self, ENODEV},
     kernel::{
-        looker::Look,
+        ebpf::reader::Event,
         probe::{Probe, Root},
-        reader::Event,
-        sysfs::Disk,
+        sampling::{Disk, snapshot::Snapshot},
     },
     model::{Dev, FaultKind},
 };
 
-/// How far a disk has come.
-#[derive(Clone, Debug)]
-pub(super) struct Progress {
-    completed: u64,
-    in_flight: u64,
-    /// Since when nothing has completed while something was in flight.
-    since: Option<Mono>,
-    /// Seen with I/O in flight at the first look: it may have been so for long.
-    from_start: bool,
-    /// The operator cleared the stall; it counts again when I/O has moved.
-    pub(super) accepted: bool,
-}
-
 impl Ledger {
-    /// A failed request of a disk or a metadata buffer.
+    /// Takes in a failed request of a disk or a metadata buffer. False if no known filesystem is on the device.
     pub(super) fn io_error(&mut self, event: &Event, now: Now) -> bool {
         let table = self.table.clone();
         let mut users = table.users(event.dev).peekable();
@@ -39,7 +29,7 @@ impl Ledger {
         }
         let errno = errno::describe(event.errno);
         let (verb, writes) = operation(event.kind);
-        // What comes from the counters has no place.
+        // An event that stands for counters has no sector.
         let place = if event.place == 0 || event.place == u64::MAX {
             String::new()
         } else {
@@ -55,15 +45,16 @@ impl Ledger {
         );
         if writes {
             for user in users {
-                self.ask_for_probe(user.filesystem.dev, now);
+                self.request_probe(user.filesystem.dev, now);
             }
         }
         true
     }
 
-    pub(super) fn update_progress(&mut self, look: &Look, now: Now) {
-        self.progress.retain(|dev, _| look.disks.contains_key(dev));
-        for (dev, disk) in &look.disks {
+    /// Takes in the progress of each disk.
+    pub(super) fn update_progress(&mut self, snapshot: &Snapshot, now: Now) {
+        self.progress.retain(|dev, _| snapshot.disks.contains_key(dev));
+        for (dev, disk) in &snapshot.disks {
             match *disk {
                 Disk::Present { completed, in_flight } => {
                     self.moved(*dev, completed, in_flight, now);
@@ -73,6 +64,7 @@ impl Ledger {
         }
     }
 
+    /// Takes in the progress of one disk, and opens or closes its stall.
     fn moved(&mut self, dev: Dev, completed: u64, in_flight: u64, now: Now) {
         let started = self.started;
         let fresh =
@@ -98,6 +90,7 @@ impl Ledger {
         }
     }
 
+    /// Opens a stall, unless it is open with the same words.
     fn stalled(&mut self, dev: Dev, what: String, now: Now) {
         let key = (FaultKind::IoStall, dev);
         if self.faults.get(&key).is_some_and(|entry| entry.what == what) {
@@ -106,20 +99,20 @@ impl Ledger {
         self.open(key, None, what, "sysfs stat: in flight, none completed".to_owned(), now);
     }
 
-    /// Whether I/O was in flight at the last look.
-    pub(super) fn is_io_standing(&self) -> bool {
+    /// Whether any disk had requests in flight at the last snapshot.
+    pub(super) fn has_io_in_flight(&self) -> bool {
         self.progress.values().any(|progress| progress.in_flight > 0)
     }
 
-    /// Disks that had I/O in flight at the first look and have not completed any since.
+    /// Whether any disk had requests in flight at the first snapshot and has not completed one since.
     #[must_use]
     pub fn unmoved_since_start(&self) -> bool {
         self.progress.values().any(|progress| progress.from_start && progress.since.is_some())
     }
 
-    /// At start nobody knows for how long I/O has been in flight. What did not move while the agent waited
-    /// is taken for stalled, until it moves: an agent that is started next to a dead disk must not begin
-    /// with "ready".
+    /// Opens a stall for each disk of [`unmoved_since_start`](Self::unmoved_since_start). At the start of the agent nobody
+    /// knows for how long requests have been in flight, and an agent that starts beside a dead disk must not begin with
+    /// "ready". The stall closes when a request completes.
     pub fn presume_stalled(&mut self, now: Now) {
         let unmoved: Vec<(Dev, u64)> = self
             .progress
@@ -134,8 +127,8 @@ impl Ledger {
         }
     }
 
-    /// A device that was removed under a mounted filesystem: the block layer is silent about it
-    /// (`GD_DEAD`), and every I/O will fail.
+    /// Takes in that a device was removed under a mounted filesystem. Every I/O will fail, and the block layer sends no
+    /// event for it (`GD_DEAD`).
     fn gone(&mut self, dev: Dev, now: Now) {
         self.progress.remove(&dev);
         let key = (FaultKind::IoError, dev);
@@ -149,7 +142,7 @@ impl Ledger {
         }
     }
 
-    /// After a quiet window the device is asked, by a probe of each filesystem on it.
+    /// Begins to verify the devices whose I/O fault has had a quiet window, by a probe of each filesystem on them.
     pub(super) fn close_quiet(&mut self, now: Now) {
         let window = nanos(self.rules.io_error_window);
         let quiet: Vec<Dev> = self
@@ -162,12 +155,12 @@ impl Ledger {
             .collect();
         let table = self.table.clone();
         for dev in quiet {
-            if self.asked.contains_key(&dev) {
+            if self.verifying.contains_key(&dev) {
                 continue;
             }
             let users: BTreeSet<Dev> = table
                 .users(dev)
-                .filter(|user| user.filesystem.fs_type != "swap")
+                .filter(|user| !user.filesystem.is_swap())
                 .map(|user| user.filesystem.dev)
                 .collect();
             if users.is_empty() {
@@ -177,31 +170,33 @@ impl Ledger {
             for user in &users {
                 self.probe_now(*user, now);
             }
-            self.asked.insert(dev, (now.mono, users));
+            self.verifying.insert(dev, (now.mono, users));
         }
         self.start_probes(now);
     }
 
-    /// Filesystems that are gone will not answer for their device: those that are left are asked anew.
+    /// Stops verifying a device if one of the filesystems whose probe it waits for is gone. The next
+    /// [`close_quiet`](Self::close_quiet) begins again with those that are left.
     pub(super) fn forget_unmounted(&mut self) {
         let mounted = |dev: &Dev| self.superblocks.contains_key(dev);
-        self.asked.retain(|_, (_, users)| users.iter().all(mounted));
+        self.verifying.retain(|_, (_, users)| users.iter().all(mounted));
     }
 
-    /// A probe of one filesystem came back: good for every device below it that was asked.
-    pub(super) fn device_answered(&mut self, probed: &Probed, now: Now) {
+    /// Counts the result of a filesystem's probe for every device that waits for it. The fault of a device closes when
+    /// all its filesystems could be probed; a failed probe begins a new quiet window.
+    pub(super) fn probe_verifies_devices(&mut self, probed: &Probed, now: Now) {
         let answered = match probed.write {
-            // Refused for a reason of the filesystem's own: that is the other check's matter.
+            // EROFS is the filesystem's own refusal, and the matter of `filesystem_ro`.
             Some(Probe::Refused(errno)) => errno == errno::EROFS,
             Some(Probe::SyncFailed(_) | Probe::Late) => false,
-            // Where no test write is possible, a quiet window and a look have to do.
+            // Where no write is possible, the quiet window and the root directory are all the evidence there is.
             Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
                 matches!(probed.root, Root::Fine | Root::Unreachable)
             }
         };
         let mut closed: Vec<Key> = Vec::new();
         let mut again = Vec::new();
-        self.asked.retain(|dev, (since, users)| {
+        self.verifying.retain(|dev, (since, users)| {
             if probed.started < *since || !users.contains(&probed.dev) {
                 return true;
             }
@@ -230,7 +225,7 @@ impl Ledger {
     }
 }
 
-/// What failed, in words, and whether something that was written may be lost.
+/// The operation that failed, in words, and whether written data may be lost.
 fn operation(kind: Kind) -> (&'static str, bool) {
     match kind.operation() {
         Kind::BlockRead | Kind::BlockReadahead => ("read", false),

@@ -2,13 +2,22 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use super::*;
+use std::time::SystemTime;
+
+use tocsin_ebpf::Kind;
+
+use super::{types::nanos, *};
 use crate::{
     kernel::{
-        mounts::Member,
-        sysfs::{BtrfsErrors, Disk, Ext4Errors},
+        ebpf::reader::{Count, Event},
+        probe::{Probe, Root},
+        sampling::{
+            BtrfsErrors, Disk, Ext4Errors,
+            mounts::{Member, MountTable},
+            snapshot::Snapshot,
+        },
     },
-    model::Scope,
+    model::{Dev, Scope},
 };
 
 const WINDOW: Duration = Duration::from_mins(1);
@@ -93,19 +102,19 @@ impl Host {
         self
     }
 
-    fn look(&mut self) -> &mut Self {
+    fn sample(&mut self) -> &mut Self {
         let mut table = MountTable::parse(self.lines.join("\n").as_bytes());
         for (device, filesystem) in &mut table.filesystems {
             filesystem.members = self.members.get(device).cloned().unwrap_or_default();
         }
-        let look = Look {
+        let snapshot = Snapshot {
             at: self.now.mono,
             table: Arc::new(table),
             ext4: self.ext4.clone(),
             btrfs: self.btrfs.clone(),
             disks: self.disks.clone(),
         };
-        self.ledger.look(&look, self.now);
+        self.ledger.snapshot(&snapshot, self.now);
         self
     }
 
@@ -185,7 +194,7 @@ fn what_is_wrong_and_what_is_on_purpose_at_start() {
         ("iso9660", "rw", "ro", None),
     ] {
         let mut host = Host::new();
-        host.mount_type(1, kind, mount, superblock).look();
+        host.mount_type(1, kind, mount, superblock).sample();
         let open: Vec<&str> = open.into_iter().collect();
         host.expect(&format!("{kind} {mount} {superblock}"), &open);
     }
@@ -196,10 +205,10 @@ fn what_must_be_writable_is_faulty_from_the_start() {
     Host::with(&["/mnt/1"])
         .mount(1, "ro", "ro")
         .mount(2, "ro", "ro")
-        .look()
+        .sample()
         .expect("listed", &["filesystem_ro-7:1"])
         .remount(1, "rw", "rw")
-        .look()
+        .sample()
         .expect("writable", &[]);
 }
 
@@ -207,25 +216,25 @@ fn what_must_be_writable_is_faulty_from_the_start() {
 fn a_remount_is_a_fault_until_it_is_undone() {
     Host::new()
         .mount(1, "rw", "rw")
-        .look()
+        .sample()
         .expect("start", &[])
         .remount(1, "ro", "ro")
-        .look()
+        .sample()
         .expect("remount,ro", &["filesystem_ro-7:1"])
         .remount(1, "rw", "rw")
-        .look()
+        .sample()
         .expect("remount,rw", &[])
         .remount(1, "rw", "ro")
-        .look()
+        .sample()
         .expect("fsconfig", &["filesystem_ro-7:1"])
         .umount(1)
-        .look()
+        .sample()
         .expect("umount", &[]);
     Host::new()
         .mount(1, "rw", "rw")
-        .look()
+        .sample()
         .remount(1, "ro", "rw")
-        .look()
+        .sample()
         .expect("remount,bind,ro", &[]);
 }
 
@@ -233,68 +242,68 @@ fn a_remount_is_a_fault_until_it_is_undone() {
 fn what_began_read_only_may_go_back_to_it() {
     Host::new()
         .mount(1, "ro", "ro")
-        .look()
+        .sample()
         .remount(1, "rw", "rw")
-        .look()
+        .sample()
         .expect("opened for an update", &[])
         .remount(1, "ro", "ro")
-        .look()
+        .sample()
         .expect("closed again", &[])
         .remount(1, "rw", "rw")
-        .look()
+        .sample()
         .remount(1, "rw", "ro")
-        .look()
+        .sample()
         .expect("an error while it was open", &["filesystem_ro-7:1"]);
 }
 
 #[test]
 fn an_operator_can_accept_a_read_only_filesystem() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().remount(1, "ro", "ro").look();
+    host.mount(1, "rw", "rw").sample().remount(1, "ro", "ro").sample();
     assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
     assert!(!host.ledger.clear("filesystem_ro-7:1", host.now));
-    host.look().expect("accepted", &[]).remount(1, "rw", "rw").look().expect("writable", &[]);
-    host.remount(1, "ro", "ro").look().expect("a new loss", &["filesystem_ro-7:1"]);
+    host.sample().expect("accepted", &[]).remount(1, "rw", "rw").sample().expect("writable", &[]);
+    host.remount(1, "ro", "ro").sample().expect("a new loss", &["filesystem_ro-7:1"]);
 }
 
 #[test]
 fn ext4_error_that_no_table_shows_is_found_by_the_probe() {
     Host::new()
         .mount(1, "rw", "rw,errors=remount-ro")
-        .look()
+        .sample()
         .answer(&Probe::Writable)
         .event(Kind::Ext4Error, "7:1", 0)
         .expect("event", &["filesystem_error-7:1"])
         .settle(&Probe::Refused(EROFS))
         .expect("probe", &["filesystem_ro-7:1", "filesystem_error-7:1"])
-        .look()
+        .sample()
         .expect("nothing in the table", &["filesystem_ro-7:1", "filesystem_error-7:1"])
         .after(Duration::from_hours(1))
-        .look()
+        .sample()
         .settle(&Probe::Refused(EROFS))
         .expect("silence is no repair", &["filesystem_ro-7:1", "filesystem_error-7:1"])
         .umount(1)
-        .look()
+        .sample()
         .expect("umount", &[]);
 }
 
 #[test]
 fn ext4_error_on_a_filesystem_that_goes_on_stays_until_cleared() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw,errors=continue").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw,errors=continue").sample().answer(&Probe::Writable);
     host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Writable);
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
-    host.look().expect("still there", &["filesystem_error-7:1"]);
+    host.sample().expect("still there", &["filesystem_error-7:1"]);
     host.after(WINDOW * 10)
-        .look()
+        .sample()
         .settle(&Probe::Writable)
         .expect("for long", &["filesystem_error-7:1"]);
     assert!(host.ledger.clear("filesystem_error-7:1", host.now));
-    host.counts(Kind::Ext4Error, "7:1", 0, 1).look().expect("cleared", &[]);
+    host.counts(Kind::Ext4Error, "7:1", 0, 1).sample().expect("cleared", &[]);
     host.after(Duration::from_secs(1)).event(Kind::Ext4Error, "7:1", 0);
     host.expect("a new error", &["filesystem_error-7:1"]);
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "f:1".into(), remounted: true });
-    host.look().expect("umounted and mounted between two looks", &[]);
+    host.sample().expect("umounted and mounted between two looks", &[]);
 }
 
 #[test]
@@ -310,7 +319,7 @@ fn an_old_error_is_a_fault_only_if_it_still_matters() {
         let mut host = Host::new();
         host.ext4
             .insert(dev("7:1"), Ext4Errors { count: 3, first: "f:1".into(), remounted: false });
-        host.mount(1, "rw", "rw").look();
+        host.mount(1, "rw", "rw").sample();
         host.settle(&probe).expect(&format!("{probe:?}"), open);
     }
 }
@@ -319,42 +328,42 @@ fn an_old_error_is_a_fault_only_if_it_still_matters() {
 fn errors_that_only_sysfs_shows_are_seen_without_events() {
     let mut host = Host::new();
     host.ext4.insert(dev("7:1"), Ext4Errors::default());
-    host.mount(1, "rw", "rw").look().settle(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
-    host.look().expect("ext4", &["filesystem_error-7:1"]);
+    host.sample().expect("ext4", &["filesystem_error-7:1"]);
 
     let mut host = Host::new();
     host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
     host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 5 });
-    host.look().settle(&Probe::Writable).expect("old statistics", &[]);
+    host.sample().settle(&Probe::Writable).expect("old statistics", &[]);
     host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 6 });
-    host.look().expect("corruption", &["filesystem_error-0:40"]);
+    host.sample().expect("corruption", &["filesystem_error-0:40"]);
     host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 6, corruption: 6 });
-    host.look().expect("I/O", &["filesystem_error-0:40", "io_error-7:1"]);
+    host.sample().expect("I/O", &["filesystem_error-0:40", "io_error-7:1"]);
 }
 
 #[test]
 fn an_io_error_closes_when_it_was_quiet_and_the_device_answers() {
     Host::new()
         .mount(1, "rw", "rw")
-        .look()
+        .sample()
         .answer(&Probe::Writable)
         .event(Kind::BlockWrite, "7:1", EIO)
         .expect("error", &["io_error-7:1"])
         .settle(&Probe::Writable)
         .expect("writable again, but not for long", &["io_error-7:1"])
         .after(WINDOW)
-        .look()
+        .sample()
         .expect("quiet: asked", &["io_error-7:1"])
         .settle(&Probe::Late)
         .expect("no answer", &["io_error-7:1"])
         .after(WINDOW)
-        .look()
+        .sample()
         .settle(&Probe::SyncFailed(EIO))
         .expect("a failing answer", &["io_error-7:1"])
         .after(WINDOW)
-        .look()
+        .sample()
         .settle(&Probe::Writable)
         .expect("it answers", &[]);
 }
@@ -363,7 +372,7 @@ fn an_io_error_closes_when_it_was_quiet_and_the_device_answers() {
 fn a_journal_that_is_aborted_by_the_probe_is_seen_by_the_next_one() {
     Host::new()
         .mount(1, "rw", "rw")
-        .look()
+        .sample()
         .answer(&Probe::Writable)
         .event(Kind::BlockWrite, "7:1", EIO)
         .answer(&Probe::SyncFailed(EIO))
@@ -375,7 +384,7 @@ fn a_journal_that_is_aborted_by_the_probe_is_seen_by_the_next_one() {
 #[test]
 fn a_sync_that_fails_twice_is_an_io_error_of_its_own() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable).event(Kind::Ext4Error, "7:1", 0);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable).event(Kind::Ext4Error, "7:1", 0);
     host.answer(&Probe::SyncFailed(EIO))
         .expect("once may be the journal", &["filesystem_error-7:1"]);
     host.answer(&Probe::SyncFailed(EIO));
@@ -385,11 +394,11 @@ fn a_sync_that_fails_twice_is_an_io_error_of_its_own() {
 #[test]
 fn what_was_cleared_is_not_opened_again_by_probes_of_before() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw,errors=remount-ro").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw,errors=remount-ro").sample().answer(&Probe::Writable);
     host.event(Kind::Ext4Error, "7:1", 0).answer(&Probe::Refused(EROFS));
     assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
     assert!(host.ledger.clear("filesystem_error-7:1", host.now));
-    host.look().settle(&Probe::Refused(EROFS)).expect("accepted", &[]);
+    host.sample().settle(&Probe::Refused(EROFS)).expect("accepted", &[]);
     host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
     host.expect("a new event", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
 }
@@ -397,7 +406,7 @@ fn what_was_cleared_is_not_opened_again_by_probes_of_before() {
 #[test]
 fn a_probe_that_cannot_be_made_is_told() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", EIO);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", EIO);
     host.answer(&Probe::Unable("EACCES".into()));
     let unprobed = host.ledger.unprobed();
     assert_eq!(unprobed.as_deref(), Some("no test write after an event: /mnt/1: EACCES"));
@@ -408,9 +417,9 @@ fn a_probe_that_cannot_be_made_is_told() {
 #[test]
 fn without_events_the_root_of_an_xfs_is_looked_at_each_time() {
     let mut host = Host::new();
-    host.ledger.xfs_events(false);
-    host.mount_type(1, "xfs", "rw", "rw").mount(2, "rw", "rw").look().answer(&Probe::Writable);
-    host.after(Duration::from_millis(500)).look();
+    host.ledger.set_xfs_events(false);
+    host.mount_type(1, "xfs", "rw", "rw").mount(2, "rw", "rw").sample().answer(&Probe::Writable);
+    host.after(Duration::from_millis(500)).sample();
     assert_eq!(host.ledger.take_actions(), [Action { dev: dev("7:1"), write: false }]);
 }
 
@@ -418,30 +427,30 @@ fn without_events_the_root_of_an_xfs_is_looked_at_each_time() {
 fn errors_of_what_is_not_mounted_are_silent() {
     Host::new()
         .mount(1, "rw", "rw")
-        .look()
+        .sample()
         .answer(&Probe::Writable)
         .event(Kind::BlockRead, "7:2", EIO)
         .expect("no filesystem", &[])
-        .look()
+        .sample()
         .after(Duration::from_secs(1))
         .mount(2, "rw", "rw")
-        .look()
+        .sample()
         .expect("mounted later", &[])
         .umount(2)
-        .look()
+        .sample()
         .event(Kind::BlockWrite, "7:2", EIO)
-        .look()
+        .sample()
         .expect("umounted", &[]);
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.mount(2, "rw", "rw").event(Kind::BlockWrite, "7:2", EIO);
-    host.expect("mounted, and not seen yet", &[]).look().expect("seen", &["io_error-7:2"]);
+    host.expect("mounted, and not seen yet", &[]).sample().expect("seen", &["io_error-7:2"]);
 }
 
 #[test]
 fn harmless_errors_are_silent() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     for (kind, errno) in [
         (Kind::BlockZeroes, 95),
         (Kind::BlockDiscard, 95),
@@ -451,7 +460,7 @@ fn harmless_errors_are_silent() {
         (Kind::BlockRead, 11),
         (Kind::MountChange, 0),
     ] {
-        host.event(kind, "7:1", errno).look().expect(&format!("{kind:?} {errno}"), &[]);
+        host.event(kind, "7:1", errno).sample().expect(&format!("{kind:?} {errno}"), &[]);
         host.counts(kind, "7:1", errno, 9).expect(&format!("counted {kind:?}"), &[]);
     }
     host.event(Kind::BlockDiscard, "7:1", EIO).expect("a discard that failed", &["io_error-7:1"]);
@@ -461,7 +470,7 @@ fn harmless_errors_are_silent() {
 fn a_full_filesystem_is_not_a_failing_one() {
     let lost = |errno, full, open: &[&str]| {
         let mut host = Host::new();
-        host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+        host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
         host.event(Kind::Writeback, "7:1", errno);
         host.answer_full(&Probe::Writable, full)
             .expect(&format!("errno {errno}, full {full}"), open);
@@ -478,11 +487,11 @@ fn lost_writes_are_mapped_to_their_device_and_make_no_second_fault() {
     let mut host = Host::new();
     host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
-    host.look().answer(&Probe::Writable);
+    host.sample().answer(&Probe::Writable);
     host.event(Kind::Writeback, "0:40", EIO).expect("btrfs by its own number", &["io_error-7:1"]);
 
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     // The block device's own cache: internal filesystem 0:3, and the inode is the device.
     let place = u64::from(dev("7:1").0);
     let event =
@@ -495,13 +504,13 @@ fn lost_writes_are_mapped_to_their_device_and_make_no_second_fault() {
 #[test]
 fn a_shutdown_is_believed_at_once_and_doubted_later() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.mount_type(1, "xfs", "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::XfsShutdown, "7:1", 0).expect("announced", &["filesystem_ro-7:1"]);
     host.answer(&Probe::Writable).expect("a probe that was too early", &["filesystem_ro-7:1"]);
     host.settle(&Probe::Refused(EIO)).expect("true", &["filesystem_ro-7:1"]);
 
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.mount_type(1, "xfs", "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::XfsShutdown, "7:1", 0).settle(&Probe::Writable);
     host.expect("it did not happen", &[]);
 }
@@ -509,7 +518,7 @@ fn a_shutdown_is_believed_at_once_and_doubted_later() {
 #[test]
 fn a_shut_down_xfs_is_found_at_start_by_its_root() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "rw", "rw").look();
+    host.mount_type(1, "xfs", "rw", "rw").sample();
     let actions = host.ledger.take_actions();
     assert_eq!(actions, [Action { dev: dev("7:1"), write: false }]);
     let probed = Probed {
@@ -520,13 +529,13 @@ fn a_shut_down_xfs_is_found_at_start_by_its_root() {
         full: false,
     };
     host.ledger.probed(&probed, host.now);
-    host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).look().expect("umount", &[]);
+    host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).sample().expect("umount", &[]);
 }
 
 #[test]
 fn a_probe_without_an_answer_closes_nothing() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "rw", "rw").look();
+    host.mount_type(1, "xfs", "rw", "rw").sample();
     let probed =
         |started, root| Probed { dev: dev("7:1"), started, root, write: None, full: false };
     host.ledger.take_actions();
@@ -540,7 +549,7 @@ fn a_probe_without_an_answer_closes_nothing() {
 #[test]
 fn a_lost_read_only_filesystem_is_looked_at_now_and_then() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "ro", "ro").look().answer(&Probe::Writable);
+    host.mount_type(1, "xfs", "ro", "ro").sample().answer(&Probe::Writable);
     host.event(Kind::XfsShutdown, "7:1", 0).expect("shut down", &["filesystem_ro-7:1"]);
     let mut looks = 0;
     for _ in 0..1000 {
@@ -568,14 +577,14 @@ fn a_device_is_asked_by_who_is_still_mounted() {
     host.mount(1, "rw", "rw").mount(2, "rw", "rw");
     host.members
         .insert(dev("7:2"), vec![member("7:1", "loop1", false), member("7:2", "loop1p2", false)]);
-    host.look()
+    host.sample()
         .answer(&Probe::Writable)
         .event(Kind::BlockWrite, "7:1", EIO)
         .settle(&Probe::Writable);
-    host.after(WINDOW).look();
+    host.after(WINDOW).sample();
     host.ledger.take_actions();
     // Both were asked; one goes away before it answers.
-    host.umount(2).after(Duration::from_secs(1)).look().after(Duration::from_secs(1)).look();
+    host.umount(2).after(Duration::from_secs(1)).sample().after(Duration::from_secs(1)).sample();
     let probed = Probed {
         dev: dev("7:1"),
         started: host.now.mono,
@@ -594,7 +603,7 @@ fn what_a_filesystem_on_an_array_loses_is_not_excused_by_the_array() {
         host.lines.push("50 1 9:0 / /data rw - xfs /dev/md0 rw".into());
         let legs = vec![member("8:0", "sda", true), member("9:0", "md0", false)];
         host.members.insert(dev("9:0"), legs);
-        host.look().answer(&Probe::Writable);
+        host.sample().answer(&Probe::Writable);
         if failing_leg {
             host.event(Kind::BlockWrite, "8:0", EIO);
         }
@@ -610,20 +619,20 @@ fn an_inode_that_looks_like_a_device_is_an_inode() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw");
     host.lines.push("60 1 0:5 / /nfs rw - nfs4 server:/x rw".into());
-    host.look().answer(&Probe::Writable);
+    host.sample().answer(&Probe::Writable);
     for superblock in ["0:55", "0:5"] {
         let place = u64::from(dev("7:1").0);
         let dev = dev(superblock);
         let event = Event { ktime: 1, kind: Kind::Writeback, dev, errno: EIO, place, detail: 0 };
         host.ledger.event(&event, host.now);
-        host.look().expect(superblock, &[]);
+        host.sample().expect(superblock, &[]);
     }
 }
 
 #[test]
 fn xfs_corruption_is_an_error_of_the_filesystem() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+    host.mount_type(1, "xfs", "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::XfsBuffer, "7:1", 117).expect("EFSCORRUPTED", &["filesystem_error-7:1"]);
     host.event(Kind::XfsBuffer, "7:1", EIO);
     host.expect("EIO", &["filesystem_error-7:1", "io_error-7:1"]);
@@ -632,11 +641,11 @@ fn xfs_corruption_is_an_error_of_the_filesystem() {
 #[test]
 fn io_that_does_not_move_is_a_stall() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     let second = Duration::from_secs(1);
     let disk = |host: &mut Host, completed, in_flight| {
         host.disks.insert(dev("7:1"), Disk::Present { completed, in_flight });
-        host.after(second).look();
+        host.after(second).sample();
     };
     for completed in 11..31 {
         disk(&mut host, completed, 32);
@@ -672,32 +681,32 @@ fn io_in_flight_at_start_is_a_stall_until_it_moves() {
     host.mount(1, "rw", "rw").mount(2, "rw", "rw");
     host.disks.insert(dev("7:1"), Disk::Present { completed: 5, in_flight: 2 });
     host.disks.insert(dev("7:2"), Disk::Present { completed: 5, in_flight: 2 });
-    host.look();
+    host.sample();
     assert!(host.ledger.unmoved_since_start());
     host.disks.insert(dev("7:2"), Disk::Present { completed: 6, in_flight: 2 });
-    host.after(Duration::from_millis(5)).look();
+    host.after(Duration::from_millis(5)).sample();
     assert!(host.ledger.unmoved_since_start());
     host.ledger.presume_stalled(host.now);
     host.expect("what moved is well", &["io_stall-7:1"]);
     host.disks.insert(dev("7:1"), Disk::Present { completed: 6, in_flight: 1 });
-    host.look().expect("moved", &[]);
+    host.sample().expect("moved", &[]);
     assert!(!host.ledger.unmoved_since_start());
 }
 
 #[test]
 fn a_device_that_vanishes_under_a_filesystem_is_an_io_error() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.disks.insert(dev("7:1"), Disk::Gone);
-    host.look().expect("gone", &["io_error-7:1"]);
-    host.after(WINDOW * 2).look().settle(&Probe::Writable).expect("for long", &["io_error-7:1"]);
-    host.umount(1).look().expect("umounted", &[]);
+    host.sample().expect("gone", &["io_error-7:1"]);
+    host.after(WINDOW * 2).sample().settle(&Probe::Writable).expect("for long", &["io_error-7:1"]);
+    host.umount(1).sample().expect("umounted", &[]);
 }
 
 #[test]
 fn counters_stand_in_for_events_that_were_lost_and_for_nothing_else() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.counts(Kind::BlockWrite, "7:1", EIO, 1_000_000).expect("no event came", &["io_error-7:1"]);
     assert_eq!(host.ledger.view().faults[0].count, 1_000_000);
     host.after(Duration::from_millis(1)).event(Kind::BlockWrite, "7:1", EIO);
@@ -728,7 +737,7 @@ fn whom_a_fault_concerns() {
     let volume = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/v/mount";
     host.lines.push(format!("51 1 8:16 / {volume} rw - ext4 /dev/sdb rw"));
     host.members.insert(dev("8:16"), vec![member("8:16", "sdb", false)]);
-    host.look().answer(&Probe::Writable);
+    host.sample().answer(&Probe::Writable);
     for device in ["8:0", "253:0", "8:16"] {
         host.event(Kind::BlockWrite, device, EIO);
     }
@@ -752,7 +761,7 @@ fn whom_a_fault_concerns() {
 #[test]
 fn a_storm_of_events_asks_for_few_probes() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     let mut asked = 0;
     // Ten events a second for five minutes, as many as the kernel lets through.
     for _ in 0..3000 {
@@ -775,7 +784,7 @@ fn the_reason_names_device_mount_and_cause_in_one_line() {
     let mut host = Host::new();
     host.lines.push("50 1 7:1 / /mnt/a\\012b rw - ext4 /dev/loop1 rw".into());
     host.members.insert(dev("7:1"), vec![member("7:1", "loop1", false)]);
-    host.look().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", 28);
+    host.sample().answer(&Probe::Writable).event(Kind::BlockWrite, "7:1", 28);
     let fault = &host.ledger.view().faults[0];
     assert_eq!(
         fault.reason,
@@ -791,16 +800,16 @@ fn a_new_ext4_error_after_a_clear_is_new() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw");
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 0, first: String::new(), remounted: false });
-    host.look().settle(&Probe::Writable);
+    host.sample().settle(&Probe::Writable);
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "a:1".into(), remounted: false });
-    host.look().settle(&Probe::Writable).look().expect("one", &["filesystem_error-7:1"]);
+    host.sample().settle(&Probe::Writable).sample().expect("one", &["filesystem_error-7:1"]);
     assert!(host.ledger.clear("filesystem_error-7:1", host.now));
-    assert!(host.ledger.needs_time(), "the next look is the new baseline");
-    host.after(Duration::from_secs(1)).look();
-    assert!(!host.ledger.needs_time());
+    assert!(host.ledger.needs_every_snapshot(), "the next look is the new baseline");
+    host.after(Duration::from_secs(1)).sample();
+    assert!(!host.ledger.needs_every_snapshot());
     host.after(Duration::from_hours(1));
     host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "a:1".into(), remounted: false });
-    host.look()
+    host.sample()
         .settle(&Probe::Refused(EROFS))
         .expect("new error", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
 }
@@ -811,25 +820,25 @@ fn new_btrfs_corruption_after_a_clear_is_new() {
     host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
     host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
-    host.look().settle(&Probe::Writable);
+    host.sample().settle(&Probe::Writable);
     host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 1 });
-    host.look().settle(&Probe::Writable).look().expect("one", &["filesystem_error-0:40"]);
+    host.sample().settle(&Probe::Writable).sample().expect("one", &["filesystem_error-0:40"]);
     assert!(host.ledger.clear("filesystem_error-0:40", host.now));
-    assert!(host.ledger.needs_time());
-    host.after(Duration::from_secs(1)).look();
+    assert!(host.ledger.needs_every_snapshot());
+    host.after(Duration::from_secs(1)).sample();
     host.after(Duration::from_hours(1));
     host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 5 });
-    host.look().settle(&Probe::Writable).expect("new corruption", &["filesystem_error-0:40"]);
+    host.sample().settle(&Probe::Writable).expect("new corruption", &["filesystem_error-0:40"]);
 }
 
 #[test]
 fn a_clear_during_a_probe_leaves_nobody_waiting() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::BlockWrite, "7:1", EIO)
         .event(Kind::Ext4Error, "7:1", 0)
         .settle(&Probe::Writable);
-    host.after(WINDOW).look();
+    host.after(WINDOW).sample();
     let actions = host.ledger.take_actions();
     assert_eq!(actions.len(), 1);
     let started = host.now.mono;
@@ -846,7 +855,7 @@ fn a_clear_during_a_probe_leaves_nobody_waiting() {
         host.now,
     );
     for _ in 0..50 {
-        host.after(WINDOW).look().settle(&Probe::Writable);
+        host.after(WINDOW).sample().settle(&Probe::Writable);
     }
     host.expect("closed within 50 windows", &[]);
 }
@@ -854,24 +863,24 @@ fn a_clear_during_a_probe_leaves_nobody_waiting() {
 #[test]
 fn an_accepted_loss_is_not_found_again_by_the_device_question() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::BlockWrite, "7:1", EIO).event(Kind::Ext4Error, "7:1", 0);
-    host.remount(1, "rw", "rw,emergency_ro").look().settle(&Probe::Refused(EROFS));
+    host.remount(1, "rw", "rw,emergency_ro").sample().settle(&Probe::Refused(EROFS));
     assert!(host.ledger.clear("filesystem_error-7:1", host.now));
     assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
-    host.look().settle(&Probe::Refused(EROFS)).expect("accepted", &["io_error-7:1"]);
-    host.after(WINDOW).look().settle(&Probe::Refused(EROFS)).look();
+    host.sample().settle(&Probe::Refused(EROFS)).expect("accepted", &["io_error-7:1"]);
+    host.after(WINDOW).sample().settle(&Probe::Refused(EROFS)).sample();
     host.expect("still accepted", &[]);
 }
 
 #[test]
 fn a_new_life_that_is_read_only_on_purpose_is_well() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
     host.umount(1).lines.push("777 1 7:1 / /mnt/1 ro - ext4 /dev/loop1 ro".into());
     for _ in 0..20 {
-        host.look().settle(&Probe::Writable).after(WINDOW);
+        host.sample().settle(&Probe::Writable).after(WINDOW);
     }
     host.expect("read-only on purpose, another life", &[]);
 }
@@ -880,13 +889,13 @@ fn a_new_life_that_is_read_only_on_purpose_is_well() {
 fn a_refusal_is_doubted_in_time_with_and_without_events() {
     for events in [true, false] {
         let mut host = Host::new();
-        host.ledger.xfs_events(events);
-        host.mount_type(1, "xfs", "rw", "rw").look().answer(&Probe::Writable);
+        host.ledger.set_xfs_events(events);
+        host.mount_type(1, "xfs", "rw", "rw").sample().answer(&Probe::Writable);
         host.event(Kind::XfsBuffer, "7:1", 117).settle(&Probe::Refused(117));
         assert!(host.ledger.clear("filesystem_error-7:1", host.now));
         host.expect("ro", &["filesystem_ro-7:1"]);
         for _ in 0..2000 {
-            host.after(Duration::from_millis(750)).look();
+            host.after(Duration::from_millis(750)).sample();
             host.answer(&Probe::Writable);
         }
         host.expect(&format!("events={events}"), &[]);
@@ -896,11 +905,11 @@ fn a_refusal_is_doubted_in_time_with_and_without_events() {
 #[test]
 fn a_shutdown_of_a_former_life_is_over() {
     let mut host = Host::new();
-    host.mount_type(1, "xfs", "ro", "ro").look().answer(&Probe::Writable);
+    host.mount_type(1, "xfs", "ro", "ro").sample().answer(&Probe::Writable);
     host.event(Kind::XfsShutdown, "7:1", 0);
     host.umount(1).lines.push("777 1 7:1 / /mnt/1 ro - xfs /dev/loop1 ro".into());
     for _ in 0..20 {
-        host.look().settle(&Probe::Writable).after(WINDOW);
+        host.sample().settle(&Probe::Writable).after(WINDOW);
     }
     host.expect("root is fine", &[]);
 }
@@ -908,12 +917,12 @@ fn a_shutdown_of_a_former_life_is_over() {
 #[test]
 fn a_probe_of_a_former_life_says_nothing() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::Ext4Error, "7:1", 0);
     let started = host.now.mono;
     assert_eq!(host.ledger.take_actions().len(), 1);
-    host.after(Duration::from_secs(1)).umount(1).look().expect("umounted", &[]);
-    host.after(Duration::from_secs(1)).mount(1, "rw", "rw").look();
+    host.after(Duration::from_secs(1)).umount(1).sample().expect("umounted", &[]);
+    host.after(Duration::from_secs(1)).mount(1, "rw", "rw").sample();
     host.ledger.probed(
         &Probed {
             dev: dev("7:1"),
@@ -930,8 +939,8 @@ fn a_probe_of_a_former_life_says_nothing() {
 #[test]
 fn a_shut_down_xfs_can_be_accepted_without_events() {
     let mut host = Host::new();
-    host.ledger.xfs_events(false);
-    host.mount_type(1, "xfs", "rw", "rw").look();
+    host.ledger.set_xfs_events(false);
+    host.mount_type(1, "xfs", "rw", "rw").sample();
     let root_eio = |host: &mut Host| {
         for Action { dev, write } in host.ledger.take_actions() {
             let write = write.then_some(Probe::Refused(EIO));
@@ -950,7 +959,7 @@ fn a_shut_down_xfs_can_be_accepted_without_events() {
     root_eio(&mut host);
     host.expect("lost", &["filesystem_ro-7:1"]);
     assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
-    host.after(Duration::from_millis(750)).look();
+    host.after(Duration::from_millis(750)).sample();
     root_eio(&mut host);
     host.expect("accepted", &[]);
 }
@@ -958,7 +967,7 @@ fn a_shut_down_xfs_can_be_accepted_without_events() {
 #[test]
 fn where_nothing_can_be_asked_a_quiet_window_has_to_do() {
     let mut host = Host::new();
-    host.mount(1, "rw", "rw").look().answer(&Probe::Writable);
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.event(Kind::BlockWrite, "7:1", EIO);
     for _ in 0..50 {
         host.ledger.start_probes(host.now);
@@ -976,7 +985,7 @@ fn where_nothing_can_be_asked_a_quiet_window_has_to_do() {
                 host.now,
             );
         }
-        host.after(WINDOW).look();
+        host.after(WINDOW).sample();
     }
     host.expect("50 quiet windows", &[]);
 }

@@ -24,7 +24,7 @@ use super::health::{ConnectionCounts, ResponseCounts};
 use crate::{
     cluster::stats::ApiStats,
     health::Board,
-    kernel::{KernelStats, loader::HookState},
+    kernel::{HookState, KernelStats},
     model::{ApiState, FaultKind, FaultView, NodeView, Outcome},
 };
 
@@ -127,7 +127,7 @@ fn kernel(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
         hooks.flag(&[("hook", hook.name.as_str())], hook.state == HookState::Attached)?;
     }
     encoder.integer(&described::PROBES, stats.probes_running)?;
-    encoder.float(&described::LOOK, stats.look_seconds)
+    encoder.float(&described::LOOK, stats.snapshot_seconds)
 }
 
 impl MetricSources {

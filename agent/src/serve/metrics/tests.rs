@@ -11,7 +11,7 @@ use crate::{
         runner::{Probe, Runner},
         tests::fault,
     },
-    kernel::{loader::HookStatus, reader::NamedCount},
+    kernel::{HookStatus, NamedCount},
     model::{Dev, Scope},
 };
 

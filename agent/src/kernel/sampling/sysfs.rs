@@ -1,126 +1,30 @@
-//! What sysfs says about block devices and filesystems. Nothing here touches a disk: these files are
-//! answered from memory, also while the disk hangs.
+//! What sysfs says about block devices and filesystems. Reading it touches no disk: the kernel answers from memory, also
+//! while the disk hangs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs, io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use super::mounts::Member;
+use super::{
+    kept_files::KeptFiles,
+    mounts::Member,
+    statistics::{BtrfsErrors, Disk, Ext4Errors, parse_error_stats, parse_stat},
+};
 use crate::{errno::ENODEV, model::Dev};
 
-/// Devices can be stacked (partition on md on multipath on disk), but not this deep.
+/// 8 levels: devices can be stacked (partition on md on multipath on disk), but not this deep.
 const MAX_DEPTH: usize = 8;
 
-/// md levels that serve on without one member.
+/// md levels that keep working without one member.
 const REDUNDANT_MD: [&str; 5] = ["raid1", "raid4", "raid5", "raid6", "raid10"];
-
-/// Small files that are read again and again are kept open: one `pread` instead of three calls.
-#[derive(Debug, Default)]
-pub struct KeptFiles {
-    files: HashMap<PathBuf, fs::File>,
-}
-
-impl KeptFiles {
-    /// The whole file. The second value says that the open one had died and it was opened anew: what it
-    /// belonged to was removed and is there again (an open file of a removed sysfs directory gives
-    /// ENODEV for ever). For a filesystem's own directory this means that it was mounted again.
-    pub fn read(&mut self, path: &Path) -> io::Result<(String, bool)> {
-        let mut died = false;
-        if let Some(file) = self.files.get(path) {
-            match pread(file) {
-                Ok(text) => return Ok((text, false)),
-                Err(_) => died = self.files.remove(path).is_some(),
-            }
-        }
-        let file = fs::File::open(path)?;
-        let text = pread(&file)?;
-        self.files.insert(path.to_owned(), file);
-        Ok((text, died))
-    }
-
-    /// Closes the files of what is gone for good.
-    pub fn prune(&mut self) {
-        self.files.retain(|_, file| pread(file).is_ok());
-    }
-}
-
-fn pread(file: &fs::File) -> io::Result<String> {
-    let mut buffer = [0; 1024];
-    let length = file.read_at(&mut buffer, 0)?;
-    Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
-}
-
-/// How far a device has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disk {
-    /// It is there.
-    Present {
-        /// Requests completed since boot: reads, writes, discards and flushes.
-        completed: u64,
-        /// Requests in flight.
-        in_flight: u64,
-    },
-    /// sysfs does not know it any more.
-    Gone,
-}
-
-/// Reads `/sys/block/<disk>/stat` (Documentation/block/stat.rst): fields 1, 5, 12 and 16 count completed
-/// requests, field 9 is in flight. 12 came with 4.18, 16 with 5.5.
-#[must_use]
-pub fn parse_stat(text: &str) -> Option<Disk> {
-    let fields: Vec<u64> =
-        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let field = |number: usize| fields.get(number - 1).copied();
-    let completed = [field(1), field(5), field(12), field(16)];
-    let completed = completed.into_iter().flatten().fold(0, u64::wrapping_add);
-    Some(Disk::Present { completed, in_flight: field(9)? })
-}
-
-/// What ext4 remembers of its errors, across umount and reboot, until fsck.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ext4Errors {
-    /// How many.
-    pub count: u64,
-    /// The first one: `ext4_lookup:1789`, or empty.
-    pub first: String,
-    /// Whether the superblock was mounted since the last look.
-    pub remounted: bool,
-}
-
-/// Sums of btrfs's device statistics, which outlive umount too.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BtrfsErrors {
-    /// Failed reads, writes and flushes.
-    pub io: u64,
-    /// Bad checksums and generations.
-    pub corruption: u64,
-}
-
-/// Reads one `error_stats` file (5.14 and later).
-fn parse_error_stats(text: &str) -> BtrfsErrors {
-    let mut sums = BtrfsErrors::default();
-    for line in text.lines() {
-        let Some((name, Ok(value))) =
-            line.split_once(' ').map(|(n, v)| (n, v.trim().parse::<u64>()))
-        else {
-            continue;
-        };
-        match name {
-            "write_errs" | "read_errs" | "flush_errs" => sums.io += value,
-            "corruption_errs" | "generation_errs" => sums.corruption += value,
-            _ => {}
-        }
-    }
-    sums
-}
 
 /// A sysfs.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
-    /// Usually `/sys`.
+    /// Its mount point, usually `/sys`.
     pub root: PathBuf,
 }
 
@@ -129,25 +33,25 @@ impl Sysfs {
         self.root.join("dev/block").join(dev.to_string())
     }
 
-    /// The kernel's name of a device (`sda1`, `dm-0`, `cciss!c0d0`); `None` where there is no such device.
+    /// The kernel's name of a device (`sda1`, `dm-0`, `cciss!c0d0`); `None` if there is no such device.
     pub fn name(&self, dev: Dev) -> io::Result<Option<String>> {
         let target = present(fs::read_link(self.block(dev)))?;
         let name = target.as_deref().and_then(Path::file_name);
         Ok(name.map(|name| name.to_string_lossy().into_owned()))
     }
 
-    /// Whether sysfs has a device of this number. An error is no answer: it must not look like "gone".
+    /// Whether sysfs has no device of this number. False on any error: an error must not look like a removed device.
     #[must_use]
     pub fn is_gone(&self, dev: Dev) -> bool {
-        // Without the directory nothing is known of any device (a container with a sysfs of its own).
+        // A sysfs without this directory (a container's own) says nothing about any device.
         self.root.join("dev/block").is_dir() && matches!(fs::exists(self.block(dev)), Ok(false))
     }
 
-    /// The device, what it is a partition of, and what lies below, by `slaves`: every device whose
-    /// failure can be a failure of this one.
+    /// Every device whose failure can be a failure of `dev`: the device itself, the disk that it is a partition of, and
+    /// the devices below it by `slaves`.
     ///
-    /// An error is not an empty answer (out of file descriptors, say): a fault whose device seems to
-    /// have no users would close.
+    /// An error (out of file descriptors, say) is not an empty result: a fault whose device seems to carry nothing would
+    /// close.
     pub fn members(&self, dev: Dev) -> io::Result<Vec<Member>> {
         let mut found = BTreeMap::new();
         self.collect(dev, false, 0, &mut found)?;
@@ -165,7 +69,7 @@ impl Sysfs {
             return Ok(());
         }
         match found.get(&dev) {
-            // Reached a second time: redundant only if it is so on every way.
+            // Reached a second time: the device is redundant only if it is so on every way.
             Some(known) if redundant || !known.redundant => return Ok(()),
             _ => {}
         }
@@ -180,14 +84,15 @@ impl Sysfs {
         for slave in slaves {
             let slave = slave?;
             if let Some(dev) = read_dev(&slave.path().join("dev"))? {
-                let spare = redundant || is_redundant(&block, &slave.file_name().to_string_lossy());
-                self.collect(dev, spare, depth + 1, found)?;
+                let is_redundant =
+                    redundant || is_redundant(&block, &slave.file_name().to_string_lossy());
+                self.collect(dev, is_redundant, depth + 1, found)?;
             }
         }
         Ok(())
     }
 
-    /// The devices of a btrfs, and its own directory, by the name of one device.
+    /// The sysfs directory of the btrfs that has a device of this name, and all its devices.
     pub fn btrfs(&self, device_name: &str) -> io::Result<Option<(PathBuf, Vec<Dev>)>> {
         let Some(all) = present(fs::read_dir(self.root.join("fs/btrfs")))? else { return Ok(None) };
         for entry in all {
@@ -207,8 +112,9 @@ impl Sysfs {
         Ok(None)
     }
 
-    /// The device behind a path such as /dev/mapper/data, by its number, or else by its name. Other
-    /// paths are not touched: a zfs source looks like one, and is where a hung pool is mounted.
+    /// The device behind the source of a mount such as `/dev/mapper/data`, found by the number of the file at `path`, or
+    /// else by its name. A source outside `/dev` is not touched: a zfs source looks like a path, and a hung pool may be
+    /// mounted there.
     pub fn device_of(&self, path: &Path, source: &Path) -> io::Result<Option<Dev>> {
         if !source.starts_with("/dev") {
             return Ok(None);
@@ -221,7 +127,7 @@ impl Sysfs {
         read_dev(&self.root.join("class/block").join(name).join("dev"))
     }
 
-    /// Progress of a device.
+    /// The progress of a device; `None` if it cannot be read.
     pub fn disk(&self, dev: Dev, kept: &mut KeptFiles) -> Option<Disk> {
         match kept.read(&self.block(dev).join("stat")) {
             Ok((text, _)) => parse_stat(&text),
@@ -230,7 +136,7 @@ impl Sysfs {
         }
     }
 
-    /// ext4's memory of errors; `None` where the kernel does not say.
+    /// The errors that the ext4 filesystem on this device remembers; `None` if the kernel does not say.
     pub fn ext4(&self, device_name: &str, kept: &mut KeptFiles) -> Option<Ext4Errors> {
         let own = self.root.join("fs/ext4").join(device_name);
         let (text, remounted) = kept.read(&own.join("errors_count")).ok()?;
@@ -245,7 +151,7 @@ impl Sysfs {
         Some(Ext4Errors { count, first, remounted })
     }
 
-    /// btrfs's device statistics, summed over its devices.
+    /// The device statistics of the btrfs filesystem with this sysfs directory; `None` if the kernel does not say.
     pub fn btrfs_errors(&self, own: &Path, kept: &mut KeptFiles) -> Option<BtrfsErrors> {
         let mut sums = BtrfsErrors::default();
         for device in fs::read_dir(own.join("devinfo")).ok()?.flatten() {
@@ -258,13 +164,13 @@ impl Sysfs {
     }
 }
 
-/// What is not there is an answer; every other error is one.
+/// Turns the error that a file does not exist into `None`.
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(None),
-            // A device that goes away while it is read.
+            // A device that is removed while its file is read.
             _ if error.raw_os_error() == Some(ENODEV) => Ok(None),
             _ => Err(error),
         },
@@ -275,11 +181,11 @@ fn read_dev(path: &Path) -> io::Result<Option<Dev>> {
     Ok(present(fs::read_to_string(path))?.and_then(|text| text.parse().ok()))
 }
 
-/// Whether the device at `block` serves on without the member called `slave`.
+/// Whether the device at `block` keeps working without the member called `slave`.
 ///
-/// md says its level, how many members are missing, and how each one is (Documentation/admin-guide/md.rst):
-/// a degraded array serves on without the member it has already given up, and perhaps not without another.
-/// A multipath map of device mapper says so in its uuid (multipath-tools).
+/// md says its level, how many members are missing, and the state of each (Documentation/admin-guide/md.rst): a degraded
+/// array keeps working without the member that it has already given up, and perhaps not without another one. A multipath
+/// map of device mapper is known by its uuid (multipath-tools).
 fn is_redundant(block: &Path, slave: &str) -> bool {
     let read = |file: &str| fs::read_to_string(block.join(file)).unwrap_or_default();
     if read("dm/uuid").starts_with("mpath-") {
@@ -353,33 +259,10 @@ mod tests {
             fs::write(md.join(format!("dev-{slave}/state")), state).unwrap();
         }
         let members = sysfs.members(Dev::new(253, 0)).unwrap();
-        let spare: Vec<_> =
+        let redundant: Vec<_> =
             members.iter().filter(|m| m.redundant).map(|m| m.name.as_str()).collect();
-        assert_eq!(spare, ["sda", "sda1"], "only the one that was given up");
+        assert_eq!(redundant, ["sda", "sda1"], "only the one that was given up");
         assert!(sysfs.members(Dev::new(99, 0)).unwrap().is_empty());
         assert!(sysfs.is_gone(Dev::new(99, 0)));
-    }
-
-    #[test]
-    fn stat_has_11_15_or_17_fields() {
-        for (text, expected) in [
-            ("5 0 40 3 7 0 56 2 4 9 9", Some((12, 4))),
-            ("5 0 40 3 7 0 56 2 0 9 9 1 0 8 0", Some((13, 0))),
-            ("5 0 40 3 7 0 56 2 1 9 9 1 0 8 0 2 1", Some((15, 1))),
-            ("5 0 40", None),
-            ("a b c d e f g h i", None),
-            ("", None),
-        ] {
-            let expected =
-                expected.map(|(completed, in_flight)| Disk::Present { completed, in_flight });
-            assert_eq!(parse_stat(text), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn btrfs_statistics_are_summed() {
-        let text = "write_errs 3\nread_errs 1\nflush_errs 0\ncorruption_errs 2\ngeneration_errs 1\nnew_errs 9\n";
-        assert_eq!(parse_error_stats(text), BtrfsErrors { io: 4, corruption: 3 });
-        assert_eq!(parse_error_stats("(invalid)"), BtrfsErrors::default());
     }
 }

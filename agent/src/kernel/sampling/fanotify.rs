@@ -1,7 +1,7 @@
-//! Filesystem errors without eBPF: fanotify's `FAN_FS_ERROR` (5.16, also 5.15.154 and 5.10.220; ext4
-//! from the start, more filesystems from 7.0). Needs `CAP_SYS_ADMIN`.
+//! Notifications of filesystem errors without eBPF: fanotify's `FAN_FS_ERROR` (Linux 5.16, 5.15.154 and 5.10.220; for
+//! ext4 from the start, for more filesystems from 7.0). It needs `CAP_SYS_ADMIN`.
 //!
-//! It is used as a doorbell only: what happened is read from sysfs and the mount table.
+//! A notification only wakes the kernel task up. What happened is read from sysfs and the mount table.
 
 use std::{io, os::fd::AsFd, sync::Arc};
 
@@ -13,15 +13,15 @@ use tracing::debug;
 use super::mounts::MountTable;
 use crate::host::Paths;
 
-/// Waits for errors of the filesystems that its [`ErrorMarks`] watch.
+/// Receives the error notifications of the filesystems that the [`ErrorMarks`] of the same group watch.
 #[derive(Debug)]
 pub struct ErrorEvents(AsyncFd<Arc<Fanotify>>);
 
-/// The other half: marks filesystems. Marking walks a path, which may hang, so it is the looker's.
+/// Adds filesystems to a group. This walks a path, which may hang, so the sampler's thread does it.
 #[derive(Clone, Debug)]
 pub struct ErrorMarks(Arc<Fanotify>);
 
-/// An empty group.
+/// Makes an empty group, as its two halves.
 pub fn new() -> io::Result<(ErrorEvents, ErrorMarks)> {
     let flags = InitFlags::FAN_CLASS_NOTIF
         | InitFlags::FAN_CLOEXEC
@@ -34,12 +34,10 @@ pub fn new() -> io::Result<(ErrorEvents, ErrorMarks)> {
 }
 
 impl ErrorMarks {
-    /// Watches every filesystem of the table. Marking one that is marked changes nothing, and one that was
-    /// mounted anew under the same number needs its mark again, so all are marked each time.
+    /// Watches every filesystem of the table. All of them are marked each time: marking one twice changes nothing, and
+    /// a filesystem that was mounted again under the same number needs its mark again.
     pub fn watch(&self, table: &MountTable, paths: &Paths) {
-        for filesystem in
-            table.filesystems.values().filter(|filesystem| filesystem.fs_type != "swap")
-        {
+        for filesystem in table.filesystems.values().filter(|filesystem| !filesystem.is_swap()) {
             let Some(mount) = filesystem.best_mount() else { continue };
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
             let path = paths.inside(&mount.point);
@@ -53,7 +51,7 @@ impl ErrorMarks {
 }
 
 impl ErrorEvents {
-    /// Waits until some filesystem reports an error.
+    /// Waits until a filesystem reports an error.
     pub async fn next(&self) {
         loop {
             let Ok(mut ready) = self.0.readable().await else {

@@ -14,41 +14,41 @@ pub struct LacksField {
     bytes: u32,
 }
 
-/// When a hook is wanted.
+/// When a hook is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Always.
     Always,
-    /// Only where the named hook's tracepoint does not exist.
+    /// Only if the named hook is not attached.
     Instead(&'static str),
     /// Only with `MOUNT_HOOKS=syscalls`.
     MountHooks,
 }
 
-/// One row.
+/// One hook: a program and the tracepoint that it runs on.
 #[derive(Debug)]
 pub struct Hook {
     /// Name of the program in the object, and of the tracepoint.
     pub event: &'static str,
     /// Category of the tracepoint.
     pub category: &'static str,
-    /// When it is wanted.
+    /// When it is attached.
     pub wanted: Wanted,
-    /// Takes the offsets that the program needs out of the format.
+    /// Takes the offsets that the program needs from the tracepoint's format.
     pub layout: fn(&Format, &mut Layouts) -> Result<(), LacksField>,
-    /// What it shows and the kernels it is there on; for `--help`-like tables.
+    /// What it shows and which kernels have it, for the tables of `docs/`.
     pub shows: &'static str,
 }
 
 impl Hook {
-    /// `block:block_rq_error`
+    /// Category and event, `block:block_rq_error`.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}:{}", self.category, self.event)
     }
 }
 
-/// Offset of a field of exactly this size (arrays: at least this size).
+/// The offset of a field with exactly this size (for the array `rwbs`: at least this size).
 fn offset(format: &Format, field: &'static str, bytes: u32) -> Result<u32, LacksField> {
     match format.get(field) {
         Some(found) if found.size == bytes || (field == "rwbs" && found.size > bytes) => {
@@ -68,7 +68,7 @@ fn block(format: &Format) -> Result<BlockLayout, LacksField> {
     })
 }
 
-/// A device, and one more word about it.
+/// The layout of a tracepoint with a device and one more word.
 fn announcement(format: &Format, detail: &'static str) -> Result<FilesystemLayout, LacksField> {
     Ok(FilesystemLayout {
         dev: offset(format, "dev", 4)?,
@@ -82,7 +82,7 @@ fn mount_exit(format: &Format, layouts: &mut Layouts) -> Result<(), LacksField> 
     Ok(())
 }
 
-/// Without the eyes for failed block requests, `io_errors` says that it is degraded.
+/// The hooks for failed block requests. If none of them is attached, `io_errors` is degraded.
 pub const BLOCK_HOOKS: [&str; 2] = ["block_rq_error", "block_rq_complete"];
 
 /// Every hook, in the order in which it is attached.
@@ -184,7 +184,7 @@ pub static HOOKS: &[Hook] = &[
         category: "syscalls",
         wanted: Wanted::MountHooks,
         layout: mount_exit,
-        shows: "fsconfig(2) succeeded: the only edge of a remount through it",
+        shows: "fsconfig(2) succeeded: the only event of a remount through it",
     },
     Hook {
         event: "sys_exit_mount_setattr",
@@ -207,7 +207,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::kernel::tracefs;
+    use crate::kernel::ebpf::tracefs;
 
     fn fixture(kernel: &str, event: &str) -> Option<Format> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -1,9 +1,9 @@
-//! Whether the mount table says what it said, without having the kernel write all of it: a node may have hundreds of
-//! mounts, of which a few are of disks, and it is looked at every second.
+//! Detects changes of the mount table without reading all of it: a node may have hundreds of mounts, few of them of
+//! disks, and the sampler needs the table every second.
 //!
-//! The kernel tells of every change but one: a superblock's flags and options may change by themselves, or by
-//! fsconfig(2). Those are asked for one by one with statmount(2), of Linux 6.11 and later; before, and wherever it
-//! answers anything unexpected, the table is read.
+//! `poll(2)` on mountinfo reports every change but one: a superblock may change its flags and options by itself, or by
+//! fsconfig(2). The detector reads those of each superblock with statmount(2), which Linux has since 6.11. On older
+//! kernels, and after any unexpected result, the table has to be read.
 
 use std::{collections::BTreeMap, fs::File, io, os::fd::AsRawFd, path::Path};
 
@@ -14,21 +14,22 @@ use rustix::{
 
 use crate::model::Dev;
 
-/// The same for every architecture (`scripts/syscall.tbl`), and not in libc for all of them.
+/// Number of statmount(2), the same on every architecture (`scripts/syscall.tbl`). libc does not have it for all of them.
 const SYS_STATMOUNT: libc::c_long = 457;
+/// Number of listmount(2), likewise.
 const SYS_LISTMOUNT: libc::c_long = 458;
 /// `NS_GET_MNTNS_ID` (linux/nsfs.h): `_IOR(0xb7, 5, __u64)`
 const NS_GET_MNTNS_ID: u32 = 0x8008_b705;
-/// `LSMT_ROOT` (linux/mount.h): everything in the namespace.
+/// `LSMT_ROOT` (linux/mount.h): all mounts of the namespace.
 const ALL: u64 = u64::MAX;
 /// `STATMOUNT_SB_BASIC` and `STATMOUNT_MNT_OPTS` (linux/mount.h).
 const SUPERBLOCK: u32 = 0x1;
 const OPTIONS: u32 = 0x80;
-/// No mount's number.
+/// A number that no mount has.
 const UNKNOWN: u64 = 0;
-/// A page for one answer: options are some hundred bytes.
+/// 4 KiB for one result of statmount(2): options are some hundred bytes.
 const ANSWER: usize = 4096;
-/// Up to which answer a list is asked for at once.
+/// 256 mounts for one call of listmount(2).
 const LIST: usize = 256;
 
 /// `struct mnt_id_req`, as of 6.11.
@@ -41,7 +42,7 @@ struct Request {
     namespace: u64,
 }
 
-/// Where the fields are in `struct statmount`, and how long it is before its text.
+/// Byte offsets of fields in `struct statmount` (linux/mount.h), and its length before its text.
 const SIZE: usize = 0;
 const TEXT: usize = 4;
 const MASK: usize = 8;
@@ -50,20 +51,21 @@ const MINOR: usize = 20;
 const FLAGS: usize = 32;
 const HEAD: usize = 512;
 
-/// Watches over a namespace's mount table.
+/// Says whether the mount table of one namespace may have changed since it was read last.
 #[derive(Debug)]
-pub(super) struct Same {
-    /// A file of its own: whoever polls one has heard of what there was.
+pub(super) struct MountChangeDetector {
+    /// A separate open file: `poll(2)` reports each change once per open file.
     table: File,
     namespace: u64,
-    /// One mount of each superblock on a disk.
+    /// The unique number of one mount of each superblock on a disk.
     mounts: BTreeMap<Dev, u64>,
-    /// What they said before the table was read last.
+    /// Flags and options of these superblocks before the table was read last.
     seen: Option<Vec<u8>>,
 }
 
-impl Same {
-    /// For the table of that name, if it is a process's and this kernel can.
+impl MountChangeDetector {
+    /// A detector for the mountinfo file at `table`; `None` if it is not in a process's directory of procfs, or if the
+    /// kernel is older than 6.11.
     pub(super) fn new(table: &Path) -> Option<Self> {
         let namespace = File::open(table.with_file_name("ns/mnt")).ok()?;
         let mut id = 0_u64;
@@ -77,37 +79,37 @@ impl Same {
         Some(Self { table, namespace: id, mounts: BTreeMap::new(), seen: None })
     }
 
-    /// Whether nothing has changed since the table was read last. Where not, it has to be read now.
-    pub(super) fn is_same(&mut self) -> bool {
-        let is_told = self.is_told();
-        let now = self.ask().ok();
-        let is_same = !is_told && now.is_some() && now == self.seen;
+    /// Whether nothing has changed since the last call. If false, the caller has to read the table now.
+    pub(super) fn is_unchanged(&mut self) -> bool {
+        let is_notified = self.is_notified();
+        let now = self.read_superblocks().ok();
+        let is_unchanged = !is_notified && now.is_some() && now == self.seen;
         self.seen = now;
-        is_same
+        is_unchanged
     }
 
-    /// Asks about these from now on: the next answer is that the table has to be read.
+    /// Watches the superblocks of these devices from now on. The next [`is_unchanged`](Self::is_unchanged) is false.
     pub(super) fn watch(&mut self, devices: impl IntoIterator<Item = Dev>) {
-        self.forget();
+        self.invalidate();
         self.mounts = devices.into_iter().map(|device| (device, UNKNOWN)).collect();
-        // What it does not find cannot be asked about, and the table is read each time.
-        let _refused = self.find();
+        // A superblock without a known mount cannot be read, so the table is read each time.
+        let _refused = self.find_mounts();
     }
 
-    /// The table could not be read: the next answer is that it has to be.
-    pub(super) fn forget(&mut self) {
+    /// Makes the next [`is_unchanged`](Self::is_unchanged) false: the table could not be read.
+    pub(super) fn invalidate(&mut self) {
         self.seen = None;
     }
 
-    /// Whether the kernel tells of a change of its mounts, or cannot.
-    fn is_told(&self) -> bool {
+    /// Whether `poll(2)` reports a change, or fails.
+    fn is_notified(&self) -> bool {
         let mut files = [PollFd::new(&self.table, PollFlags::PRI | PollFlags::ERR)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut files, Some(&now)) != Ok(0)
     }
 
-    /// What is to stay the same, in bytes.
-    fn ask(&self) -> io::Result<Vec<u8>> {
+    /// Flags and options of the watched superblocks, as bytes to compare.
+    fn read_superblocks(&self) -> io::Result<Vec<u8>> {
         let mut answers = Vec::with_capacity(64 * self.mounts.len());
         let mut answer = [0; ANSWER];
         for mount in self.mounts.values() {
@@ -116,13 +118,13 @@ impl Same {
             }
             let wanted = SUPERBLOCK | OPTIONS;
             let answer = self.statmount(*mount, wanted, &mut answer)?;
-            let told = number(answer, MASK);
-            if told & SUPERBLOCK == 0 {
+            let present = number(answer, MASK);
+            if present & SUPERBLOCK == 0 {
                 return Err(io::ErrorKind::Unsupported.into());
             }
             answers.extend(number(answer, FLAGS).to_ne_bytes());
-            // There may be none.
-            if told & OPTIONS != 0 {
+            // A superblock may have no options.
+            if present & OPTIONS != 0 {
                 let text = answer.get(HEAD + length(answer, TEXT)..).unwrap_or_default();
                 let end = text.iter().position(|byte| *byte == 0);
                 answers.extend(text.iter().take(end.unwrap_or(text.len())));
@@ -132,19 +134,20 @@ impl Same {
         Ok(answers)
     }
 
-    /// Finds a mount of each superblock.
-    fn find(&mut self) -> io::Result<()> {
+    /// Finds one mount of each watched superblock.
+    fn find_mounts(&mut self) -> io::Result<()> {
         let mut answer = [0; ANSWER];
         for mount in self.list()? {
             let Ok(answer) = self.statmount(mount, SUPERBLOCK, &mut answer) else { continue };
             let device = Dev::new(number(answer, MAJOR), number(answer, MINOR));
-            if let Some(seat) = self.mounts.get_mut(&device) {
-                *seat = mount;
+            if let Some(entry) = self.mounts.get_mut(&device) {
+                *entry = mount;
             }
         }
         Ok(())
     }
 
+    /// The unique numbers of all mounts of the namespace.
     fn list(&self) -> io::Result<Vec<u64>> {
         let mut all = Vec::new();
         loop {
@@ -163,6 +166,7 @@ impl Same {
         }
     }
 
+    /// Calls statmount(2) for one mount.
     fn statmount<'a>(
         &self,
         mount: u64,
@@ -206,38 +210,42 @@ mod tests {
 
     use super::*;
 
-    /// `fs::read` of what is polled would not do: the file has to be the one that is.
+    /// Whether this kernel has statmount(2) with `STATMOUNT_MNT_OPTS`, by its release.
+    fn has_statmount() -> bool {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+        let (major, minor) = (numbers.next().unwrap().unwrap(), numbers.next().unwrap().unwrap());
+        (major, minor) >= (6, 11)
+    }
+
     #[test]
-    fn what_does_not_change_is_the_same() {
+    fn only_a_read_table_without_a_change_is_unchanged() {
         let path = Path::new("/proc/self/mountinfo");
-        let Some(mut same) = Same::new(path) else {
-            // Before 6.11.
-            return;
-        };
+        let detector = MountChangeDetector::new(path);
+        assert_eq!(detector.is_some(), has_statmount());
+        let Some(mut detector) = detector else { return };
         let table = fs::read_to_string(path).unwrap();
         let device = |line: &str| {
             let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
             Some(Dev::new(major.parse().ok()?, minor.parse().ok()?))
         };
-        assert!(!same.is_same(), "never read");
-        same.watch(table.lines().filter_map(device));
-        assert!(same.mounts.values().all(|mount| *mount != UNKNOWN), "{:?}", same.mounts);
-        assert!(!same.is_same(), "not read since");
-        // Other tests mount.
-        assert!((0..100).any(|_| same.is_same()));
-        let seen = String::from_utf8_lossy(same.seen.as_deref().unwrap()).into_owned();
+        assert!(!detector.is_unchanged(), "never read");
+        detector.watch(table.lines().filter_map(device));
+        assert!(detector.mounts.values().all(|mount| *mount != UNKNOWN), "{:?}", detector.mounts);
+        assert!(!detector.is_unchanged(), "not read since");
+        // Other tests mount at the same time.
+        assert!((0..100).any(|_| detector.is_unchanged()));
+        let seen = String::from_utf8_lossy(detector.seen.as_deref().unwrap()).into_owned();
         assert!(seen.contains("mode=") || seen.contains("size="), "{seen:?}");
-        // A table that could not be read then.
-        same.forget();
-        assert!(!same.is_same());
-        // listmount(2) is refused, by a seccomp filter or for want of a privilege: nothing is the same ever.
-        let mut refused = Same::new(path).unwrap();
+        detector.invalidate();
+        assert!(!detector.is_unchanged(), "could not be read");
+        // listmount(2) is refused, by a seccomp filter or for want of a privilege.
+        let mut refused = MountChangeDetector::new(path).unwrap();
         refused.namespace = 1;
         refused.watch(table.lines().filter_map(device));
-        assert!((0..3).all(|_| !refused.is_same()));
-        // A mount that is gone.
-        same.mounts.insert(Dev::new(0, 0), 1);
-        assert!(!same.is_same() && !same.is_same());
-        assert!(Same::new(&std::env::temp_dir().join("mountinfo")).is_none());
+        assert!((0..3).all(|_| !refused.is_unchanged()), "refused");
+        detector.mounts.insert(Dev::new(0, 0), 1);
+        assert!(!detector.is_unchanged() && !detector.is_unchanged(), "a mount that is gone");
+        assert!(MountChangeDetector::new(&std::env::temp_dir().join("mountinfo")).is_none());
     }
 }

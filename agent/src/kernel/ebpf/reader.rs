@@ -1,4 +1,4 @@
-//! Bytes from the kernel -> [`Event`]s and exact counts.
+//! Decodes what the kernel programs send: records of the ring buffer, and counters.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use crate::{
     model::Dev,
 };
 
-/// Something happened in the kernel.
+/// An event in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// `CLOCK_MONOTONIC` nanoseconds.
+    /// When, in `CLOCK_MONOTONIC` nanoseconds.
     pub ktime: u64,
-    /// What.
+    /// What happened.
     pub kind: Kind,
-    /// To which device or superblock.
+    /// The device or superblock that it happened to.
     pub dev: Dev,
-    /// Positive errno; 0 where the tracepoint has none.
+    /// Positive errno; 0 if the tracepoint has none.
     pub errno: i32,
-    /// First sector or inode; 0 for none.
+    /// First sector or inode; 0 if there is none.
     pub place: u64,
-    /// Length in sectors, flags or line.
+    /// Length in sectors, flags or source line.
     pub detail: u32,
 }
 
@@ -36,14 +36,14 @@ impl Event {
         operation <= Kind::BlockReadahead as u16 && is_benign_block_error(operation, self.errno)
     }
 
-    /// Whether it tells of a filesystem's own structures, not of a request that failed.
+    /// Whether it is about damaged structures of a filesystem, not about a failed request.
     #[must_use]
     pub fn is_corruption(&self) -> bool {
         self.kind == Kind::XfsBuffer && matches!(self.errno, EFSCORRUPTED | EFSBADCRC)
     }
 }
 
-/// The name of a kind in metrics and JSON: API.
+/// The name of a kind in metrics and JSON, which is API.
 #[must_use]
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
@@ -68,7 +68,7 @@ pub fn kind_name(kind: Kind) -> &'static str {
     }
 }
 
-/// Reads the record at the front of `bytes`; `None` for one that this agent does not know.
+/// Decodes the record at the front of `bytes`; `None` if it is too short or of an unknown kind.
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<Event> {
     if bytes.len() < size_of::<Record>() {
@@ -86,8 +86,8 @@ pub fn decode(bytes: &[u8]) -> Option<Event> {
     })
 }
 
-/// Takes at most `limit` events out of the ring, so that a storm cannot keep the task from its other
-/// work; says whether more may be there.
+/// Moves at most `limit` events out of the ring buffer, so that a storm cannot keep the task from its other work. Returns
+/// whether there may be more.
 pub(crate) fn drain(ring: &mut RingBuf<MapData>, limit: usize, events: &mut Vec<Event>) -> bool {
     for _ in 0..limit {
         match ring.next() {
@@ -98,42 +98,23 @@ pub(crate) fn drain(ring: &mut RingBuf<MapData>, limit: usize, events: &mut Vec<
     true
 }
 
-/// One exact counter, summed over the CPUs.
+/// One of the exact counters, summed over the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// What was counted.
+    /// The kind of event.
     pub kind: Kind,
-    /// On which device.
+    /// The device.
     pub dev: Dev,
-    /// With which errno.
+    /// Positive errno; 0 if the tracepoint has none.
     pub errno: i32,
     /// Events.
     pub count: u64,
-    /// Of these, not sent because of the rate limit.
+    /// Those of them that were not sent because of the rate limit.
     pub suppressed: u64,
-    /// Of these, not sent because the ring was full.
+    /// Those of them that were not sent because the ring buffer was full.
     pub dropped: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds of the last one.
+    /// When the last one happened, in `CLOCK_MONOTONIC` nanoseconds.
     pub last: u64,
-}
-
-/// A counter with names, for `/faults`.
-#[derive(Clone, Debug)]
-pub struct NamedCount {
-    /// [`kind_name`]
-    pub kind: &'static str,
-    /// `major:minor`
-    pub device: Dev,
-    /// Kernel name, or empty.
-    pub device_name: String,
-    /// Errno name, or empty where the tracepoint has none.
-    pub errno: String,
-    /// As in [`Count`].
-    pub count: u64,
-    /// As in [`Count`].
-    pub suppressed: u64,
-    /// As in [`Count`].
-    pub dropped: u64,
 }
 
 /// Reads every counter.
@@ -156,7 +137,7 @@ pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
     Ok(sums.into_values().collect())
 }
 
-/// Events that found no room among the counters.
+/// Number of events for which there was no room among the counters.
 pub(crate) fn uncounted(map: &Uncounted) -> u64 {
     map.get(&0, 0).map_or(0, |values| values.iter().map(|Wire(value)| value.count).sum())
 }

@@ -1,13 +1,16 @@
-//! Open faults as the outside sees them.
+//! Open faults in words, as the outside sees them.
 
-use super::{Entry, Key, Ledger};
+use super::{
+    state::{Ledger, OpenFault},
+    types::Key,
+};
 use crate::{
     errno,
-    kernel::mounts::{Filesystem, MountTable},
+    kernel::sampling::mounts::{Filesystem, MountTable},
     model::{Dev, Fault, FaultKind, FaultView, MOUNT_POINTS_SHOWN, Scope},
 };
 
-/// `<kind>-<major>:<minor>`
+/// The id of a fault: `<kind>-<major>:<minor>`.
 pub(super) fn fault_id(kind: FaultKind, dev: Dev) -> String {
     format!("{}-{dev}", kind.name())
 }
@@ -25,7 +28,7 @@ fn place((kind, dev): Key, table: &MountTable) -> Place<'_> {
         FaultKind::FilesystemRo | FaultKind::FilesystemError => {
             let filesystems: Vec<_> = table.filesystems.get(&dev).into_iter().collect();
             let scope = filesystems.first().map_or(Scope::Host, |filesystem| filesystem.scope());
-            // btrfs has no device number of its own: name the first that it rests on.
+            // The number of a btrfs is not that of a device: the fault names the first device that it is on.
             let members = filesystems.first().map_or(&[][..], |filesystem| &filesystem.members);
             let member = members.iter().find(|m| m.dev == dev).or_else(|| members.first());
             let (device, device_name) =
@@ -49,7 +52,7 @@ fn place((kind, dev): Key, table: &MountTable) -> Place<'_> {
 }
 
 impl Ledger {
-    /// Everything that is open; what else the view holds is the task's.
+    /// The open faults and their numbers. The kernel task fills in the rest of the view.
     #[must_use]
     pub fn view(&self) -> FaultView {
         let faults =
@@ -57,7 +60,7 @@ impl Ledger {
         FaultView { faults, opened: self.opened, closed: self.closed, ..FaultView::default() }
     }
 
-    /// What of the mount table is not watched, if that is not on purpose.
+    /// Why parts of the mount table are not watched, unless that is on purpose.
     #[must_use]
     pub fn unwatched(&self) -> Option<String> {
         let MountTable { filesystems, bad_lines, unresolved, .. } = &*self.table;
@@ -69,7 +72,7 @@ impl Ledger {
         }
     }
 
-    /// Filesystems of which only a probe could tell that they are lost, and that could not be probed.
+    /// The filesystems that could not be probed after an event, which may be lost without another sign of it.
     #[must_use]
     pub fn unprobed(&self) -> Option<String> {
         let unable = self.superblocks.iter().filter_map(|(dev, known)| {
@@ -78,12 +81,16 @@ impl Ledger {
             Some(format!("{}: {unable}", mount.point.display()))
         });
         let unable: Vec<_> = unable.take(MOUNT_POINTS_SHOWN).collect();
-        (!unable.is_empty())
-            .then(|| one_line(&format!("no test write after an event: {}", unable.join("; "))))
+        (!unable.is_empty()).then(|| {
+            without_control_characters(&format!(
+                "no test write after an event: {}",
+                unable.join("; ")
+            ))
+        })
     }
 }
 
-fn fault(key: Key, entry: &Entry, table: &MountTable) -> Fault {
+fn fault(key: Key, entry: &OpenFault, table: &MountTable) -> Fault {
     let (kind, dev) = key;
     let Place { device, device_name, filesystems, scope } = place(key, table);
     let filesystem = match filesystems.as_slice() {
@@ -110,7 +117,10 @@ fn fault(key: Key, entry: &Entry, table: &MountTable) -> Fault {
     };
     let name = if device_name.is_empty() { "device" } else { device_name };
     let space = if filesystem.is_empty() { "" } else { " " };
-    let reason = one_line(&format!("{name} ({device}){space}{filesystem}{on}: {}", entry.what));
+    let reason = without_control_characters(&format!(
+        "{name} ({device}){space}{filesystem}{on}: {}",
+        entry.what
+    ));
     Fault {
         id: fault_id(kind, dev),
         kind,
@@ -130,7 +140,7 @@ fn fault(key: Key, entry: &Entry, table: &MountTable) -> Fault {
     }
 }
 
-/// A mount point may have a newline in its name; a reason is one line of plain text everywhere.
-fn one_line(text: &str) -> String {
+/// Makes one line of plain text of a reason: a mount point may have a newline in its name.
+fn without_control_characters(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

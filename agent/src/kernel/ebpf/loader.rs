@@ -1,4 +1,4 @@
-//! Loads the object and attaches the hooks, one by one, each optional.
+//! Loads the object file with the programs, and attaches the hooks one by one; each is optional.
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +25,10 @@ use super::{
     tracefs::{NoTraceFs, TraceFs},
 };
 
-/// Built by `build.rs`; empty with `AYA_BUILD_SKIP=1`.
+/// The object file that `build.rs` built; empty with `AYA_BUILD_SKIP=1`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tocsin-ebpf"));
 
-/// A record type that may be read from and written to kernel maps.
+/// A value as it is in the kernel's maps.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(transparent)]
 pub(crate) struct Wire<T>(pub(crate) T);
@@ -45,7 +45,7 @@ pub(crate) type Counts = PerCpuHashMap<MapData, Wire<CountKey>, Wire<CountValue>
 /// Events that found no room in [`Counts`].
 pub(crate) type Uncounted = PerCpuArray<MapData, Wire<CountValue>>;
 
-/// Lines that the programs log, for debugging; off unless `BPF_LOG` is set.
+/// The log of the programs, for debugging; off unless `BPF_LOG` is set.
 pub(crate) type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// Why there are no kernel events.
@@ -54,7 +54,7 @@ pub enum LoadError {
     /// Built with `AYA_BUILD_SKIP=1`.
     #[error("this binary was built without its eBPF programs (AYA_BUILD_SKIP)")]
     NotBuilt,
-    /// No tracefs, so no field offsets.
+    /// There is no tracefs to take the offsets of fields from.
     #[error(transparent)]
     TraceFs(#[from] NoTraceFs),
     /// The kernel refused a map or the object.
@@ -65,14 +65,14 @@ pub enum LoadError {
     Map(&'static str),
 }
 
-/// How a hook stands.
+/// The state of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookState {
-    /// Its program runs when the tracepoint fires.
+    /// Its program runs whenever the tracepoint fires.
     Attached,
-    /// This kernel has no such tracepoint, or its module is not loaded yet; tried again.
+    /// This kernel has no such tracepoint, or its module is not loaded yet. The agent tries again.
     Missing,
-    /// Another hook does its work, or it was not asked for.
+    /// It is not needed because another hook is attached, or it was not asked for.
     Disabled,
     /// It cannot be attached; the detail says why.
     Failed,
@@ -91,18 +91,18 @@ impl HookState {
     }
 }
 
-/// One hook for people.
+/// A hook and its state, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookStatus {
-    /// `category:event`
+    /// Category and event, `block:block_rq_error`.
     pub name: String,
-    /// How it stands.
+    /// Its state.
     pub state: HookState,
-    /// Why, unless it is attached.
+    /// Why it is in this state; empty if it is attached.
     pub detail: String,
 }
 
-/// The loaded object with what is attached of it.
+/// The loaded object, and the states of its hooks.
 #[derive(Debug)]
 pub struct Loader {
     ebpf: Ebpf,
@@ -113,7 +113,7 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Loads the object. Nothing is attached yet.
+    /// Loads the object. No hook is attached yet.
     pub fn load(
         sys: &Path,
         records_per_second: u32,
@@ -138,8 +138,8 @@ impl Loader {
         Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new() })
     }
 
-    /// Attaches what is wanted and not attached yet. Called at start and every [`HOOK_RETRY`](super::settings::HOOK_RETRY):
-    /// modules bring their tracepoints when they are loaded.
+    /// Attaches the hooks that are wanted and not attached yet. Called at the start and every
+    /// [`HOOK_RETRY`](crate::kernel::settings::HOOK_RETRY), because modules bring their tracepoints when they are loaded.
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {
             let before = self.states.get(hook.event).map(|(state, _)| *state);
@@ -152,7 +152,7 @@ impl Loader {
             let (state, detail) = self.try_hook(hook);
             if before.as_ref() != Some(&state) {
                 match state {
-                    // At start the summary says how many; later it is news.
+                    // At the start the agent logs how many are attached; later each one is news.
                     HookState::Attached if before.is_none() => {
                         debug!(hook = hook.name(), "hook attached");
                     }
@@ -211,7 +211,7 @@ impl Loader {
         if tracefs.is_private() { with_tracefs(attach) } else { attach() }
     }
 
-    /// Every hook, for `/faults` and metrics.
+    /// Every hook with its state.
     #[must_use]
     pub fn hooks(&self) -> Vec<HookStatus> {
         let status = |hook: &Hook| {
@@ -222,13 +222,13 @@ impl Loader {
         HOOKS.iter().map(status).collect()
     }
 
-    /// Whether this hook's program runs.
+    /// Whether the hook of this event is attached.
     #[must_use]
     pub fn is_attached(&self, event: &str) -> bool {
         matches!(self.states.get(event), Some((HookState::Attached, _)))
     }
 
-    /// Which hooks are there and could not be attached.
+    /// Which hooks could not be attached although their tracepoints exist; `None` if there are none.
     #[must_use]
     pub fn failed(&self) -> Option<String> {
         let failed = self.states.iter().filter(|(_, (state, _))| *state == HookState::Failed);
@@ -236,7 +236,7 @@ impl Loader {
         (!failed.is_empty()).then(|| format!("kernel hooks are left out: {}", failed.join("; ")))
     }
 
-    /// Why failed block requests are not seen, if they are not.
+    /// Why failed block requests are not seen; `None` if they are.
     #[must_use]
     pub fn blind_to_block_errors(&self) -> Option<String> {
         let state = |event| self.states.get(event);
@@ -247,7 +247,7 @@ impl Loader {
         Some(format!("failed block requests are not seen: {}", detail.unwrap_or_default()))
     }
 
-    /// The ring buffer and the counters; each can be taken once.
+    /// Takes the ring buffer and the counters out of the object; this works once.
     pub(crate) fn take_maps(&mut self) -> Result<(RingBuf<MapData>, Counts, Uncounted), LoadError> {
         let mut take = |name: &'static str| self.ebpf.take_map(name).ok_or(LoadError::Map(name));
         Ok((
@@ -257,13 +257,13 @@ impl Loader {
         ))
     }
 
-    /// The programs' own log, for `BPF_LOG=true`.
+    /// Takes the log of the programs, for `BPF_LOG=true`.
     pub(crate) fn take_log(&mut self) -> Result<ProgramLog, LoadError> {
         ProgramLog::init(&mut self.ebpf).map_err(|_| LoadError::Map("AYA_LOGS"))
     }
 
-    /// Events the kernel did not run a program for, because one was already running on that CPU
-    /// (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). 5.12 and later say so.
+    /// Number of events for which the kernel did not run a program, because one was running on that CPU already
+    /// (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Linux 5.12 and later count them.
     #[must_use]
     pub fn missed(&self) -> u64 {
         let of = |(_, program): (_, &aya::programs::Program)| {
@@ -276,9 +276,9 @@ impl Loader {
     }
 }
 
-/// Runs `attach` on a thread that sees a tracefs at /sys/kernel/tracing, where aya looks for it, in a
-/// mount namespace of its own that ends with the thread: the host's mount table does not change.
-/// Mounts that the host removes meanwhile leave this namespace as well (`DOWNSTREAM`, that is slave).
+/// Runs `attach` on a thread that has a tracefs at `/sys/kernel/tracing`, where aya expects it. The thread has a mount
+/// namespace of its own that ends with it, so the host's mount table does not change. Mounts that the host removes in the
+/// meantime disappear from this namespace as well (`DOWNSTREAM`, that is slave propagation).
 fn with_tracefs(mut attach: impl FnMut() -> Result<(), String> + Send) -> Result<(), String> {
     let body = move || {
         let enter = || -> rustix::io::Result<()> {
@@ -295,6 +295,7 @@ fn with_tracefs(mut attach: impl FnMut() -> Result<(), String> + Send) -> Result
     })
 }
 
+/// The message of an error, with those of its causes.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,0 +1,12 @@
+//! Kernel events: the table of hooks, the programs on them, and what they send.
+
+pub mod hooks;
+pub mod loader;
+pub mod reader;
+mod source;
+pub mod tracefs;
+
+pub use self::{
+    loader::{HookState, HookStatus},
+    source::{BATCH, EventSource},
+};

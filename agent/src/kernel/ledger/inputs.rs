@@ -1,0 +1,144 @@
+//! What an event, a snapshot and a reading of the kernel's counters each change.
+
+use std::sync::Arc;
+
+use tocsin_ebpf::Kind;
+
+use super::{
+    state::Ledger,
+    types::{Key, Now},
+};
+use crate::{
+    kernel::{
+        ebpf::reader::{Count, Event},
+        sampling::snapshot::Snapshot,
+    },
+    model::FaultKind,
+};
+
+/// 256 events on devices that no known filesystem is on. They wait for the next snapshot, some milliseconds; the kernel
+/// sends ten a second per (kind, device), so there is room for many devices at once.
+const WAITING: usize = 256;
+
+impl Ledger {
+    /// Takes in an event of the kernel.
+    pub fn event(&mut self, event: &Event, now: Now) {
+        let handled = self.handled.entry((event.kind, event.dev)).or_default();
+        *handled = event.ktime.max(*handled);
+        if !self.try_event(event, now) {
+            if self.waiting.len() == WAITING {
+                self.waiting.pop_front();
+                self.forgotten += 1;
+            }
+            self.waiting.push_back(*event);
+        }
+    }
+
+    /// Takes in an event, unless no known filesystem is on its device; then returns false.
+    fn try_event(&mut self, event: &Event, now: Now) -> bool {
+        if event.is_benign() {
+            return true;
+        }
+        match event.kind {
+            Kind::MountChange => true,
+            Kind::Ext4Error => self.filesystem_error(event.dev, event, "ext4_error", now),
+            Kind::Ext4Shutdown | Kind::XfsShutdown => self.shut_down(event, now),
+            _ if event.is_corruption() => {
+                self.filesystem_error(event.dev, event, "metadata verification", now)
+            }
+            Kind::Writeback => self.lost_write(event, now),
+            _ => self.io_error(event, now),
+        }
+    }
+
+    /// Takes in a snapshot. The first one is the baseline.
+    pub fn snapshot(&mut self, snapshot: &Snapshot, now: Now) {
+        let changed = !Arc::ptr_eq(&self.table, &snapshot.table) && self.table != snapshot.table;
+        self.table = snapshot.table.clone();
+        if changed {
+            // Scope and mount points of open faults may have changed.
+            self.version += 1;
+        }
+        self.update_superblocks(snapshot, changed, now);
+        self.update_progress(snapshot, now);
+        self.started = true;
+        for event in std::mem::take(&mut self.waiting) {
+            // An event younger than the snapshot may be about a filesystem that was mounted after it.
+            if !self.try_event(&event, now) && event.ktime > snapshot.at {
+                self.waiting.push_back(event);
+            }
+        }
+        self.close_unused();
+        self.forget_unmounted();
+        self.close_quiet(now);
+    }
+
+    /// Takes in a reading of the kernel's exact counters. They correct the counts of open faults, and they stand in for
+    /// events that found no room in the ring buffer.
+    pub fn counted(&mut self, counts: &[Count], now: Now) {
+        for count in counts {
+            let before =
+                self.counts.insert((count.kind, count.dev, count.errno), count.count).unwrap_or(0);
+            let new = count.count.saturating_sub(before);
+            if new == 0 {
+                continue;
+            }
+            let event = Event {
+                ktime: count.last,
+                kind: count.kind,
+                dev: count.dev,
+                errno: count.errno,
+                place: 0,
+                detail: 0,
+            };
+            if self
+                .handled
+                .get(&(count.kind, count.dev))
+                .is_none_or(|handled| *handled < count.last)
+            {
+                self.event(&event, now);
+            }
+            if let Some(key) = Self::key_of(&event)
+                && let Some(entry) = self.faults.get_mut(&key)
+                && entry.kernel_ns.is_none_or(|first| first <= count.last)
+            {
+                entry.counted += new;
+                self.version += 1;
+            }
+        }
+    }
+
+    /// The fault to which an event of this kind and device belongs.
+    fn key_of(event: &Event) -> Option<Key> {
+        if event.is_benign() {
+            return None;
+        }
+        match event.kind {
+            // One lost write gives a Writeback event for each page, which says nothing about the number of losses.
+            Kind::MountChange | Kind::Writeback => None,
+            Kind::Ext4Error => Some((FaultKind::FilesystemError, event.dev)),
+            Kind::Ext4Shutdown | Kind::XfsShutdown => Some((FaultKind::FilesystemRo, event.dev)),
+            _ if event.is_corruption() => Some((FaultKind::FilesystemError, event.dev)),
+            _ => Some((FaultKind::IoError, event.dev)),
+        }
+    }
+
+    /// Closes the faults of what is not mounted any more.
+    fn close_unused(&mut self) {
+        let table = self.table.clone();
+        let unused: Vec<Key> = self
+            .faults
+            .keys()
+            .copied()
+            .filter(|(kind, dev)| match kind {
+                FaultKind::FilesystemRo | FaultKind::FilesystemError => {
+                    !table.filesystems.contains_key(dev)
+                }
+                FaultKind::IoError | FaultKind::IoStall => table.users(*dev).next().is_none(),
+            })
+            .collect();
+        for key in unused {
+            self.close(key);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Evidence: which filesystems and disks there are, and how each stands at this moment.
+//!
+//! [`sampler::Sampler`] reads the mount table and sysfs and returns a [`snapshot::Snapshot`]; [`thread`] runs it on a
+//! thread of its own. Reading the files does not wait for a disk, but it can wait for a lock in the kernel. Then only
+//! that thread waits.
+
+pub mod fanotify;
+mod kept_files;
+mod mount_changes;
+mod mountinfo;
+mod mountinfo_file;
+pub mod mounts;
+pub mod sampler;
+pub mod snapshot;
+mod statistics;
+mod swaps;
+pub mod sysfs;
+pub mod thread;
+mod topology;
+
+pub use self::statistics::{BtrfsErrors, Disk, Ext4Errors};

@@ -1,0 +1,199 @@
+//! Reads the mount table and sysfs.
+
+use std::{io, time::Instant};
+
+use super::{
+    fanotify::ErrorMarks,
+    kept_files::KeptFiles,
+    mountinfo_file::MountInfoFile,
+    snapshot::Snapshot,
+    sysfs::Sysfs,
+    topology::{TOPOLOGY_AGE, Topology},
+};
+use crate::host::{Paths, clock};
+
+/// Takes snapshots, and keeps what the next one can use.
+#[derive(Debug)]
+pub struct Sampler {
+    paths: Paths,
+    sysfs: Sysfs,
+    mountinfo: MountInfoFile,
+    topology: Topology,
+    kept: KeptFiles,
+    /// When [`KeptFiles::prune`] was called last.
+    pruned: Instant,
+    error_marks: Option<ErrorMarks>,
+}
+
+impl Sampler {
+    /// Opens the mount table. With `error_marks`, the sampler has fanotify watch every filesystem for errors.
+    pub fn new(paths: &Paths, error_marks: Option<ErrorMarks>) -> io::Result<Self> {
+        let sysfs = Sysfs { root: paths.sys.clone() };
+        Ok(Self {
+            paths: paths.clone(),
+            mountinfo: MountInfoFile::open(&paths.mount_table)?,
+            topology: Topology::new(paths, sysfs.clone()),
+            sysfs,
+            kept: KeptFiles::default(),
+            pruned: Instant::now(),
+            error_marks,
+        })
+    }
+
+    /// Takes a snapshot. An error means that the mount table cannot be read. A table that has not changed is not parsed
+    /// again.
+    pub fn sample(&mut self) -> io::Result<Snapshot> {
+        let at = clock::monotonic();
+        if let Some(table) = self.mountinfo.read(self.topology.is_stale())? {
+            self.topology.resolve(table);
+            if let Some(marks) = &self.error_marks {
+                marks.watch(self.topology.table(), &self.paths);
+            }
+        }
+        let mut snapshot =
+            Snapshot { at, table: self.topology.table().clone(), ..Snapshot::default() };
+        self.read_remembered_errors(&mut snapshot);
+        for dev in snapshot.table.disks().into_keys() {
+            if let Some(disk) = self.sysfs.disk(dev, &mut self.kept) {
+                snapshot.disks.insert(dev, disk);
+            }
+        }
+        if self.pruned.elapsed() >= TOPOLOGY_AGE {
+            self.kept.prune();
+            self.pruned = Instant::now();
+        }
+        Ok(snapshot)
+    }
+
+    /// Reads the errors that ext4 and btrfs remember.
+    fn read_remembered_errors(&mut self, snapshot: &mut Snapshot) {
+        for filesystem in snapshot.table.filesystems.values() {
+            let dev = filesystem.dev;
+            match filesystem.fs_type.as_str() {
+                "ext4" | "ext3" | "ext2" => {
+                    let device = filesystem.members.iter().find(|member| member.dev == dev);
+                    if let Some(errors) =
+                        device.and_then(|device| self.sysfs.ext4(&device.name, &mut self.kept))
+                    {
+                        snapshot.ext4.insert(dev, errors);
+                    }
+                }
+                "btrfs" => {
+                    let directory = self.topology.btrfs_directory(dev);
+                    if let Some(errors) = directory
+                        .and_then(|directory| self.sysfs.btrfs_errors(directory, &mut self.kept))
+                    {
+                        snapshot.btrfs.insert(dev, errors);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink, path::PathBuf};
+
+    use super::*;
+    use crate::{kernel::sampling::statistics::Disk, model::Dev};
+
+    /// A procfs and a sysfs of the test's own, with an ext4 on a logical volume.
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn new() -> Self {
+            let host = Self(tempfile::tempdir().unwrap());
+            fs::create_dir_all(host.at("proc")).unwrap();
+            fs::create_dir_all(host.at("sys/dev/block")).unwrap();
+            let line = "30 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw\n";
+            fs::write(host.at("mountinfo"), line).unwrap();
+            host
+        }
+
+        fn at(&self, path: &str) -> PathBuf {
+            self.0.path().join(path)
+        }
+
+        fn add(&self, dev: &str, name: &str, slaves: &[&str]) {
+            let own = self.at("sys/devices").join(name);
+            fs::create_dir_all(own.join("slaves")).unwrap();
+            fs::write(own.join("dev"), format!("{dev}\n")).unwrap();
+            fs::write(own.join("stat"), "5 0 40 3 7 0 56 2 0 9 9 1 0 8 0 2 1\n").unwrap();
+            symlink(&own, self.at("sys/dev/block").join(dev)).unwrap();
+            for slave in slaves {
+                self.link(name, slave);
+            }
+        }
+
+        fn link(&self, name: &str, slave: &str) {
+            let slaves = self.at("sys/devices").join(name).join("slaves");
+            symlink(self.at("sys/devices").join(slave), slaves.join(slave)).unwrap();
+        }
+
+        fn remove(&self, dev: &str, name: &str) {
+            fs::remove_file(self.at("sys/dev/block").join(dev)).unwrap();
+            fs::remove_dir_all(self.at("sys/devices").join(name)).unwrap();
+        }
+
+        fn sampler(&self) -> Sampler {
+            let (proc, sys) = (self.at("proc"), self.at("sys"));
+            let root = self.0.path().to_owned();
+            let paths = Paths { root, proc, sys, mount_table: self.at("mountinfo") };
+            Sampler::new(&paths, None).unwrap()
+        }
+    }
+
+    /// A snapshot for which every device is looked up again.
+    fn sample(sampler: &mut Sampler) -> Snapshot {
+        sampler.topology.resolved = None;
+        // A real sysfs gives ENODEV for an open file of a removed device.
+        sampler.kept = KeptFiles::default();
+        sampler.sample().unwrap()
+    }
+
+    fn gone(snapshot: &Snapshot) -> Vec<Dev> {
+        let gone = snapshot.disks.iter().filter(|(_, disk)| **disk == Disk::Gone);
+        gone.map(|(dev, _)| *dev).collect()
+    }
+
+    #[test]
+    fn a_layer_that_lvm_takes_out_has_not_vanished() {
+        let host = Host::new();
+        host.add("8:0", "sda", &[]);
+        host.add("253:1", "dm-1", &["sda"]);
+        host.add("253:0", "dm-0", &["dm-1"]);
+        let mut sampler = host.sampler();
+        sample(&mut sampler);
+        // The last snapshot is removed: the volume lies on the disk again.
+        fs::remove_file(host.at("sys/devices/dm-0/slaves/dm-1")).unwrap();
+        host.link("dm-0", "sda");
+        host.remove("253:1", "dm-1");
+        assert_eq!(gone(&sample(&mut sampler)), []);
+    }
+
+    #[test]
+    fn a_disk_that_is_pulled_has_vanished_for_as_long_as_it_is_in_use() {
+        let host = Host::new();
+        host.add("8:0", "sda", &[]);
+        host.add("253:0", "dm-0", &["sda"]);
+        let mut sampler = host.sampler();
+        sample(&mut sampler);
+        host.remove("8:0", "sda");
+        for _ in 0..3 {
+            assert_eq!(gone(&sample(&mut sampler)), [Dev::new(8, 0)]);
+        }
+        // Also for an agent that is started later, where the filesystem is on the disk itself.
+        fs::write(host.at("mountinfo"), "30 1 8:0 / / rw - ext4 /dev/sda rw\n").unwrap();
+        assert_eq!(gone(&sample(&mut host.sampler())), [Dev::new(8, 0)]);
+    }
+
+    #[test]
+    fn the_table_is_read_although_the_swap_space_cannot_be() {
+        let host = Host::new();
+        host.add("253:0", "dm-0", &[]);
+        fs::create_dir(host.at("proc/swaps")).unwrap();
+        assert_eq!(sample(&mut host.sampler()).table.filesystems.len(), 1);
+    }
+}

@@ -1,0 +1,46 @@
+//! What the sampler has read at one moment.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use super::{
+    mounts::MountTable,
+    statistics::{BtrfsErrors, Disk, Ext4Errors},
+};
+use crate::model::Dev;
+
+/// The filesystems and disks of this host, as they were at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When reading began, in `CLOCK_MONOTONIC` nanoseconds.
+    pub at: u64,
+    /// Every filesystem on a disk.
+    pub table: Arc<MountTable>,
+    /// The errors that each ext4 filesystem remembers.
+    pub ext4: BTreeMap<Dev, Ext4Errors>,
+    /// The device statistics of each btrfs filesystem.
+    pub btrfs: BTreeMap<Dev, BtrfsErrors>,
+    /// The progress of every whole device below a filesystem.
+    pub disks: BTreeMap<Dev, Disk>,
+}
+
+impl Snapshot {
+    /// Whether this snapshot can change the ledger's view after `earlier`. Completed requests of a healthy disk cannot.
+    /// Requests in flight can: they may turn out to be stuck.
+    pub(super) fn matters_after(&self, earlier: &Self) -> bool {
+        let is_busy_or_gone = |disk: &Disk| !matches!(disk, Disk::Present { in_flight: 0, .. });
+        !Arc::ptr_eq(&self.table, &earlier.table)
+            || self.ext4 != earlier.ext4
+            || self.btrfs != earlier.btrfs
+            || self.disks.len() != earlier.disks.len()
+            || self.disks.values().chain(earlier.disks.values()).any(is_busy_or_gone)
+    }
+}
+
+/// The result of one attempt at a snapshot, with its cost.
+#[derive(Debug)]
+pub struct Sample {
+    /// The snapshot, or why the mount table could not be read.
+    pub snapshot: io::Result<Snapshot>,
+    /// How long the attempt took.
+    pub cost: Duration,
+}

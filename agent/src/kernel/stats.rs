@@ -1,0 +1,107 @@
+//! The kernel's counters and the states of the hooks, for `/faults` and `/metrics`.
+
+use tracing::warn;
+
+use super::{
+    ebpf::{EventSource, HookStatus, reader::kind_name},
+    ledger::{Ledger, Now},
+};
+use crate::{errno, model::Dev};
+
+/// What the kernel side counts. Published when a request for `/faults` or `/metrics` comes, every second while events
+/// come, and every few seconds otherwise.
+#[derive(Clone, Debug, Default)]
+pub struct KernelStats {
+    /// The kernel's exact counters.
+    pub counts: Vec<NamedCount>,
+    /// Every hook.
+    pub hooks: Vec<HookStatus>,
+    /// Events for which there was no room among the counters.
+    pub uncounted: u64,
+    /// Events for which no program ran.
+    pub missed: u64,
+    /// Events that the agent gave up because too many waited for their filesystem.
+    pub forgotten: u64,
+    /// Probes that are running or stuck.
+    pub probes_running: usize,
+    /// Seconds that the last snapshot took.
+    pub snapshot_seconds: f64,
+}
+
+/// One of the kernel's counters, with names.
+#[derive(Clone, Debug)]
+pub struct NamedCount {
+    /// The kind of event ([`kind_name`]).
+    pub kind: &'static str,
+    /// The device.
+    pub device: Dev,
+    /// Its name in the kernel; empty if it is not known.
+    pub device_name: String,
+    /// Name of the errno; empty if the tracepoint has none.
+    pub errno: String,
+    /// Events.
+    pub count: u64,
+    /// Those of them that were not sent because of the rate limit.
+    pub suppressed: u64,
+    /// Those of them that were not sent because the ring buffer was full.
+    pub dropped: u64,
+}
+
+/// Reads the counters and hooks of the loaded programs.
+#[derive(Debug, Default)]
+pub(super) struct StatsReader {
+    /// All events counted at the last reading.
+    total: u64,
+    /// Events for which no program ran.
+    missed: u64,
+}
+
+impl StatsReader {
+    /// Reads the counters into the ledger and into statistics. Counters that cannot be read stay as they were in
+    /// `before`.
+    pub(super) fn read(
+        &mut self,
+        source: Option<&EventSource>,
+        before: &KernelStats,
+        ledger: &mut Ledger,
+        now: Now,
+    ) -> KernelStats {
+        let Some(source) = source else { return KernelStats::default() };
+        let counts = match source.counts() {
+            Ok(counts) => {
+                let total = counts.iter().map(|count| count.count).sum();
+                // Only while events come: this reads a file for each program.
+                if self.total != total {
+                    self.total = total;
+                    self.missed = source.loader().missed();
+                }
+                ledger.counted(&counts, now);
+                let table = ledger.table();
+                let named = counts.iter().map(|count| NamedCount {
+                    kind: kind_name(count.kind),
+                    device: count.dev,
+                    device_name: table.device_name(count.dev).to_owned(),
+                    errno: match count.errno {
+                        0 => String::new(),
+                        errno => errno::name(errno).into_owned(),
+                    },
+                    count: count.count,
+                    suppressed: count.suppressed,
+                    dropped: count.dropped,
+                });
+                named.collect()
+            }
+            Err(error) => {
+                warn!(%error, "the kernel's counters cannot be read");
+                before.counts.clone()
+            }
+        };
+        KernelStats {
+            counts,
+            hooks: source.loader().hooks(),
+            uncounted: source.uncounted(),
+            missed: self.missed,
+            ..KernelStats::default()
+        }
+    }
+}
