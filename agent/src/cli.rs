@@ -3,7 +3,7 @@
 use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::BoolishValueParser};
-use tocsin_runtime::log;
+use tocsin_runtime::{command_line::Alias, log};
 
 use crate::{checks, checks::OnApiLoss, kernel, serve, serve::weight};
 
@@ -250,38 +250,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
 }
 
-/// What is wrong with a command line, and perhaps what was meant, in one line.
-#[must_use]
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let line: Vec<_> =
-        lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    line.join(" ").trim_start_matches("error: ").to_owned()
-}
-
-/// Names that the systems we replace use for the same thing: (theirs, ours).
-const ALIASES: [(&str, &str); 2] = [("MY_NODE_NAME", "NODE_NAME"), ("LOG_LEVEL", "RUST_LOG")];
-
-/// Names of every environment variable of the command line: an empty one counts as unset, as it is
-/// written in /etc/default and in pod specs.
-#[must_use]
-pub fn environment() -> Vec<String> {
-    let command = <Cli as clap::CommandFactory>::command();
-    let of = |command: &clap::Command| {
-        let names = command.get_arguments().filter_map(clap::Arg::get_env);
-        names.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
-    };
-    let all = command.get_subcommands().flat_map(|sub| sub.get_subcommands().chain([sub]));
-    all.flat_map(of).collect()
-}
-
-/// Environment variables to set before parsing, so that every alias means what its name means.
-#[must_use]
-pub fn aliases(get: impl Fn(&str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
-    let unset = |name: &&(&str, &str)| get(name.1).is_none_or(|value| value.is_empty());
-    ALIASES.iter().filter(unset).filter_map(|(alias, name)| Some((*name, get(alias)?))).collect()
-}
+/// Names that the replaced systems have for the same thing.
+pub const ALIASES: [Alias; 2] =
+    [Alias::new("MY_NODE_NAME", "NODE_NAME"), Alias::new("LOG_LEVEL", "RUST_LOG")];
 
 #[cfg(test)]
 mod tests {
@@ -313,18 +284,5 @@ mod tests {
         assert!(parse("--no-ebpf"));
         assert!(parse("--no-ebpf=yes"));
         assert!(!parse("--no-ebpf=false"));
-    }
-
-    #[test]
-    fn an_alias_counts_only_where_its_name_is_not_set() {
-        let env = |pairs: &'static [(&str, &str)]| {
-            move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v))
-        };
-        assert_eq!(aliases(env(&[("MY_NODE_NAME", "a")])), [("NODE_NAME", "a".into())]);
-        assert_eq!(aliases(env(&[("MY_NODE_NAME", "a"), ("NODE_NAME", "b")])), []);
-        assert_eq!(
-            aliases(env(&[("LOG_LEVEL", "debug"), ("RUST_LOG", "")])),
-            [("RUST_LOG", "debug".into())]
-        );
     }
 }

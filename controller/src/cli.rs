@@ -1,9 +1,9 @@
 //! What was typed: the controller's commands, their flags, and the environment names they answer to.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
-use tocsin_runtime::log::Format;
+use clap::{Args, Parser, Subcommand};
+use tocsin_runtime::{command_line::Alias, log::Format};
 
 use crate::heartbeat;
 
@@ -37,48 +37,27 @@ pub struct CommonArgs {
     pub log: String,
 }
 
-/// What is wrong with a command line, and perhaps what was meant, in one line.
-#[must_use]
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
-    let line: Vec<_> =
-        lines.filter(|line| !line.is_empty() && !line.starts_with("For more")).collect();
-    line.join(" ").trim_start_matches("error: ").to_owned()
-}
+/// Names that the replaced programs have for the same thing.
+pub const ALIASES: [Alias; 1] =
+    [Alias { theirs: "LOG_LEVEL", ours: "RUST_LOG", translate: translate_level }];
 
-/// Names of every environment variable of the command line: an empty one counts as unset.
-#[must_use]
-pub fn environment() -> Vec<String> {
-    let command = <Cli as CommandFactory>::command();
-    let of = |command: &clap::Command| {
-        let names = command.get_arguments().filter_map(clap::Arg::get_env);
-        names.map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
-    };
-    command.get_subcommands().flat_map(of).collect()
-}
-
-/// `LOG_LEVEL`, the name that the replaced programs have for `RUST_LOG`, with the words of their loggers (logrus:
-/// `WARNING`, `FATAL`, ...); what is no level means `info` there.
-#[must_use]
-pub fn aliases(get: impl Fn(&str) -> Option<OsString>) -> Option<(&'static str, OsString)> {
-    if get("RUST_LOG").is_some_and(|value| !value.is_empty()) {
-        return None;
-    }
-    let level = get("LOG_LEVEL").filter(|value| !value.is_empty())?;
+/// The words of the replaced programs' loggers (logrus: `WARNING`, `FATAL`, ...); what is no level means `info` there.
+fn translate_level(level: &OsStr) -> Option<&'static str> {
     let level = level.to_string_lossy().to_lowercase();
-    let level = match &*level {
-        "trace" | "debug" | "info" | "warn" | "error" => &*level,
-        "warning" => "warn",
-        "fatal" | "panic" => "error",
-        filter if filter.contains('=') => filter,
-        _ => "info",
-    };
-    Some(("RUST_LOG", level.into()))
+    match &*level {
+        "trace" => Some("trace"),
+        "debug" => Some("debug"),
+        "warn" | "warning" => Some("warn"),
+        "error" | "fatal" | "panic" => Some("error"),
+        filter if filter.contains('=') => None,
+        _ => Some("info"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
@@ -88,23 +67,14 @@ mod tests {
 
     #[test]
     fn levels_of_the_replaced_loggers_are_understood() {
-        for (rust_log, log_level, expected) in [
-            (None, None, None),
-            (None, Some("INFO"), Some("info")),
-            (None, Some("Warning"), Some("warn")),
-            (None, Some("PANIC"), Some("error")),
-            (None, Some("loud"), Some("info")),
-            (None, Some("kube=debug"), Some("kube=debug")),
-            (Some("debug"), Some("error"), None),
+        for (level, expected) in [
+            ("INFO", Some("info")),
+            ("Warning", Some("warn")),
+            ("PANIC", Some("error")),
+            ("loud", Some("info")),
+            ("kube=debug", None),
         ] {
-            let get = |name: &str| {
-                if name == "RUST_LOG" { rust_log } else { log_level }.map(OsString::from)
-            };
-            assert_eq!(
-                aliases(get),
-                expected.map(|level| ("RUST_LOG", OsString::from(level))),
-                "{log_level:?}"
-            );
+            assert_eq!(translate_level(OsStr::new(level)), expected, "{level}");
         }
     }
 }

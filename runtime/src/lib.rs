@@ -3,6 +3,7 @@
 //! The privileged agent and the unprivileged controller are both built on it. Nothing is in here that only one of them
 //! needs, and nothing in here knows either of them.
 
+pub mod command_line;
 pub mod fd;
 pub mod http;
 pub mod jitter;

@@ -11,14 +11,14 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use clap::Parser;
 use tocsin_api::health::{CheckResult, HealthResponse};
+use tocsin_runtime::command_line;
 use tokio::sync::watch;
 
 use super::{client, print, printable, table};
 use crate::{
     checks::{self, OnApiLoss, Policy},
-    cli::{AgentArgs, CheckArgs, Cli, Command, Output, one_line},
+    cli::{ALIASES, AgentArgs, CheckArgs, Cli, Command, Output},
     cluster::{self, Cluster},
     config::Config,
     health::{Board, HealthQuery, Sources},
@@ -145,8 +145,8 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
 
 /// The agent's flags for a single look without eBPF, with what its environment says.
 fn agent_args(args: &CheckArgs) -> anyhow::Result<AgentArgs> {
-    let cli = Cli::try_parse_from(["tocsin", "agent", "--no-ebpf"])
-        .map_err(|error| anyhow!(one_line(&error)))?;
+    let cli: Cli = command_line::parse(["tocsin", "agent", "--no-ebpf"], &ALIASES)
+        .map_err(|error| anyhow!(command_line::one_line(&error)))?;
     let Command::Agent(agent) = cli.command else { bail!("not the agent's flags") };
     Ok(AgentArgs { mount_table: args.mount_table.clone(), ..*agent })
 }
