@@ -1,4 +1,4 @@
-//! Measurements; made by the program `bench` of the tests' package.
+//! `cargo xtask bench`: the measurements of the program `bench` in the package `e2e`.
 
 use std::ffi::OsString;
 
@@ -16,14 +16,14 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    // A number from an agent without its kernel programs would be a number about something else.
+    // Figures of an agent without its kernel programs would mean nothing.
     setup::ensure(Needs::Tests)?;
     let binary = build_agent(true)?;
     let mut bench = cargo()?;
     bench
         .args(["run", "--quiet", "--release", "--package", "e2e", "--bin", "bench", "--"])
         .args(&options.which)
-        // Optimising the agent over all crates is for its size; this program is thrown away.
+        // The size of this program does not matter, so optimisation over all crates would only cost time.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("TOCSIN_BIN", binary);
     if let Some(programs) = cluster::programs() {

@@ -1,8 +1,7 @@
-//! Which compiler can build the kernel programs.
+//! Finds a compiler that can build the kernel programs.
 //!
-//! It is known by what it has, never by its name: a ready core library for `bpfel-unknown-none`, or
-//! core's source to build one from. A toolchain called nightly may have neither. And its LLVM must be
-//! the linker's, because what it hands to the linker is LLVM's bitcode.
+//! Such a toolchain has a compiled core library for `bpfel-unknown-none`, or core's source; its name says nothing about
+//! that. Its LLVM must have the linker's version, because it passes LLVM bitcode to the linker.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,13 +11,13 @@ use anyhow::{Context as _, Result};
 
 use crate::workspace::{self, command, output, target_dir};
 
-/// What bpf-linker is built with, and so what the compiler must have. Debian 12 carries both.
+/// The version of LLVM that bpf-linker is built with, and that the compiler must have. Debian 12 has it.
 pub(crate) const LLVM: &str = "22";
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
-/// The name under which Debian's compiler becomes a toolchain of rustup.
+/// rustup's name for Debian's compiler, once that is linked as a toolchain.
 pub(crate) const DEBIAN_TOOLCHAIN: &str = "tocsin-bpf";
 
-/// In the order of preference.
+/// What a toolchain has of core, best first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Core {
     Ready,
@@ -26,7 +25,7 @@ pub(crate) enum Core {
 }
 
 pub(crate) struct Toolchain {
-    /// As `rustup run` takes it; without rustup only a word for the log.
+    /// Its name for `rustup run`; without rustup a word for the log.
     pub(crate) name: String,
     pub(crate) sysroot: PathBuf,
     pub(crate) core: Core,
@@ -34,7 +33,7 @@ pub(crate) struct Toolchain {
 }
 
 impl Toolchain {
-    /// The toolchain that `agent/build.rs` would take, if it can build, else the best there is.
+    /// The toolchain that `agent/build.rs` uses, if it can build; otherwise the best one that is installed.
     pub(crate) fn find() -> Result<Option<Self>> {
         if let Ok(name) = env::var("TOCSIN_BPF_TOOLCHAIN") {
             return Ok(Self::named(&name));
@@ -74,7 +73,7 @@ impl Toolchain {
         } else {
             return None;
         };
-        // A linked toolchain is a symbolic link.
+        // rustup links a toolchain by a symbolic link.
         let sysroot = sysroot.canonicalize().ok()?;
         Some(Self { name: name.to_owned(), sysroot, core, rustup })
     }
@@ -87,7 +86,7 @@ impl Toolchain {
         self.sysroot.join("bin/cargo-clippy").is_file()
     }
 
-    /// A program of this toolchain, with what makes it accept the target.
+    /// A program of this toolchain, with the environment in which it accepts the target.
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let mut command = if self.rustup {
             let mut rustup = command("rustup")?;
@@ -96,7 +95,7 @@ impl Toolchain {
         } else {
             command(program)?
         };
-        // The same as agent/build.rs: with the crates named, cargo itself stays a stable cargo.
+        // As in agent/build.rs: with the crates named, cargo itself behaves as a stable cargo.
         let unstable = match self.core {
             Core::Ready => "tocsin_ebpf,aya_ebpf,aya_log_ebpf",
             Core::Source => "1",
@@ -125,12 +124,13 @@ impl Toolchain {
             "CARGO_ENCODED_RUSTFLAGS",
             format!("--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf"),
         );
-        // A directory of its own: other flags in the same one would rebuild everything each time.
+        // A directory of its own: cargo rebuilds everything when the flags change.
         cargo.arg("--target-dir").arg(target_dir()?.join("bpf"));
         Ok(cargo)
     }
 
-    /// Tells `agent/build.rs`. The file is left alone when it says so already: its time is an input.
+    /// Writes the file from which `agent/build.rs` takes the name. A file with this name is left alone, because its time is
+    /// an input of the build.
     pub(crate) fn record(&self) -> Result<()> {
         let path = record_path()?;
         if fs::read_to_string(&path).is_ok_and(|old| old.trim() == self.name) {
@@ -141,10 +141,10 @@ impl Toolchain {
     }
 }
 
-/// bpf-linker, if there is one that runs and has our LLVM.
+/// The path of a bpf-linker that runs and has [`LLVM`]'s version.
 pub(crate) fn linker() -> Option<PathBuf> {
     let path = workspace::find_program("bpf-linker")?;
-    // A linker with LLVM inside does not name it: then only using it can tell.
+    // One with LLVM linked statically does not name it, and is taken as it is.
     let libraries = output(Command::new("ldd").arg(&path)).ok()?;
     let llvm = libraries.lines().find(|line| line.contains("libLLVM"));
     let fits = |line: &str| {
@@ -155,21 +155,21 @@ pub(crate) fn linker() -> Option<PathBuf> {
     llvm.is_none_or(fits).then_some(path)
 }
 
-/// The major version of the LLVM inside a compiler.
+/// The major version of a compiler's LLVM.
 pub(crate) fn llvm_of(rustc_path: &Path) -> Option<String> {
     let version = output(rustc(rustc_path).arg("-vV")).ok()?;
     let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     Some(llvm.split('.').next()?.to_owned())
 }
 
-/// rustup's toolchains; none where cargo came another way.
+/// The directory of rustup's toolchains; none without rustup.
 pub(crate) fn rustup_toolchains() -> Option<PathBuf> {
     workspace::find_program("rustup")?;
     let home = env::var_os("RUSTUP_HOME").map(PathBuf::from);
     Some(home.or_else(|| Some(env::home_dir()?.join(".rustup")))?.join("toolchains"))
 }
 
-/// `nightly` may be written for `nightly-x86_64-unknown-linux-gnu`.
+/// The directory of a toolchain by its name, where `nightly` stands for `nightly-x86_64-unknown-linux-gnu`.
 fn installed(toolchains: &Path, name: &str) -> Option<PathBuf> {
     let exact = toolchains.join(name);
     if exact.is_dir() {
@@ -186,7 +186,7 @@ fn has_core(library: &Path) -> bool {
 
 fn rustc(path: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut rustc = Command::new(path);
-    // `cargo run` names its own compiler's libraries there.
+    // `cargo run` sets it to the libraries of its own compiler.
     rustc.env_remove("LD_LIBRARY_PATH");
     rustc
 }

@@ -1,4 +1,4 @@
-//! The kernel programs alone: what `agent/build.rs` embeds, at a place one can look at.
+//! `cargo xtask build-ebpf`: builds the kernel programs alone, as `agent/build.rs` embeds them, and lists them.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ pub(crate) fn run() -> Result<()> {
     let object = target_dir()?.join("bpf").join(bpf::TARGET).join("release/tocsin-ebpf");
     let size = fs::metadata(&object).with_context(|| object.display().to_string())?.len();
     println!("{} ({size} bytes, {})", object.display(), toolchain.name);
-    // binutils is there wherever Rust can link.
+    // Rust needs binutils to link, so readelf is installed.
     let dump =
         output(command("readelf")?.args(["--wide", "--sections", "--symbols"]).arg(&object))?;
     for (name, size) in programs(&dump) {
@@ -26,7 +26,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// The programs among the symbols: global functions, but not those in `.text`, which programs call.
+/// The kernel programs among the symbols: global functions outside of `.text`. Those in `.text` are called by programs.
 fn programs(dump: &str) -> Vec<(&str, &str)> {
     let text = dump.lines().find_map(|line| {
         let (number, rest) = line.trim().strip_prefix('[')?.split_once(']')?;

@@ -1,9 +1,8 @@
 //! The control plane that the tests run against: etcd, kube-apiserver and kubectl.
 //!
-//! Nobody publishes these as something that a package manager has everywhere, but each of them is a
-//! Go module, and the Go proxy has those. `tests/cluster/` names the versions and their checksums.
-//! The three are the set that `KUBEBUILDER_ASSETS` stands for wherever controllers are tested, so a
-//! directory that has them already does too.
+//! No package manager has all of these everywhere, but each of them is a Go module, which the Go proxy has.
+//! `tests/cluster/` names the versions and their checksums. `KUBEBUILDER_ASSETS` stands for a directory with these three
+//! wherever controllers are tested, so a directory that the user has is used.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -12,20 +11,20 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{announce, check, command, find_program, output, root, target_dir};
 
-/// Where the programs are, as everybody who tests controllers calls it.
+/// The variable with the programs' directory, by its common name in tests of controllers.
 pub(crate) const ASSETS: &str = "KUBEBUILDER_ASSETS";
 
-/// An older Go neither understands the `go` line of these modules nor fetches a Go that does.
+/// The oldest Go that understands the `go` line of these modules, or fetches a Go that does.
 const OLDEST_GO: (u32, u32) = (1, 21);
 
 /// A Go module below `tests/cluster/`, and what is built from it.
 struct Module {
     directory: &'static str,
-    /// The module whose version its programs carry.
+    /// The required module whose version is the programs' version.
     source: &'static str,
     /// Each program's name and package.
     programs: &'static [(&'static str, &'static str)],
-    /// What its programs call their own version, if they do not know it by themselves.
+    /// The variable with the programs' version, where the linker has to set it.
     version_variable: Option<&'static str>,
     /// How long the first build takes on two cores.
     takes: &'static str,
@@ -46,13 +45,13 @@ const MODULES: [Module; 2] = [
             ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
             ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
         ],
-        // Without it they are `v0.0.0-master+$Format:%H$`, which no client can parse.
+        // Otherwise it is `v0.0.0-master+$Format:%H$`, which no client can parse.
         version_variable: Some("k8s.io/component-base/version.gitVersion"),
         takes: "ten minutes",
     },
 ];
 
-/// The directory with all the programs, if they are there and current.
+/// The directory with all programs, if they are built from the current modules.
 pub(crate) fn programs() -> Option<PathBuf> {
     if let Some(assets) = given() {
         return Some(assets);
@@ -61,7 +60,7 @@ pub(crate) fn programs() -> Option<PathBuf> {
     MODULES.iter().all(|module| module.is_current(&bin).unwrap_or(false)).then_some(bin)
 }
 
-/// Builds what is not there.
+/// Builds the programs that are missing or not current.
 pub(crate) fn provide() -> Result<()> {
     if given().is_some() {
         return Ok(());
@@ -75,9 +74,9 @@ pub(crate) fn provide() -> Result<()> {
     Ok(())
 }
 
-/// The user's own, used as they are.
+/// The user's own programs, which are used as they are.
 fn given() -> Option<PathBuf> {
-    // Absolute, since the tests do not run where the user typed.
+    // Absolute, because the tests run in another directory.
     let assets = std::path::absolute(env::var_os(ASSETS)?).ok()?;
     MODULES.iter().all(|module| module.is_in(&assets)).then_some(assets)
 }
@@ -96,7 +95,7 @@ impl Module {
         Ok(self.is_in(bin) && built == self.recipe()?.text)
     }
 
-    /// Beside the programs: what they were built from.
+    /// The file beside the programs with the recipe that they were built from.
     fn stamp(&self, bin: &Path) -> PathBuf {
         bin.join(format!("{}.built-from", self.directory))
     }
@@ -120,10 +119,10 @@ impl Module {
         let mut build = command(go)?;
         build
             .current_dir(self.path())
-            // The module stands for itself, whatever workspace the tree may be part of.
+            // The module does not belong to a Go workspace that the tree may be in.
             .env("GOWORK", "off")
             .args(["build", "-trimpath", "-ldflags", &recipe.linker_flags, "-o"]);
-        // More than one program takes a directory, one takes a name: its package's may be another.
+        // Go names the programs in a directory by their packages; a single one may have another name.
         match self.programs {
             [(program, _)] => build.arg(bin.join(program)),
             _ => build.arg(bin),
@@ -142,10 +141,10 @@ impl Module {
     }
 }
 
-/// All that decides what comes out of a build.
+/// Everything that determines the result of a build.
 struct Recipe {
     linker_flags: String,
-    /// As it is kept, to be compared.
+    /// Its text, to be kept and compared.
     text: String,
 }
 
@@ -162,7 +161,7 @@ impl Recipe {
     }
 }
 
-/// The version of a module that a go.mod asks for, on a line of its own or in a block.
+/// The version of a module that a go.mod requires, on a line of its own or in a block.
 fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     go_mod.lines().find_map(|line| {
         let mut words = line.split_whitespace().skip_while(|word| *word == "require");
@@ -172,12 +171,12 @@ fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 
 fn go() -> Result<PathBuf> {
     let (major, minor) = OLDEST_GO;
-    // Go's own installation is not in everybody's PATH.
+    // Go's own installer puts it there, which may not be in PATH.
     let own = Path::new("/usr/local/go/bin/go");
     let Some(go) = find_program("go").or_else(|| own.is_file().then(|| own.to_owned())) else {
         bail!("no Go ({major}.{minor} or newer)");
     };
-    // Not in the module's directory, where this could begin with fetching the Go it asks for.
+    // Not in the module's directory, where `go version` could fetch another Go first.
     let words = output(command(&go)?.arg("version"))?;
     match go_version(&words) {
         Some(version) if version >= OLDEST_GO => Ok(go),
@@ -223,7 +222,7 @@ mod tests {
         assert_eq!(required_version(go_mod, "a.b"), None);
     }
 
-    /// What is in the tree can be built, and another version is another recipe.
+    /// Every module in the tree has a recipe, which changes with the version.
     #[test]
     fn every_module_has_a_recipe() {
         for module in &MODULES {
@@ -236,8 +235,7 @@ mod tests {
         }
     }
 
-    /// Kubernetes v1.N.P is made of staging modules v0.N.P; one that is forgotten in an update would
-    /// be another release's.
+    /// Kubernetes v1.N.P consists of staging modules v0.N.P: an update must not forget one of them.
     #[test]
     fn staging_modules_are_of_the_same_release() {
         let go_mod = fs::read_to_string(root().join("tests/cluster/kubernetes/go.mod")).unwrap();

@@ -1,4 +1,4 @@
-//! The story in a terminal; told by the program `demo` of the tests' package.
+//! `cargo xtask demo`: the program `demo` of the package `e2e`.
 
 use anyhow::Result;
 

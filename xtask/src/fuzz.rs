@@ -1,4 +1,5 @@
-//! libFuzzer on stable Rust: the compiler's own instrumentation of edges and comparisons, without a sanitizer.
+//! `cargo xtask fuzz`: libFuzzer on stable Rust, with the compiler's instrumentation of edges and comparisons and without
+//! a sanitizer.
 
 use std::fs;
 
@@ -9,12 +10,12 @@ use crate::workspace::{announce, cargo, check, command, host_triple, root, targe
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How long, once it is built
+    /// How long it runs, in seconds, once it is built
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 }
 
-/// What tells libFuzzer which code an input reached, and what it was compared with.
+/// The instrumentation by which libFuzzer finds which code an input reached, and what it was compared with.
 const COVERAGE: &str = "-C passes=sancov-module -C codegen-units=1 \
     -C llvm-args=-sanitizer-coverage-level=4 -C llvm-args=-sanitizer-coverage-inline-8bit-counters \
     -C llvm-args=-sanitizer-coverage-pc-table -C llvm-args=-sanitizer-coverage-trace-compares";
@@ -22,7 +23,7 @@ const COVERAGE: &str = "-C passes=sancov-module -C codegen-units=1 \
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::ensure(Needs::Fuzz)?;
     let triple = host_triple()?;
-    // A directory of its own: everything in it is compiled in another way.
+    // A directory of its own: everything is compiled with other flags.
     let target = target_dir()?.join("fuzz");
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
     let mut build = cargo()?;
@@ -35,7 +36,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     announce(&build);
     check(&mut build)?;
 
-    // What it finds worth keeping goes into the first directory, which is not the one in the tree.
+    // libFuzzer adds new inputs to the first directory, which is not the one in the tree.
     let (found, artifacts) = (target.join("corpus/health"), target.join("artifacts"));
     for directory in [&found, &artifacts] {
         fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;

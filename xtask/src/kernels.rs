@@ -1,8 +1,8 @@
-//! The agent on other kernels than this machine's: Debian's, each in a virtual machine.
+//! `cargo xtask kernels`: the agent on Debian's kernels, each in a virtual machine.
 //!
-//! No KVM: emulated, a kernel boots in seconds on any machine, also inside a container. The guest is an
-//! initramfs with the static agent, the modules and `kernels/init.sh`, which makes the faults and says
-//! how they went on the serial line. Not part of `cargo xtask test`: a kernel takes about a minute.
+//! The machine is emulated without KVM: a kernel boots in seconds, also inside a container. The guest is an initramfs
+//! with the static agent, the modules and `kernels/init.sh`, which makes the faults and prints the results on the serial
+//! line. It is not part of `cargo xtask test`, because a kernel takes about a minute.
 
 mod debian;
 mod initramfs;
@@ -19,10 +19,10 @@ use anyhow::{Context as _, Result, bail};
 use crate::setup::{self, Needs};
 use crate::workspace::{announce, build_agent, command, target_dir};
 
-/// One of each long-lived series: the last one without `block_rq_error`, and the two on which no mount
-/// table shows an ext4 that was lost.
+/// One kernel of each long-lived series: the last one without `block_rq_error`, and two whose mount table does not show
+/// that an ext4 has become read-only by an error.
 const VERSIONS: [&str; 3] = ["5.10", "6.1", "6.12"];
-/// What `init.sh` runs, in its order.
+/// The scenarios of `init.sh`, in its order.
 const SCENARIOS: [&str; 12] = [
     "hooks",
     "late_modules",
@@ -37,12 +37,12 @@ const SCENARIOS: [&str; 12] = [
     "counts",
     "syscall_hooks",
 ];
-/// Several times what a guest needs with two busy cores: one that is still there hangs.
+/// How long a guest may run: several times as long as it needs on two busy cores.
 const DEADLINE: Duration = Duration::from_mins(5);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How their versions begin; without any: 5.10, 6.1 and 6.12
+    /// How the versions begin; by default 5.10, 6.1 and 6.12
     versions: Vec<String>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let dir = target_dir()?.join("kernels");
     let mut table = Vec::new();
     for version in versions {
-        // The others are worth running also where one cannot be had.
+        // The others run also where one cannot be downloaded.
         let results = guest(&dir, version, &agent).unwrap_or_else(|error| {
             eprintln!("kernels: {version}: {error:#}");
             Results::default()
@@ -76,14 +76,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// By scenario: whether it passed, and what it said.
+/// Whether each scenario passed, and its detail.
 type Results = BTreeMap<String, (bool, String)>;
 
 fn verdict(results: &Results, scenario: &str) -> &'static str {
     match results.get(scenario) {
         Some((true, _)) => "pass",
         Some((false, _)) => "FAIL",
-        // The guest did not come that far.
+        // The guest ended before.
         None => "-",
     }
 }
@@ -112,7 +112,7 @@ fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<()> {
     let mut qemu = command("qemu-system-x86_64")?;
     qemu.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"])
         .args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "1024"])
-        // Only a panic may speak between the lines of the scenarios; they show the rest themselves.
+        // The kernel prints a panic alone; the scenarios print the rest themselves.
         .args(["-append", "console=ttyS0 loglevel=1 panic=-1"])
         .arg("-kernel")
         .arg(image)
@@ -135,10 +135,10 @@ fn boot(image: &Path, initramfs: &Path, log: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes `tocsin-guest: PASS name: detail` out of what came over the line.
+/// The results in the text of the serial line: `tocsin-guest: PASS name: detail`.
 fn parse(log: &str) -> Results {
     let result = |line: &str| {
-        // A kernel message may be in front.
+        // The line may begin with a kernel message.
         let (_, line) = line.split_once("tocsin-guest: ")?;
         let (verdict, rest) = line.trim_end().split_once(' ')?;
         let passed = match verdict {

@@ -1,4 +1,4 @@
-//! What must hold before tests are worth running. Nothing here changes a file.
+//! `cargo xtask lint`: formatting, clippy, licences. It changes no file.
 
 use anyhow::{Result, bail};
 
@@ -8,7 +8,7 @@ use crate::workspace::{announce, cargo, check, output};
 
 pub(crate) fn run() -> Result<()> {
     setup::try_for(Needs::Lint);
-    // All of them, so that one run shows everything there is to mend.
+    // All of them run, so that one run shows everything that is wrong.
     let steps = [
         ("formatting", formatting()),
         ("clippy", clippy()),
@@ -36,7 +36,7 @@ fn formatting() -> Result<()> {
     check(&mut fmt)
 }
 
-/// The host's side: everything but the bodies of the kernel programs.
+/// Everything but the bodies of the kernel programs, for the host's target.
 fn clippy() -> Result<()> {
     let mut clippy = cargo()?;
     clippy
@@ -46,7 +46,7 @@ fn clippy() -> Result<()> {
     check(&mut clippy)
 }
 
-/// The kernel's side. A run of its own: features are unified per run, and the target differs.
+/// The kernel programs, for their own target: a run of its own, because features are unified in each run.
 fn clippy_bpf() -> Result<()> {
     let Some(toolchain) = Toolchain::find()?.filter(Toolchain::has_clippy) else {
         println!(
@@ -68,8 +68,8 @@ fn dependencies() -> Result<()> {
     advisories()
 }
 
-/// A new advisory must not turn an old commit red, and the database is only on the network: this
-/// tells, and never fails.
+/// Prints advisories and never fails: a new advisory must not fail an old commit, and the database is only on the
+/// network.
 fn advisories() -> Result<()> {
     if let Err(error) = output(cargo()?.args(["deny", "fetch", "db"])) {
         println!("SKIP advisories: the database could not be fetched ({error:#})");

@@ -1,7 +1,7 @@
 //! One command for everything a developer or CI does: `cargo xtask COMMAND`.
 //!
-//! Each command is one file. What several of them need is in [`setup`] (what the machine must have),
-//! [`bpf`] (which compiler builds the kernel programs) and [`workspace`] (paths, and calling cargo).
+//! Each command is one file. Commands share [`setup`] (the programs that the machine must have), [`bpf`] (the compiler of
+//! the kernel programs) and [`workspace`] (paths, and calling cargo).
 
 mod bench;
 mod bpf;
@@ -23,7 +23,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
 enum Command {
-    /// Bring this machine to where everything below works
+    /// Install everything that the commands below need
     Setup(setup::Options),
     /// Build the kernel programs alone, and list them
     BuildEbpf,
@@ -37,9 +37,9 @@ enum Command {
     Kernels(kernels::Options),
     /// Formatting, clippy for both targets, licences and sources of dependencies
     Lint,
-    /// Feed the agent's parsers with whatever breaks them, for a while
+    /// Fuzz the health listener's parser for a while
     Fuzz(fuzz::Options),
-    /// Measure the budgets
+    /// Measure the figures that have a budget
     Bench(bench::Options),
 }
 

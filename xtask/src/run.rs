@@ -1,4 +1,4 @@
-//! The agent on this machine, in the foreground, as a newcomer or a developer wants it.
+//! `cargo xtask run`: the agent on this machine, in the foreground.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -26,6 +26,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let name = fs::read_to_string("/proc/sys/kernel/hostname").context("host name")?;
         agent.env("NODE_NAME", name.trim());
     }
-    // The agent takes this process's place, so signals and the exit code are its own.
+    // The agent replaces this process, so that it gets the signals and sets the exit code.
     Err(agent.exec()).with_context(|| format!("start {}", binary.display()))
 }

@@ -1,8 +1,8 @@
-//! Brings a machine that has only Rust to where Tocsin builds and its tests run, by the first road
-//! that works, and says in one line each what it could not do.
+//! `cargo xtask setup`: installs what Tocsin's build and its tests need on a machine that has only Rust, and prints a line
+//! for each thing that it could not install.
 //!
-//! The compiler for the kernel programs: (1) what is there; (2) rustup's own, with core's source;
-//! (3) Debian's, which carries a ready core. See [`crate::bpf`] for what "works" means.
+//! The compiler for the kernel programs is the first of these that works: one that is installed; rustup's, with core's
+//! source; Debian's, which has a compiled core. See [`crate::bpf`] for what "works" means.
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -20,7 +20,7 @@ const DENY_VERSION: &str = "0.20.2";
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 const DEBIAN_LLVM: [&str; 4] = ["llvm-22-dev", "libzstd-dev", "zlib1g-dev", "g++"];
 
-/// What the tests and the demo call to make, break and repair filesystems, and Debian's name for it.
+/// Programs that the tests and the demo call, and Debian's packages of them.
 const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("mount", "mount"),
     ("fstrim", "util-linux"),
@@ -34,7 +34,7 @@ const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("modinfo", "kmod"),
     ("curl", "curl"),
     ("containerd", "containerd"),
-    // Not in PATH, but a file all the same.
+    // A path instead of a name: it is not in PATH.
     ("/usr/lib/cni/loopback", "containernetworking-plugins"),
     ("ip", "iproute2"),
     ("haproxy", "haproxy"),
@@ -44,7 +44,7 @@ const TEST_PROGRAMS: [(&str, &str); 19] = [
     ("taskset", "util-linux"),
 ];
 
-/// Packages of these that are also services, and the names of those.
+/// Packages of these that Debian starts as services, and the services' names.
 const SERVICES: [(&str, &str); 4] = [
     ("containerd", "containerd"),
     ("haproxy", "haproxy"),
@@ -52,10 +52,10 @@ const SERVICES: [(&str, &str); 4] = [
     ("keepalived", "keepalived"),
 ];
 
-/// What Debian asks whether a service may be started.
+/// The program that Debian runs to find whether a service may be started.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// What `cargo xtask kernels` makes its guests of.
+/// Programs that `cargo xtask kernels` needs for its guests, and Debian's packages of them.
 const KERNEL_PROGRAMS: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
@@ -69,21 +69,21 @@ const KERNEL_PROGRAMS: [(&str, &str); 8] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Also the control plane that the tests run against (needs Go; builds for about twelve minutes)
+    /// Also build the control plane for the tests (needs Go, and takes about twelve minutes)
     #[arg(long)]
     cluster: bool,
-    /// Also what `cargo xtask lint` needs (cargo-deny builds for about two minutes)
+    /// Also install what `cargo xtask lint` needs (cargo-deny builds for about two minutes)
     #[arg(long)]
     lint: bool,
 }
 
-/// What a command is about to need.
+/// The needs of a command.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Needs {
     Build,
-    /// Real faults on real filesystems: the demo, the bench.
+    /// Programs that make real faults: for the demo and the bench.
     Faults,
-    /// The same, and a real control plane.
+    /// The same, and a control plane.
     Tests,
     Kernels,
     /// A compiler for libFuzzer.
@@ -103,14 +103,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Provides it all, or fails.
+/// Provides everything, or fails.
 pub(crate) fn ensure(needs: Needs) -> Result<()> {
     let mut setup = Setup::default();
     setup.provide(needs);
     setup.finish()
 }
 
-/// Provides what can be had. True if the kernel programs can be built; what is missing is said.
+/// Provides what it can, and prints what is missing. True if the kernel programs can be built.
 pub(crate) fn try_for(needs: Needs) -> bool {
     let mut setup = Setup::default();
     let kernel_programs = setup.provide(needs);
@@ -122,7 +122,7 @@ pub(crate) fn try_for(needs: Needs) -> bool {
 
 #[derive(Default)]
 struct Setup {
-    /// One line for each thing that could not be had.
+    /// A line for each thing that could not be installed.
     missing: Vec<String>,
 }
 
@@ -166,7 +166,7 @@ impl Setup {
             eprintln!("setup: missing: {line}");
         }
         if !self.missing.is_empty() {
-            bail!("{} of the things needed could not be had", self.missing.len());
+            bail!("{} of the things needed are missing", self.missing.len());
         }
         Ok(())
     }
@@ -174,7 +174,7 @@ impl Setup {
 
 fn provide_compiler() -> Result<()> {
     if let Ok(name) = env::var("TOCSIN_BPF_TOOLCHAIN") {
-        // The user's own choice: nothing to record, and nothing else to try.
+        // The user has chosen: nothing is recorded, and nothing else tried.
         Toolchain::find()?.with_context(|| {
             format!("TOCSIN_BPF_TOOLCHAIN={name} has no core for {}", bpf::TARGET)
         })?;
@@ -183,26 +183,26 @@ fn provide_compiler() -> Result<()> {
     if let Some(toolchain) = Toolchain::find()? {
         return toolchain.record();
     }
-    let mut roads =
+    let mut ways =
         [("rustup", add_core_source as fn() -> Result<()>), ("Debian", add_debian_compiler)];
     if debian_core().is_dir() {
-        // Installed, but unknown to rustup.
-        roads.reverse();
+        // Debian's is installed, but not linked in rustup.
+        ways.reverse();
     }
     let mut refusals = Vec::new();
-    for (road, take) in roads {
+    for (way, take) in ways {
         if let Err(error) = take() {
-            refusals.push(format!("{road}: {error:#}"));
+            refusals.push(format!("{way}: {error:#}"));
         } else if let Some(toolchain) = Toolchain::find()? {
             return toolchain.record();
         } else {
-            refusals.push(format!("{road}: installed, but still no core for {}", bpf::TARGET));
+            refusals.push(format!("{way}: installed, but still no core for {}", bpf::TARGET));
         }
     }
     bail!("{}", refusals.join("; "))
 }
 
-/// Road 2: build core with the compiler that is here.
+/// Installs core's source, so that the installed compiler can build core.
 fn add_core_source() -> Result<()> {
     let Some(toolchains) = bpf::rustup_toolchains() else { bail!("not installed") };
     let active = match env::var("RUSTUP_TOOLCHAIN") {
@@ -218,14 +218,14 @@ fn add_core_source() -> Result<()> {
             bpf::LLVM
         );
     }
-    // Where rustup's server cannot be reached it says so at once, or never.
+    // Without a network, rustup fails at once or hangs.
     let mut add = command("timeout")?;
     add.args(["120", "rustup", "component", "add", "rust-src", "--toolchain", active]);
     announce(&add);
     output(&mut add).map(drop)
 }
 
-/// Road 3: the compiler that Debian keeps for its browsers.
+/// Installs the compiler that Debian has for its browsers.
 fn add_debian_compiler() -> Result<()> {
     if !debian_core().is_dir() {
         apt_install(&DEBIAN_COMPILER)?;
@@ -248,7 +248,7 @@ fn provide_linker() -> Result<()> {
         return Ok(());
     }
     let prefix = env::var("LLVM_PREFIX").unwrap_or_else(|_| format!("/usr/lib/llvm-{}", bpf::LLVM));
-    // Without root: what is there may do.
+    // Without root, the installed LLVM has to do.
     if is_root() || !Path::new(&prefix).join("bin/llvm-config").is_file() {
         apt_install(&DEBIAN_LLVM)?;
     }
@@ -285,7 +285,7 @@ fn provide_rust_tools() -> Result<()> {
             ("cargo-clippy", "rust-web-clippy"),
         ]);
     }
-    // rustup has stand-ins in PATH for what is not installed: only calling it tells.
+    // rustup has proxies in PATH also for what is not installed: only a call shows whether it is.
     let works = |tool: &str| output(command(tool)?.arg("--version"));
     if tools.iter().all(|tool| works(tool).is_ok()) {
         return Ok(());
@@ -296,7 +296,7 @@ fn provide_rust_tools() -> Result<()> {
     output(&mut add).map(drop)
 }
 
-/// clippy must be of the very compiler that builds the programs: it reads the same core library.
+/// Installs the clippy of the compiler that builds the programs: it reads the same core library.
 fn provide_bpf_clippy() -> Result<()> {
     match Toolchain::find()? {
         Some(toolchain) if toolchain.has_clippy() => Ok(()),
@@ -339,14 +339,14 @@ fn apt_install(packages: &[&str]) -> Result<()> {
         apt.env("DEBIAN_FRONTEND", "noninteractive");
         Ok::<_, anyhow::Error>(apt)
     };
-    // Nothing that is installed may go: that would be the user's decision.
+    // apt must not remove an installed package: that is the user's decision.
     let mut install = apt(&["install", "-y", "--no-remove", "--no-install-recommends"])?;
     install.args(packages);
     announce(&install);
     let services: Vec<_> = SERVICES.iter().filter(|(name, _)| packages.contains(name)).collect();
     let _refusal = if services.is_empty() { None } else { Refusal::new()? };
     if output(&mut install).is_err() {
-        // A new machine has no package lists, an old one has stale ones.
+        // The package lists may be missing or old.
         output(&mut apt(&["update"])?)?;
         output(&mut install)?;
     }
@@ -359,12 +359,11 @@ fn apt_install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Debian starts what it installs, now and at every boot, and the tests want the programs only. While this is there, no
-/// package starts anything.
+/// Keeps Debian from starting the services of the packages that it installs: the tests need the programs only.
 struct Refusal;
 
 impl Refusal {
-    /// None where somebody has a policy of their own.
+    /// None where the machine has a policy of its own.
     fn new() -> Result<Option<Self>> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let mut file = fs::OpenOptions::new();
@@ -383,7 +382,7 @@ impl Refusal {
 impl Drop for Refusal {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(POLICY) {
-            eprintln!("setup: {POLICY} stays, and no package can start a service: {error}");
+            eprintln!("setup: remove {POLICY} by hand, or no package can start a service: {error}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Every test of the workspace, with the binary that is released.
+//! `cargo xtask test`: every test of the workspace, with the release binary.
 
 use std::env;
 use std::ffi::OsString;
@@ -28,14 +28,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut test = cargo()?;
     test.arg("test").args(&options.cargo_test_args).env("TOCSIN_BIN", binary);
     if options.cargo_test_args.is_empty() {
-        // One run shows all that fails.
+        // One run shows everything that fails.
         test.args(["--workspace", "--no-fail-fast"]);
     }
     if let Some(programs) = cluster::programs() {
         test.env(cluster::ASSETS, programs);
     }
     if require_all {
-        // A test that cannot run then fails; elsewhere it prints `SKIP` and its reason.
+        // A test that cannot run fails; without this it prints `SKIP` and the reason.
         test.env("TOCSIN_REQUIRE_ALL", "1");
     }
     if !kernel_programs {

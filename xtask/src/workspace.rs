@@ -1,4 +1,4 @@
-//! Where things are in this tree, and how cargo is called from a program that cargo started.
+//! Paths in this tree, and calling cargo from a program that cargo has started.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ pub(crate) fn root() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// The target directory. Absolute, since the commands below do not run where the user typed.
+/// The target directory; absolute, because the commands below run in another directory than the user's.
 pub(crate) fn target_dir() -> Result<PathBuf> {
     match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => std::path::absolute(dir).context("CARGO_TARGET_DIR"),
@@ -21,13 +21,13 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     }
 }
 
-/// Where `cargo install` puts programs. PATH need not name it where cargo is Debian's.
+/// The directory of `cargo install`, which is not in PATH where cargo is Debian's.
 pub(crate) fn cargo_bin() -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     Some(home.or_else(|| Some(env::home_dir()?.join(".cargo")))?.join("bin"))
 }
 
-/// A command at the top of the tree that finds what `cargo install` installed.
+/// A command that runs at the top of the tree and finds programs of `cargo install`.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(root());
@@ -43,12 +43,12 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Result<Command> {
     Ok(command)
 }
 
-/// The cargo that started this program.
+/// The cargo that has started this program.
 pub(crate) fn cargo() -> Result<Command> {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs a command that talks to the user itself; its failure is ours.
+/// Runs a command with the user's terminal; an error if it fails.
 pub(crate) fn check(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start {}", line(command)))?;
     if !status.success() {
@@ -57,7 +57,7 @@ pub(crate) fn check(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs a command for its output.
+/// Runs a command and gives its standard output; an error if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("start {}", line(command)))?;
     if !output.status.success() {
@@ -68,7 +68,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The command as one would type it, without the paths in front.
+/// The command as one would type it, without the path of the program.
 pub(crate) fn line(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let mut words = vec![program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()];
@@ -76,24 +76,24 @@ pub(crate) fn line(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Says which command comes next, as make does.
+/// Prints the command that is run next, as make does.
 pub(crate) fn announce(command: &Command) {
     eprintln!("$ {}", line(command));
 }
 
-/// Builds the release agent, static: copied to any node it runs there, whatever its libc.
+/// Builds the release agent. It is static, so it runs on any node, whatever its libc.
 pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
     let triple = host_triple()?;
-    // A target must be named although it is the host: without, the flag would reach the
-    // procedural macros too, and those cannot be static.
+    // The target is named although it is the host: otherwise the flag would apply to procedural macros too, which cannot
+    // be static.
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", triple.to_uppercase().replace('-', "_"));
     let mut values = "-C target-feature=+crt-static".to_owned();
     if glibc() >= Some(PACKED_RELOCATIONS) {
-        // A tenth of the binary would be the addresses that a program has to mend in itself.
+        // Otherwise, a tenth of the binary would be relocations.
         values.push_str(" -C link-arg=-Wl,-z,pack-relative-relocs");
     }
     if has_lld(&triple)? {
-        // Generics leave many functions with the same instructions; nothing here compares their addresses.
+        // Generics have many functions with the same code; nothing here compares their addresses.
         values.push_str(" -C link-arg=-Wl,--icf=all");
     }
     let mut build = cargo()?;
@@ -108,17 +108,17 @@ pub(crate) fn build_agent(kernel_programs: bool) -> Result<PathBuf> {
     Ok(target_dir()?.join(triple).join("release/tocsin"))
 }
 
-/// Whether this compiler links with the lld that it brings along, which is the default on one platform only.
+/// Whether this compiler links with its own lld, which is the default on one platform only.
 fn has_lld(triple: &str) -> Result<bool> {
     let sysroot = output(command("rustc")?.args(["--print", "sysroot"]))?;
     let lld = format!("lib/rustlib/{triple}/bin/gcc-ld/ld.lld");
     Ok(triple == "x86_64-unknown-linux-gnu" && Path::new(sysroot.trim()).join(lld).is_file())
 }
 
-/// The first glibc whose static start-up code reads packed relocations; an older one would crash.
+/// The first glibc whose static start-up code supports packed relocations; with an older one the program crashes.
 const PACKED_RELOCATIONS: (u32, u32) = (2, 36);
 
-/// The version of the glibc that is linked; none where there is another libc.
+/// The version of glibc; none with another libc.
 fn glibc() -> Option<(u32, u32)> {
     glibc_version(&output(command("getconf").ok()?.arg("GNU_LIBC_VERSION")).ok()?)
 }
@@ -134,7 +134,7 @@ pub(crate) fn host_triple() -> Result<String> {
     Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
-/// A program in PATH, where `cargo install` puts them, or among the administrator's.
+/// The path of a program: in PATH, in the directory of `cargo install`, or among the system's tools.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let others = ["/usr/sbin", "/sbin"].map(PathBuf::from);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::workspace::{announce, check, command, output};
 
-/// Where each series has its newest kernel. The keyring is Debian's, on every Debian.
+/// The archives with the newest kernel of each series. Every Debian has the keyring.
 const SOURCES: &str = "\
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bullseye-security main
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
@@ -16,23 +16,23 @@ deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian
 deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian trixie-backports main
 ";
 
-/// Without the modules that no guest needs, a kernel takes 70 MB instead of 400.
+/// Unpacks a package without the modules that no guest needs: 70 MB instead of 400.
 const UNPACK: &str = "dpkg-deb --fsys-tarfile \"$0\" | tar -x --exclude='*/kernel/net' \
     --exclude='*/kernel/sound' --exclude='*/kernel/drivers/[!b]*' --exclude='*/System.map*'";
 
 /// An unpacked kernel.
 pub(crate) struct Kernel {
-    /// As `uname -r` says it.
+    /// Its release, as `uname -r` prints it.
     pub(crate) release: String,
-    /// What qemu boots.
+    /// The image that qemu boots.
     pub(crate) image: PathBuf,
-    /// What holds its `lib/modules`.
+    /// The directory with its `lib/modules`.
     pub(crate) base: PathBuf,
-    /// For what is made for this kernel.
+    /// The directory for files that are made for this kernel.
     pub(crate) dir: PathBuf,
 }
 
-/// The kernel whose version begins so: the one that was unpacked before, else Debian's newest.
+/// A kernel by the beginning of its version: the one that was unpacked before, or else Debian's newest.
 pub(crate) fn kernel(dir: &Path, version: &str) -> Result<Kernel> {
     let here = dir.join(version);
     if let Some(kernel) = unpacked(&here) {
@@ -58,7 +58,7 @@ pub(crate) fn kernel(dir: &Path, version: &str) -> Result<Kernel> {
 }
 
 fn unpacked(dir: &Path) -> Option<Kernel> {
-    // Debian 13 has merged /lib into /usr/lib.
+    // Debian 13 has them below /usr/lib.
     let bases = [dir.join("root"), dir.join("root/usr")];
     let base = bases.into_iter().find(|base| base.join("lib/modules").is_dir())?;
     let modules = fs::read_dir(base.join("lib/modules")).ok()?.next()?.ok()?;
@@ -69,7 +69,7 @@ fn unpacked(dir: &Path) -> Option<Kernel> {
     Some(Kernel { release, image, base, dir: dir.to_owned() })
 }
 
-/// Debian has 7.x in several packages, and an image that only names them.
+/// The packages of a kernel besides its image: Debian splits 7.x into several.
 fn parts(dir: &Path, package: &str) -> Result<Vec<String>> {
     let text = output(apt(dir, "apt-cache")?.args(["depends", package]))?;
     let kinds = ["linux-base-", "linux-binary-", "linux-modules-"];
@@ -78,13 +78,13 @@ fn parts(dir: &Path, package: &str) -> Result<Vec<String>> {
     Ok(names.filter(part).map(str::to_owned).collect())
 }
 
-/// The newest package of the series.
+/// The name of the newest package of a series.
 fn newest(dir: &Path, version: &str) -> Result<String> {
     let state = dir.join("apt");
     fs::create_dir_all(state.join("lists/partial")).with_context(|| state.display().to_string())?;
     fs::write(state.join("sources.list"), SOURCES)?;
     fs::write(state.join("apt.conf"), configuration(&state))?;
-    // Nothing is installed, as far as this state knows.
+    // By this state, no package is installed.
     fs::write(state.join("status"), "")?;
     let mut update = apt(dir, "apt-get")?;
     update.args(["-qq", "update"]);
@@ -99,20 +99,20 @@ fn newest(dir: &Path, version: &str) -> Result<String> {
     }
 }
 
-/// Not a package that only names another, nor one for clouds, nor real-time.
+/// Whether a package is a kernel: not a meta package, and no cloud or real-time kernel.
 fn is_plain(name: &str) -> bool {
     let release = name.trim_start_matches("linux-image-").trim_end_matches("-amd64");
     let flavour = ["cloud", "rt", "unsigned", "dbg"];
     numbers(release).len() > 2 && !release.split('-').any(|word| flavour.contains(&word))
 }
 
-/// `linux-image-6.12.9+deb13-amd64` is older than `linux-image-6.12.10+deb13-amd64`.
+/// The numbers in a package's name, to compare versions: `6.12.9` is older than `6.12.10`.
 fn numbers(name: &str) -> Vec<u32> {
     let name = name.trim_end_matches("-amd64");
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
 }
 
-/// apt with a state of its own: this machine's sources and lists stay as they are.
+/// A command of apt with a state of its own, which leaves this machine's sources and lists alone.
 fn apt(dir: &Path, program: &str) -> Result<Command> {
     let mut apt = command(program)?;
     apt.env("APT_CONFIG", dir.join("apt/apt.conf"));
@@ -121,7 +121,7 @@ fn apt(dir: &Path, program: &str) -> Result<Command> {
 
 fn configuration(state: &Path) -> String {
     let at = state.display();
-    // The sandbox's user may not write here.
+    // apt's sandbox user may not write to this directory.
     format!(
         "Dir::Etc::SourceList \"{at}/sources.list\";\n\
          Dir::Etc::SourceParts \"/dev/null\";\n\

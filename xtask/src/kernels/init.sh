@@ -1,19 +1,19 @@
 #!/bin/busybox sh
-# The first and only program of a guest: makes faults under the agent and says on the console how it
-# went, as `tocsin-guest: PASS scenario: detail`. See ../kernels.rs, which reads that.
+# The init program of a guest: makes faults while the agent runs, and prints the result of each scenario on the console:
+# `tocsin-guest: PASS scenario: detail`, which ../kernels.rs reads.
 
 /bin/busybox --install -s /bin
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
-# Big enough for the files below the loop devices.
+# Large enough for the files of the loop devices.
 mount -t tmpfs -o size=400m tmpfs /tmp
 ip link set lo up
 
 say() { echo "tocsin-guest: $*"; }
 
-# scenario NAME: runs the function of that name, which says why it fails in $why, and more in $seen.
+# scenario NAME: runs the function of that name, which sets $why it fails, and what it has $seen.
 scenario() {
     why='' seen=''
     if "$1"; then say "PASS $1: $seen"; else say "FAIL $1: $why${seen:+ ($seen)}"; fi
@@ -30,7 +30,7 @@ not() { ! "$@"; }
 # Hundredths of a second since boot.
 now() { tr -d . </proc/uptime | cut -d' ' -f1; }
 
-# within SECONDS COMMAND..: tries until it succeeds; $took is then how long that was, in milliseconds.
+# within SECONDS COMMAND..: repeats a command until it succeeds; sets $took to the time that took, in milliseconds.
 within() {
     from=$(now) end=$(($(now) + $1 * 100))
     shift
@@ -44,7 +44,7 @@ within() {
 get() { printf 'GET %s HTTP/1.0\r\n\r\n' "$2" | nc 127.0.0.1 "$1" 2>/dev/null; }
 health() { get 25001 /health; }
 answers() { health | grep -q "^HTTP/1.[01] $1"; }
-# failing CHECK WORDS: the verdict is 503 for this check, with a $reason that matches.
+# failing CHECK WORDS: succeeds if the verdict is 503 and the check fails; sets $reason, which has to match.
 failing() {
     health >/tmp/answer
     reason=$(grep -o "\"name\":\"$1\",\"passed\":false,\"reason\":\"[^\"]*" /tmp/answer | cut -d'"' -f10)
@@ -52,11 +52,11 @@ failing() {
 }
 faults() { tocsin faults -o json; }
 no_faults() { faults | grep -q '"faults":\[\]'; }
-# counters KIND: what the kernel counted of it, for each errno.
+# counters KIND: the kernel's counts of this kind, for each errno.
 counters() { faults | grep -o "{\"kind\":\"$1\"[^}]*" | grep -o '"errno.*"count":[0-9]*' | tr -d '"' | tr '\n' ' '; }
 counted() { [ -n "$(counters "$1")" ]; }
 count() { counters "$1" | sed 's/.*://' | tr -d ' '; }
-# The hooks in a state, in one line.
+# hooks_in STATE: the hooks in a state, in one line.
 hooks_in() { faults | grep -o "\"name\":\"[^\"]*\",\"state\":\"$1\"" | cut -d'"' -f4 | tr '\n' ' '; }
 is_hook() { hooks_in "$1" | grep -q "$2"; }
 no_hook() { [ -z "$(hooks_in "$1")" ]; }
@@ -74,24 +74,24 @@ stop() {
 
 load() { while read -r module; do insmod "/modules/$module" || return 1; done <"/modules/$1"; }
 
-# disk NAME BYTES: /tmp/NAME.d/disk (sparse) and a loop device over it ($disk).
+# disk NAME BYTES: makes the sparse file /tmp/NAME.d/disk and a loop device over it, $disk.
 disk() {
     mkdir -p "/tmp/$1.d" "/mnt/$1"
     truncate -s "$2" "/tmp/$1.d/disk"
     disk=$(losetup -f) && losetup "$disk" "/tmp/$1.d/disk"
 }
-# ext4 NAME BYTES OPTIONS..: such a disk with this on it.
+# ext4 NAME BYTES OPTIONS..: makes such a disk with an ext4 on it.
 ext4() {
     disk "$1" "$2" || return
     shift 2
-    # What an older kernel cannot mount is off; nothing is left for a kernel thread to write later.
+    # Without features that an older kernel cannot mount, and without lazy initialisation, which writes later.
     mkfs.ext4 -q -F -O ^metadata_csum_seed,^orphan_file \
         -E lazy_itable_init=0,lazy_journal_init=0 "$@" "$disk" >/tmp/mkfs.log 2>&1
 }
-# The file below the disk NAME is on a tmpfs of its own that can be filled.
+# small NAME: a tmpfs for the file of the disk NAME, which can be filled.
 small() { mkdir -p "/tmp/$1.d" && mount -t tmpfs -o size=16m tmpfs "/tmp/$1.d"; }
 
-# tracefs is not mounted yet, and neither ext4 nor xfs is loaded.
+# At this point tracefs is not mounted, and neither ext4 nor xfs is loaded.
 hooks() {
     need 'the agent does not answer' start poll || return
     seen="attached: $(hooks_in attached)missing: $(hooks_in missing)failed: $(hooks_in failed)"
@@ -109,7 +109,7 @@ late_modules() {
         need 'a hook was refused' no_hook failed
 }
 
-# What a disk is used for all day. A loop device over tmpfs refuses write-zeroes, which is no fault.
+# Common use of a disk. A loop device over tmpfs refuses write-zeroes, which is no fault.
 use_a_disk() {
     ext4 healthy 64M &&
         mount "$disk" /mnt/healthy && echo x >/mnt/healthy/x && sync && rm /mnt/healthy/x &&
@@ -129,7 +129,7 @@ healthy() {
         need 'there is a fault' no_faults
 }
 
-# On 6.1 and 6.12 no mount table shows this.
+# The mount tables of 6.1 and 6.12 do not show this.
 ext4_error() {
     need 'no disk' ext4 lost 64M && need 'no mount' mount -o errors=remount-ro "$disk" /mnt/lost || return
     need 'not ready before' answers 200 || return
@@ -138,8 +138,8 @@ ext4_error() {
     passed=$?
     seen="$took ms, $reason"
     [ $passed = 0 ] || return
-    # A probe makes the kernel report the same error again (6.1), which must not make the next probe.
-    # One in each IO_ERROR_WINDOW is meant: it asks whether the filesystem is well again.
+    # The probe of a filesystem makes 6.1 report the same error again, which must not cause the next probe. One probe in
+    # each IO_ERROR_WINDOW is right: it finds whether the filesystem has been repaired.
     sleep 4
     before=$(count ext4_error)
     sleep 6
@@ -148,7 +148,7 @@ ext4_error() {
     need 'the probe keeps itself busy' test $((after - before)) -le 3
 }
 
-# What the kernel said before the agent was there is found again.
+# An agent finds a fault that happened before it started.
 restart() {
     stop
     mount -t tracefs tracefs /sys/kernel/tracing
@@ -159,7 +159,7 @@ restart() {
     losetup -d "$disk"
 }
 
-# The device has no space, the filesystem on it does. ENOSPC becomes EIO in older loop drivers.
+# The device has no space, but the filesystem on it has. ENOSPC becomes EIO in older loop drivers.
 block_write() {
     need 'no tmpfs' small full && need 'no disk' ext4 full 64M -O ^has_journal && need 'no mount' mount "$disk" /mnt/full || return
     need 'not ready before' answers 200 || return
@@ -172,14 +172,14 @@ block_write() {
     rm /mnt/full/x
     need 'no 200 once it is quiet' within 15 answers 200 || return
     seen="$seen; 200 again after $took ms"
-    # What was left in memory may fail now, which is true as long as it is mounted.
+    # Pages that were still in memory may fail to be written now, which is a fault until the unmount.
     need 'no umount' umount /mnt/full && need 'no 200 after umount' within 2 answers 200
 }
 
-# The journal cannot be written. ext4 says so when it is next used, and 5.10 not even then.
+# The journal cannot be written. ext4 reports that at its next use, and on 5.10 not even then.
 journal_abort() {
     need 'no tmpfs' small journal || return
-    # The journal is left out of the file, so that its first block needs space.
+    # The journal is not allocated in the file, so that its first block needs space.
     need 'no disk' ext4 journal 64M -E lazy_itable_init=0,lazy_journal_init=1 || return
     need 'no mount' mount -o errors=remount-ro "$disk" /mnt/journal || return
     need 'the tmpfs is not full' not dd if=/dev/zero of=/tmp/journal.d/x bs=4k 2>/tmp/dd.log || return
@@ -194,7 +194,7 @@ journal_abort() {
     [ $passed = 0 ] && need 'no 200 after umount' within 2 answers 200
 }
 
-# The tracepoint is all that says so.
+# The tracepoint is the only sign of this.
 ext4_shutdown() {
     need 'no disk' ext4 shut 64M && need 'no mount' mount "$disk" /mnt/shut || return
     need 'not ready before' answers 200 || return
@@ -205,7 +205,7 @@ ext4_shutdown() {
     return $passed
 }
 
-# It was there before the agent.
+# An agent that starts after the shutdown finds it.
 shutdown_restart() {
     stop
     need 'the agent does not answer' start poll || return
@@ -216,7 +216,7 @@ shutdown_restart() {
     [ $passed = 0 ] && need 'no 200 after umount' within 2 answers 200
 }
 
-# No mount table shows it, and no hook on 5.10.
+# No mount table shows this, and 5.10 has no hook for it.
 xfs_shutdown() {
     need 'no disk' disk xfs 300M && need 'no xfs' mkfs.xfs -q "$disk" >/tmp/mkfs.log 2>&1 || return
     need 'no mount' mount "$disk" /mnt/xfs && need 'not ready before' answers 200 || return
@@ -235,11 +235,11 @@ xfs_shutdown() {
     [ $passed = 0 ] && need 'no 200 after umount' within 2 answers 200
 }
 
-# sum KIND: what the kernel counted of it on all devices; missed: what it ran no program for.
+# sum KIND: the kernel's count of this kind on all devices; missed: the events for which it ran no program.
 sum() { counters "$1" | grep -o 'count:[0-9]*' | awk -F: '{ n += $2 } END { print n + 0 }'; }
 missed() { get 25002 /metrics | sed -n 's/^tocsin_events_missed_total \([0-9]*\).*/\1/p'; }
 
-# Each failed request of a known number is counted, or said to be missed.
+# Every failed request is counted, or counted as missed.
 counts() {
     need 'no disk' disk counts 64M || return
     before=$(($(sum block_read) + $(missed)))
@@ -279,7 +279,7 @@ scenario xfs_shutdown
 scenario counts
 scenario syscall_hooks
 
-# For whoever has to find out why.
+# For the analysis of a failure.
 sed 's/^/tocsin-guest: agent| /' /tmp/agent.log
 dmesg | tail -n 60 | sed 's/^/tocsin-guest: dmesg| /'
 poweroff -f

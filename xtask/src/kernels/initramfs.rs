@@ -1,4 +1,4 @@
-//! What a guest starts with: the agent, busybox, what makes filesystems, the modules and `init.sh`.
+//! The initramfs of a guest: the agent, busybox, mkfs, kernel modules and `init.sh`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use super::debian::Kernel;
 use crate::workspace::{check, command, find_program, output};
 
-/// Loaded before the agent starts. The crypto API would call modprobe for crc32c: it need not.
+/// Modules that are loaded before the agent starts. With crc32c among them, the crypto API does not call modprobe.
 const EARLY: [&str; 2] = ["crc32c_generic", "loop"];
-/// Loaded under a running agent, as on a host that mounts its first ext4 after the agent has started.
+/// Modules that are loaded while the agent runs, as on a host that mounts its first ext4 later.
 const LATE: [&str; 2] = ["ext4", "xfs"];
-/// A library on newer kernels, not a module.
+/// A module that newer kernels have built in.
 const OPTIONAL: &str = "crc32c_generic";
 
 pub(crate) fn build(kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
@@ -36,33 +36,33 @@ pub(crate) fn build(kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
     copy_modules(kernel, &root.join("modules"))?;
 
     let archive = kernel.dir.join("initramfs.cpio");
-    // The kernel reads only this format. A pipe of three is shorter in the shell.
+    // The kernel reads this format only.
     let mut pack = command("sh")?;
     pack.args(["-ec", "find . | cpio --quiet --create --format=newc > \"$0\""]).arg(&archive);
     check(pack.current_dir(&root))?;
     Ok(archive)
 }
 
-/// Copies a program, and what it is linked with to where it looks for it.
+/// Copies a program, and its shared libraries to the paths where it finds them.
 fn copy_program(program: &Path, root: &Path, to: &str) -> Result<()> {
     let copy = |from: &Path, to: &Path| {
         fs::create_dir_all(to.parent().unwrap_or(root))?;
         fs::copy(from, to).map(drop).with_context(|| from.display().to_string())
     };
     copy(program, &root.join(to))?;
-    // ldd fails on a static program, which needs nothing.
+    // ldd fails on a static program, which has no libraries.
     let libraries = output(Command::new("ldd").arg(program)).unwrap_or_default();
-    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x..)`; the loader is there without a name
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x..)`, and the loader as a path alone.
     for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
         copy(Path::new(path), &root.join(path.trim_start_matches('/')))?;
     }
     Ok(())
 }
 
-/// Copies the modules, and for each moment a list in the order of loading.
+/// Copies the modules, and writes the lists `early` and `late` in the order of loading.
 fn copy_modules(kernel: &Kernel, to: &Path) -> Result<()> {
     let base = kernel.base.display().to_string();
-    // Debian makes this file when the package is installed.
+    // The installation of the package would make modules.dep.
     let mut depmod = command(find_program("depmod").context("no depmod")?)?;
     check(depmod.args(["-b", &base, &kernel.release]))?;
     let modules = kernel.base.join("lib/modules").join(&kernel.release);
@@ -81,7 +81,7 @@ fn copy_modules(kernel: &Kernel, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Its file name in the guest, where it is not compressed: insmod need not know how.
+/// Copies a module uncompressed, because insmod may not know how to uncompress it; gives the file's name.
 fn copy_module(module: &Path, to: &Path) -> Result<String> {
     let name = module.file_name().unwrap_or_default().to_string_lossy();
     let Some(plain) = name.strip_suffix(".xz") else {
@@ -93,7 +93,7 @@ fn copy_module(module: &Path, to: &Path) -> Result<String> {
     Ok(plain.to_owned())
 }
 
-/// The files to load for these modules, each after what it needs and without what is there already.
+/// The files to load for these modules, each after those that it needs, without those that are loaded.
 fn load_order<'a>(
     modules_dep: &'a str,
     wanted: &[&str],
@@ -115,7 +115,7 @@ fn load_order<'a>(
             }
             bail!("this kernel has no module {module}");
         };
-        // depmod names first what is loaded last.
+        // depmod lists the dependencies in the reverse order of loading.
         for file in needs.split_whitespace().rev().chain([path]) {
             if !loaded.contains(&file) && !order.contains(&file) {
                 order.push(file);
