@@ -16,7 +16,7 @@ use crate::{Sandbox, require, sys, tool};
 /// How long it may take to start: half a second on an idle machine, most of it for its database.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where the CNI plugins are: Debian's place, and everybody else's.
+/// The directories of the CNI plugins: Debian's, and the common one.
 const PLUGINS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// Its default socket.

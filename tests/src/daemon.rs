@@ -1,4 +1,4 @@
-//! A server program of somebody else (nginx, keepalived, Envoy) for one test, with everything that it printed.
+//! Another project's server (nginx, keepalived, Envoy) for one test, with its output.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Who talks to the API server, and what they may do: tokens, kubeconfig files, service accounts and RBAC.
+//! Users of the API server and their rights: tokens, kubeconfig files, service accounts and RBAC.
 
 use std::path::PathBuf;
 use std::thread;

@@ -120,7 +120,7 @@ fn no_package_depends_on_one_above_it() {
     expect_none("dependencies between packages that PACKAGES does not have", &found);
 }
 
-/// What no `mod` leads to is compiled by nobody, and rots.
+/// A file that no `mod` leads to is not compiled, and nothing shows when it is wrong.
 #[test]
 fn every_file_is_compiled() {
     let crates = tree::crates();

@@ -256,7 +256,7 @@ impl Crate {
             return Some(found.file);
         }
         if let Some(import) = found.imports.get(name) {
-            // Out of this crate, it is nobody's here.
+            // No file of this crate has it if the path leads out of the crate.
             let target = self.absolute(&module, &import.path, depth + 1)?;
             let target: Vec<_> = target.into_iter().chain(rest[1..].iter().cloned()).collect();
             return self.owner(&target, depth + 1);

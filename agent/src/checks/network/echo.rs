@@ -224,8 +224,12 @@ mod tests {
     #[tokio::test]
     async fn this_host_answers_itself() {
         let deadline = Instant::now() + std::time::Duration::from_secs(10);
-        // Without the right to send an echo, the result is `Forbidden`.
         let echo = send_to([127, 0, 0, 1].into(), 0, Some("lo"), deadline).await;
-        assert_ne!(echo, Echo::Silent);
+        if Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).is_ok() {
+            assert_eq!(echo, Echo::Answered);
+        } else {
+            // A ping socket may be allowed all the same (net.ipv4.ping_group_range).
+            assert_ne!(echo, Echo::Silent);
+        }
     }
 }
