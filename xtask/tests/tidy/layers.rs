@@ -1,39 +1,65 @@
 //! Dependencies point one way.
 //!
-//! Within a package, a module may use what stands before it in the package's table, itself, and nothing else. Between
-//! packages, a manifest may name what stands in [`PACKAGES`].
+//! A module may use itself and the modules before it in its package's table, and no others. Between packages, a manifest
+//! may name the dependencies in [`PACKAGES`].
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use crate::tree::{self, Crate};
-use crate::{expect_none, imports, root};
+use crate::{expect_none, imports, root, without_known};
 
-/// The modules at the top of one package, lowest first. Those of one line do not use each other.
+/// The top modules of one package, lowest first. Modules of one line do not use each other.
 pub(crate) struct Layers {
     pub(crate) package: &'static str,
     pub(crate) lowest_first: &'static [&'static [&'static str]],
 }
 
-const LAYERS: [Layers; 1] = [Layers {
-    package: "agent",
-    lowest_first: &[
-        &["errno"],
-        &["model"],
-        &["host"],
-        &["kernel"],
-        &["checks"],
-        &["cluster"],
-        &["health"],
-        &["serve"],
-        &["cli"],
-        &["config"],
-        &["app"],
-        &["commands"],
-    ],
-}];
+const LAYERS: [Layers; 4] = [
+    Layers {
+        package: "agent",
+        lowest_first: &[
+            &["errno"],
+            &["model"],
+            &["host"],
+            &["kernel"],
+            &["checks"],
+            &["cluster"],
+            &["health"],
+            &["serve"],
+            &["cli"],
+            &["config"],
+            &["app"],
+            &["commands"],
+        ],
+    },
+    Layers { package: "api", lowest_first: &[&["faults", "health", "heartbeat"]] },
+    Layers {
+        package: "controller",
+        lowest_first: &[
+            &["api_server"],
+            &["admin", "reflect"],
+            &["heartbeat", "remediation"],
+            &["cli"],
+        ],
+    },
+    Layers {
+        package: "runtime",
+        lowest_first: &[
+            &["fd", "jitter", "text"],
+            &["command_line", "log", "tasks"],
+            &["kube", "tls"],
+            &["http"],
+            &["metrics"],
+        ],
+    },
+];
 
-/// Which of the others a package may depend on, for its tests too.
+/// Imports that point upwards today: `FILE -> MODULE`.
+const UPWARDS: &[&str] =
+    &["controller/src/heartbeat/args.rs -> cli", "controller/src/heartbeat/settings.rs -> cli"];
+
+/// The packages of this workspace that a package may depend on, also for its tests.
 const PACKAGES: [(&str, &[&str]); 9] = [
     ("agent", &["tocsin-api", "tocsin-docgen", "tocsin-ebpf", "tocsin-runtime"]),
     ("agent-ebpf", &[]),
@@ -47,22 +73,24 @@ const PACKAGES: [(&str, &[&str]); 9] = [
 ];
 
 impl Layers {
-    /// How high a module stands; none if the table has forgotten it.
+    /// The layer of a module; none if it is not in the table.
     fn height(&self, module: &str) -> Option<usize> {
         self.lowest_first.iter().position(|layer| layer.contains(&module))
     }
 
-    pub(crate) fn violations(&self, unit: &Crate) -> Vec<String> {
+    /// What is wrong, each with its key for [`UPWARDS`].
+    pub(crate) fn violations(&self, unit: &Crate) -> Vec<(String, String)> {
         let mut found = BTreeSet::new();
         for file in &unit.files {
             if let Some(module) = file.module.first().filter(|name| self.height(name).is_none()) {
-                found.insert(format!("{}: {module} has no place in LAYERS", file.path));
+                let message = format!("{}: {module} has no place in LAYERS", file.path);
+                found.insert((file.path.clone(), message));
             }
         }
         for import in imports::of(unit) {
             let from = unit.files[import.from].module.first();
             let owner = unit.files[import.to].module.first();
-            // The way there counts, and so does what is at its end.
+            // The path counts as it is written, and so does the file that has the item.
             for to in [import.path.first(), owner].into_iter().flatten() {
                 let Some((from, to, heights)) =
                     from.and_then(|from| Some((from, to, (self.height(from)?, self.height(to)?))))
@@ -73,9 +101,10 @@ impl Layers {
                     let path = import.path.join("::");
                     let relation = if heights.0 == heights.1 { "beside" } else { "below" };
                     let place = import.place(&unit.files);
-                    found.insert(format!(
-                        "{place}: uses crate::{path}, and {from} is {relation} {to}"
-                    ));
+                    let key = format!("{} -> {to}", unit.files[import.from].path);
+                    let message =
+                        format!("{place}: uses crate::{path}, and {from} is {relation} {to}");
+                    found.insert((key, message));
                 }
             }
         }
@@ -94,7 +123,7 @@ fn no_module_uses_one_above_it() {
             table.map(|table| table.violations(unit)).unwrap_or_default()
         })
         .collect();
-    expect_none("imports that point upwards", &found);
+    expect_none("imports that point upwards", &without_known(found, UPWARDS));
 }
 
 #[test]
