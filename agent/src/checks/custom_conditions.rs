@@ -1,6 +1,8 @@
 //! `custom_conditions`: no condition of the operator's list has its bad status.
 
-use super::{Check, CheckSource, OnUnknown, Policy, text::single_line};
+use tocsin_runtime::text::one_line;
+
+use super::{Check, CheckSource, OnUnknown, Policy};
 use crate::model::{Node, Outcome};
 
 pub(super) const CHECK: Check = Check {
@@ -19,7 +21,7 @@ fn judge(node: &Node, policy: &Policy) -> Outcome {
     });
     let Some(first) = found.next() else { return Outcome::Pass };
     let mut reason = format!("{} is {}", first.kind, first.status);
-    let message = single_line(&first.message, MESSAGE_SHOWN);
+    let message = one_line(&first.message, MESSAGE_SHOWN);
     for detail in [&first.reason, &message].into_iter().filter(|detail| !detail.is_empty()) {
         reason = format!("{reason}: {detail}");
     }

@@ -25,7 +25,6 @@ mod sample_schedule;
 pub mod samples;
 mod schedulable;
 pub mod settings;
-mod text;
 
 pub use self::{
     bad_condition::{BadCondition, BadConditionError},

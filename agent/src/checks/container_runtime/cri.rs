@@ -6,6 +6,7 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use prost::Message;
+use tocsin_runtime::text::one_line;
 use tokio::net::UnixStream;
 use tonic::Code;
 
@@ -13,7 +14,7 @@ use super::{
     grpc::{Connection, GrpcError, Status},
     settings,
 };
-use crate::{checks::text::single_line, model::Outcome};
+use crate::model::Outcome;
 
 const STATUS: &str = "/runtime.v1.RuntimeService/Status";
 const IMAGE_FS_INFO: &str = "/runtime.v1.ImageService/ImageFsInfo";
@@ -167,7 +168,7 @@ fn trouble(status: &RuntimeStatus, kind: &str) -> Option<String> {
     if *status {
         return None;
     }
-    let words = [reason, message].map(|text| single_line(text, settings::CRI_TEXT));
+    let words = [reason, message].map(|text| one_line(text, settings::CRI_TEXT));
     let words = words.into_iter().filter(|words| !words.is_empty());
     Some(words.fold(format!("{kind} is false"), |text, words| format!("{text}: {words}")))
 }

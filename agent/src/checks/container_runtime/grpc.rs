@@ -20,12 +20,12 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use prost::Message;
+use tocsin_runtime::text::one_line;
 use tokio::{net::UnixStream, task::JoinSet};
 use tonic::{Code, body::Body, client::Grpc, metadata::MetadataValue};
 use tonic_prost::ProstCodec;
 
 use super::settings;
-use crate::checks::text::single_line;
 
 /// Why a call has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,7 +67,7 @@ impl From<tonic::Status> for GrpcError {
     fn from(status: tonic::Status) -> Self {
         let cause = status.source().and_then(|source| source.downcast_ref::<Self>());
         cause.cloned().unwrap_or_else(|| {
-            let message = single_line(status.message(), settings::CRI_TEXT);
+            let message = one_line(status.message(), settings::CRI_TEXT);
             Status { code: status.code(), message }.into()
         })
     }
@@ -165,7 +165,7 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 fn broken(error: &(dyn Error + 'static)) -> GrpcError {
     let last = std::iter::successors(Some(error), |&error| error.source()).last();
     let text = last.unwrap_or(error).to_string();
-    GrpcError::Connection(single_line(&text, settings::CRI_TEXT))
+    GrpcError::Connection(one_line(&text, settings::CRI_TEXT))
 }
 
 #[cfg(test)]
