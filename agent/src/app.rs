@@ -44,7 +44,7 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
     let stats = Arc::<ServeCounts>::default();
     let tls = start_tls(&config, &stats, &mut tasks)?;
     let paths = host_paths(&config)?;
-    let connections = connection_limit(config.door.connections);
+    let connections = connection_limit(config.listener.connections);
 
     let inputs = Inputs::start(&config, &paths, &mut tasks).await?;
     let answered = Arc::<ResponseCounts>::default();
@@ -79,8 +79,11 @@ struct Ports {
 
 impl Ports {
     fn bind(config: &Config) -> anyhow::Result<Self> {
-        let health =
-            BoundSockets::bind(config.door.threads, config.listen, config.door.agent_check);
+        let health = BoundSockets::bind(
+            config.listener.threads,
+            config.listener.health,
+            config.listener.agent_check,
+        );
         let health = health
             .map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
         let admin =
@@ -191,10 +194,10 @@ impl Outside {
         let Self { answered, stats, connections, tls, paths } = self;
         let board = &inputs.board;
         let (weigher, weight) = watch::channel(100);
-        let agent_check = agent_check::Settings { maint: config.door.maint, weight };
+        let agent_check = agent_check::Settings { maint: config.listener.maint, weight };
         let settings = health::Settings {
             router: Router::new(board.clone(), config.nodecheck_down_status),
-            connections: config.door.connections.min(connections),
+            connections: config.listener.connections.min(connections),
             tls,
             counts: stats.connections.clone(),
             responses: answered,
@@ -208,14 +211,14 @@ impl Outside {
         let threads = health::Threads::start(sockets, &settings, &stop)?;
         let addresses = [threads.health, threads.agent_check];
         tasks.spawn_graceful("health", threads.run(stop.clone()));
-        if config.door.weight != weight::WeightSource::Off {
-            let (source, fullest) = (config.door.weight, inputs.fullest.clone());
+        if config.listener.weight != weight::WeightSource::Off {
+            let (source, fullest) = (config.listener.weight, inputs.fullest.clone());
             tasks.spawn_graceful(
                 "weight",
                 weight::run(source, fullest, paths, weigher, stop.clone()),
             );
         }
-        if let Some(path) = config.door.state_file.clone() {
+        if let Some(path) = config.listener.state_file.clone() {
             let failures = stats.state_file.clone();
             tasks
                 .spawn_graceful("state file", state_file::run(path, board.clone(), failures, stop));
@@ -267,7 +270,7 @@ fn start_tls(
     stats: &ServeCounts,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Option<Acceptor>> {
-    let Some(files) = config.door.tls.clone() else { return Ok(None) };
+    let Some(files) = config.listener.tls.clone() else { return Ok(None) };
     let (certificate, reload) = files.load(stats.tls.clone()).context("TLS_CERT and TLS_KEY")?;
     let acceptor = certificate.acceptor(&serve::settings::TLS_PROTOCOLS).context("TLS")?;
     tasks.spawn_background("certificate", reload.run());

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use super::{client, print, printable, table};
 use crate::{
     checks::{self, OnApiLoss, Policy},
-    cli::{ALIASES, AgentArgs, CheckArgs, Cli, Command, Output},
+    cli::{ALIASES, AgentArgs, CheckArgs, Cli, Command, KernelArgs, Output},
     cluster::{self, Cluster},
     config::Config,
     health::{Board, HealthQuery, Sources},
@@ -148,7 +148,8 @@ fn agent_args(args: &CheckArgs) -> anyhow::Result<AgentArgs> {
     let cli: Cli = command_line::parse(["tocsin", "agent", "--no-ebpf"], &ALIASES)
         .map_err(|error| anyhow!(command_line::one_line(&error)))?;
     let Command::Agent(agent) = cli.command else { bail!("not the agent's flags") };
-    Ok(AgentArgs { mount_table: args.mount_table.clone(), ..*agent })
+    let kernel = KernelArgs { mount_table: args.mount_table.clone(), ..agent.kernel };
+    Ok(AgentArgs { kernel, ..*agent })
 }
 
 fn text(response: &HealthResponse, origin: Origin) -> String {
