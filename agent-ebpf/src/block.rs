@@ -5,25 +5,28 @@ use tocsin_ebpf::{BIO, BlockLayout, Record, block_kind, is_benign_block_error};
 
 use crate::emit::{emit, layout};
 
-/// Request-based drivers since 5.18; fires for errors only, so healthy I/O runs no program.
+/// Failed requests of request-based drivers, since Linux 5.18. The tracepoint fires for errors only, so healthy I/O runs
+/// no program.
 #[tracepoint]
 pub(crate) fn block_rq_error(ctx: TracePointContext) -> u32 {
     try_block(&ctx, &layout!(rq_error), 0)
 }
 
-/// The same before 5.18: fires for every request, so the filter comes first.
+/// The same before Linux 5.18. The tracepoint fires for every completed request, so the program drops those without an
+/// error first.
 #[tracepoint]
 pub(crate) fn block_rq_complete(ctx: TracePointContext) -> u32 {
     try_block(&ctx, &layout!(rq_complete), 0)
 }
 
-/// Bio-based drivers (device mapper, md, zram). Request-based I/O does not come by here
+/// Failed bios of bio-based drivers (device mapper, md, zram). The tracepoint does not fire for request-based I/O
 /// (`blk_update_request` clears `BIO_TRACE_COMPLETION`).
 #[tracepoint]
 pub(crate) fn block_bio_complete(ctx: TracePointContext) -> u32 {
     try_block(&ctx, &layout!(bio_complete), BIO)
 }
 
+/// Emits an event of a block tracepoint, unless it has no error. `family` is 0 for requests and [`BIO`] for bios.
 #[inline(always)]
 fn try_block(ctx: &TracePointContext, layout: &BlockLayout, family: u16) -> u32 {
     // SAFETY: offsets are those of this kernel's own format file; the helper checks the address.

@@ -1,4 +1,4 @@
-//! The maps, and the one way into them.
+//! The maps, and the function that writes events into them.
 
 use core::arch::asm;
 
@@ -12,8 +12,8 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
 
-/// Written by the agent before a program is attached; a section of its own, so that it is one map
-/// with one value that can be written again.
+/// The layouts. The agent writes them before it attaches a program. They have a section of their own, so that they are one
+/// map with one value that can be written again.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.layouts")]
 static LAYOUTS: Global<Layouts> = Global::new(Layouts {
@@ -33,17 +33,17 @@ const BLOCK: tocsin_ebpf::BlockLayout =
 const FILESYSTEM: tocsin_ebpf::FilesystemLayout =
     tocsin_ebpf::FilesystemLayout { dev: 0, error: 0, place: 0, detail: 0 };
 
-/// 64 KiB hold 1,170 records (48 bytes and an 8-byte header): with ten records per (kind, device) and second
-/// that is over a hundred devices failing at once without a reader.
+/// The ring buffer. 64 KiB hold 1,170 records (48 bytes and a header of 8 bytes each): with ten records per (kind, device)
+/// and second these are over a hundred devices that fail at once while nothing reads.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
-/// 1,024 keys: every kind with three errnos on some 20 failing devices, and 32 KiB for each CPU, which the
-/// kernel charges to the agent's memory limit. What finds no room is counted in `UNCOUNTED`.
+/// The exact counters. 1,024 keys are every kind with three errnos on some 20 failing devices, and take 32 KiB per CPU,
+/// which the kernel charges to the agent's memory limit. Events without room are counted in `UNCOUNTED`.
 #[map]
 static COUNTS: PerCpuHashMap<CountKey, CountValue> = PerCpuHashMap::with_max_entries(1024, 0);
 
-/// An old (kind, device) is forgotten first, which only means that it may ring again.
+/// The rate limiter. 1,024 keys; the least recently used is forgotten first, and may send records again.
 #[map]
 static LIMITS: LruHashMap<LimitKey, LimitValue> = LruHashMap::with_max_entries(1024, 0);
 
@@ -53,8 +53,8 @@ static UNCOUNTED: PerCpuArray<CountValue> = PerCpuArray::with_max_entries(1, 0);
 
 const SECOND: u64 = 1_000_000_000;
 
-/// Reads one part of the layouts: volatile, since the compiler must not believe the zeroes that they
-/// begin with, and one part only, since a program has 512 bytes of stack.
+/// Reads one part of the layouts. The read is volatile, because the compiler must not use the zeroes of their initial value;
+/// and it is of one part only, because a program has 512 bytes of stack.
 #[inline(always)]
 pub(crate) fn read_layout<T: Copy>(part: impl FnOnce(*const Layouts) -> *const T) -> T {
     // SAFETY: `Global` is a transparent cell around the value, `part` stays inside it, and the agent writes
@@ -62,7 +62,7 @@ pub(crate) fn read_layout<T: Copy>(part: impl FnOnce(*const Layouts) -> *const T
     unsafe { part((&raw const LAYOUTS).cast::<Layouts>()).read_volatile() }
 }
 
-/// `layout!(rq_error)`: that part of the layouts.
+/// `layout!(rq_error)` reads that part of the layouts.
 macro_rules! layout {
     ($part:ident) => {
         // SAFETY: only the address is taken, inside a static.
@@ -71,9 +71,9 @@ macro_rules! layout {
 }
 pub(crate) use layout;
 
-/// Adds one to a counter that an interrupt on the same CPU may be adding to as well: the one atomic
-/// instruction that every kernel has. `core`'s atomics have no `fetch_add` on this target, which
-/// has no compare-and-swap before instruction set v3.
+/// Adds one to a counter to which an interrupt on the same CPU may be adding as well. It is the one atomic instruction that
+/// every kernel has. The atomics of `core` have no `fetch_add` on this target, which has no compare-and-swap before
+/// version 3 of its instruction set.
 #[inline(always)]
 fn add(counter: *mut u64) {
     // SAFETY: the pointer comes from a map lookup and is aligned; the map outlives the program.
@@ -82,26 +82,26 @@ fn add(counter: *mut u64) {
     };
 }
 
+/// The counter of a key, made if it is new; `None` if there is no room.
 #[inline(always)]
 fn counter(key: &CountKey) -> Option<*mut CountValue> {
     if let Some(value) = COUNTS.get_ptr_mut(key) {
         return Some(value);
     }
     let zero = CountValue { count: 0, suppressed: 0, dropped: 0, last: 0 };
-    // Another CPU may have made the entry in between: then this fails and the lookup succeeds.
+    // If another CPU has made the entry in the meantime, this fails and the lookup succeeds.
     let _exists = COUNTS.insert(key, zero, u64::from(BPF_NOEXIST));
     COUNTS.get_ptr_mut(key)
 }
 
-/// Counts the event and, unless it is `silent`, tells the agent.
+/// Counts an event and, unless it is `silent`, sends a record of it to the agent.
 #[inline(always)]
 pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     record.ktime = now;
     let key = CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
-    // Without room among the counters everything about this event is counted in one place, and it
-    // still rings.
+    // Without room among the counters, the event is counted in `UNCOUNTED`, and its record is sent all the same.
     let Some(value) = counter(&key).or_else(|| UNCOUNTED.get_ptr_mut(0)) else { return };
     // SAFETY: a valid pointer from the lookup; a torn `last` is off by one event at most.
     unsafe {
@@ -128,8 +128,9 @@ pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
     }
 }
 
-/// Whether this (kind, device) may write one more record in this second; if so, how many it was
-/// refused before. Two CPUs may both begin a new second: then a few records more go out.
+/// Applies the rate limit to a record: `None` if its (kind, device) must not send any more in this second, else the number
+/// of events that were suppressed since its last record. If two CPUs begin a new second at the same time, a few more
+/// records are sent.
 #[inline(always)]
 fn admit(record: &Record, now: u64) -> Option<u64> {
     let key = LimitKey { dev: record.dev, kind: u32::from(record.kind) };

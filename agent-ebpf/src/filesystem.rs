@@ -1,14 +1,14 @@
-//! Filesystems that report their own errors, and data that was lost on the way to the disk.
+//! Errors that filesystems report, and data that did not reach the disk.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use tocsin_ebpf::{FilesystemLayout, Kind, Record};
 
 use crate::emit::{emit, layout};
 
-/// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from 5.10 to 7.3: the real read follows.
+/// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from Linux 5.10 to 7.3. If the data is needed, the real read follows.
 const XBF_READ_AHEAD: u32 = 1 << 2;
 
-/// `errseq_t` keeps the errno in its low 12 bits (lib/errseq.c).
+/// The low 12 bits of an `errseq_t`, which are its errno (lib/errseq.c).
 const ERRSEQ_ERRNO: u32 = 0xfff;
 
 #[inline(always)]
@@ -57,7 +57,7 @@ pub(crate) fn xfs_force_shutdown(ctx: TracePointContext) -> u32 {
 pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
     let layout: FilesystemLayout = layout!(xfs_buffer);
     let error = u32_at(&ctx, layout.error).cast_signed();
-    // The kernel also clears an old error through this function.
+    // The kernel calls this function with 0 to clear an old error.
     if error == 0 {
         return 0;
     }
@@ -71,7 +71,7 @@ pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub(crate) fn filemap_set_wb_err(ctx: TracePointContext) -> u32 {
     let layout: FilesystemLayout = layout!(writeback);
-    // The first event of a series shows the old value, which is 0: then the errno is not known.
+    // The event has the old value. In the first event of a series that is 0, and the errno is not known.
     let errno = (u32_at(&ctx, layout.error) & ERRSEQ_ERRNO).cast_signed();
     let (dev, inode) = (u32_at(&ctx, layout.dev), u64_at(&ctx, layout.place));
     emit(&ctx, &mut record(Kind::Writeback, dev, errno, inode, 0), false);

@@ -1,12 +1,12 @@
-//! What crosses the border between the kernel programs and the agent: event kinds, the record in the
-//! ring buffer, the counter key and value, and the field layouts that the agent passes down.
+//! The types that the kernel programs and the agent share: kinds of events, the record in the ring buffer, keys and values
+//! of the counters, and the field layouts that the agent gives to the programs.
 //!
-//! Both sides compile this file, so a change of a record cannot be made on one side only. It has no
-//! dependency and no code that can fail.
+//! Both sides compile this file, so a record cannot change on one side only. It has no dependency and no code that can
+//! fail.
 #![no_std]
 
-/// What happened. The numbers are the ABI between the programs and the agent (and, once maps are
-/// pinned, between an old agent and a new one): never reuse one.
+/// The kinds of events. Their numbers are the ABI between the programs and the agent (and, once maps are pinned, between
+/// an old agent and a new one), so a number is never used again for another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Kind {
@@ -20,9 +20,9 @@ pub enum Kind {
     BlockDiscard = 4,
     /// A write-zeroes or other command without data failed.
     BlockZeroes = 5,
-    /// A speculative read failed; the real read follows if anybody wants the data.
+    /// A speculative read failed. If the data is needed, the real read follows.
     BlockReadahead = 6,
-    /// The same six for bio-based drivers (device mapper, md), from `block_bio_complete`.
+    /// A read bio failed: `block_bio_complete` of bio-based drivers (device mapper, md), like the five that follow.
     BioRead = 11,
     /// A write bio failed.
     BioWrite = 12,
@@ -34,11 +34,11 @@ pub enum Kind {
     BioZeroes = 15,
     /// A readahead bio failed.
     BioReadahead = 16,
-    /// `ext4_error`: ext4 found its own structures wrong or could not write them.
+    /// `ext4_error`: ext4 found an error in its own structures or could not write them.
     Ext4Error = 20,
-    /// `ext4_shutdown`: the shutdown ioctl.
+    /// `ext4_shutdown`: ext4 was shut down by ioctl.
     Ext4Shutdown = 21,
-    /// `xfs_force_shutdown`.
+    /// `xfs_force_shutdown`: xfs shut itself down, or was shut down by ioctl.
     XfsShutdown = 22,
     /// `xfs_buf_ioerror`: a metadata buffer could not be read, written or verified.
     XfsBuffer = 23,
@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind, for tables and for decoding.
+    /// Every kind.
     pub const ALL: [Self; 18] = [
         Self::BlockRead,
         Self::BlockWrite,
@@ -71,13 +71,13 @@ impl Kind {
         Self::MountChange,
     ];
 
-    /// The kind with this number, if there is one.
+    /// The kind with this number; `None` if there is none.
     #[must_use]
     pub fn from_raw(raw: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u16 == raw)
     }
 
-    /// The block kind that stands for the same operation, for a bio kind; every other kind as it is.
+    /// For a kind of bio, the kind of request with the same operation; for every other kind, the kind itself.
     #[must_use]
     pub fn operation(self) -> Self {
         match self {
@@ -92,28 +92,28 @@ impl Kind {
     }
 }
 
-/// The offset from [`Kind::BlockRead`] to [`Kind::BioRead`]: a program adds it to tell the two apart.
+/// The difference between the numbers of [`Kind::BioRead`] and [`Kind::BlockRead`], and so of each pair of kinds.
 pub const BIO: u16 = Kind::BioRead as u16 - Kind::BlockRead as u16;
 
-/// Linux errno values the programs compare with (the same on `x86_64` and `aarch64`).
+/// The errno values that the programs compare with, the same on `x86_64` and `aarch64`.
 pub mod errno {
-    /// Try again: a non-blocking request would have had to wait.
+    /// A non-blocking request would have had to wait.
     pub const EAGAIN: i32 = 11;
-    /// Invalid argument: since 6.11 what a device without the command answers.
+    /// Invalid argument. Since Linux 6.11 it is the result of a command that the device does not have.
     pub const EINVAL: i32 = 22;
     /// Not supported.
     pub const EOPNOTSUPP: i32 = 95;
-    /// The target refused the command, which for a discard means "not supported".
+    /// The target refused the command. For a discard this means "not supported".
     pub const EREMOTEIO: i32 = 121;
 }
 
-/// Whether a block error is the normal behaviour of healthy hardware and software: counted, never
-/// announced, never a fault.
+/// Whether a block error is normal for healthy hardware and software. Such an error is counted; no record is sent, and it
+/// is never a fault.
 ///
 /// `kind` is a [`Kind`] from `BlockRead` to `BlockReadahead`; `error` is the positive errno.
-/// * A failed readahead is followed by the real read if anyone needs the data.
-/// * `mkfs` and `fstrim` try discard and write-zeroes and go another way when told "not supported".
-/// * EAGAIN is the answer to a request that asked not to wait.
+/// * A failed readahead is followed by the real read if the data is needed.
+/// * `mkfs` and `fstrim` try discard and write-zeroes, and do without them if they are "not supported".
+/// * EAGAIN is the result of a request that must not wait.
 #[inline]
 #[must_use]
 pub fn is_benign_block_error(kind: u16, error: i32) -> bool {
@@ -127,12 +127,12 @@ pub fn is_benign_block_error(kind: u16, error: i32) -> bool {
     kind == Kind::BlockFlush as u16 && error == errno::EOPNOTSUPP
 }
 
-/// The kind of a block event, from its `rwbs` text (`blk_fill_rwbs` in `kernel/trace/blktrace.c`)
-/// and its length in sectors.
+/// The kind of a block event with this `rwbs` text (`blk_fill_rwbs` in `kernel/trace/blktrace.c`) and this length in
+/// sectors.
 ///
-/// The text is an optional `F` (preflush), one letter for the operation (`R`, `W`, `D`, `F`, `Z` for
-/// zones, `N` for the rest, write-zeroes among them), then flags of which `A` is readahead. A write
-/// of no sectors is how the block layer reports the flush in front of a write.
+/// The text is an optional `F` (preflush), one letter for the operation (`R`, `W`, `D`, `F`, `Z` for zones, `N` for all
+/// others, write-zeroes among them), and flags, of which `A` is readahead. The block layer reports the flush before a
+/// write as a write of no sectors.
 #[inline]
 #[must_use]
 pub fn block_kind(rwbs: [u8; 8], sectors: u32) -> Kind {
@@ -143,7 +143,7 @@ pub fn block_kind(rwbs: [u8; 8], sectors: u32) -> Kind {
     match operation {
         b'R' if flags.contains(&b'A') => Kind::BlockReadahead,
         b'R' => Kind::BlockRead,
-        // Newer kernels write "WZ" for write-zeroes, older ones "N".
+        // Newer kernels have "WZ" for write-zeroes, older ones "N".
         b'W' if !preflush && rwbs[1] == b'Z' => Kind::BlockZeroes,
         b'W' if sectors == 0 => Kind::BlockFlush,
         b'W' => Kind::BlockWrite,
@@ -153,19 +153,19 @@ pub fn block_kind(rwbs: [u8; 8], sectors: u32) -> Kind {
     }
 }
 
-/// One line in the ring buffer. 48 bytes.
+/// A record in the ring buffer: one event. 48 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
     /// `CLOCK_MONOTONIC` nanoseconds at which the tracepoint fired.
     pub ktime: u64,
-    /// First sector (512 bytes), or the inode for [`Kind::Writeback`].
+    /// First sector (of 512 bytes), or the inode number for [`Kind::Writeback`].
     pub place: u64,
-    /// The kernel's `dev_t`: major << 20 | minor.
+    /// The device as the kernel's `dev_t`: major << 20 | minor.
     pub dev: u32,
-    /// Positive errno; 0 where the tracepoint has none.
+    /// Positive errno; 0 if the tracepoint has none.
     pub errno: i32,
-    /// A [`Kind`] as a number.
+    /// The number of a [`Kind`].
     pub kind: u16,
     /// Keeps the layout free of padding.
     pub reserved: u16,
@@ -173,7 +173,7 @@ pub struct Record {
     pub detail: u32,
     /// The `rwbs` text of block events.
     pub rwbs: [u8; 8],
-    /// How many events of this (kind, device) were suppressed since the last record.
+    /// Number of events of this (kind, device) that were suppressed since its last record.
     pub suppressed: u64,
 }
 
@@ -195,14 +195,13 @@ pub struct CountKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct CountValue {
-    /// Events seen.
+    /// Events.
     pub count: u64,
-    /// Events that were not put into the ring buffer because their (kind, device) had used up its
-    /// share of this second.
+    /// Those of them for which no record was sent, because their (kind, device) had used up its share of the second.
     pub suppressed: u64,
-    /// Events that were not put into the ring buffer because it was full.
+    /// Those of them for which no record was sent, because the ring buffer was full.
     pub dropped: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds of the last event.
+    /// When the last one happened, in `CLOCK_MONOTONIC` nanoseconds.
     pub last: u64,
 }
 
@@ -216,19 +215,19 @@ pub struct LimitKey {
     pub kind: u32,
 }
 
-/// Value of the rate limiter: how many records went out since `start`.
+/// Value of the rate limiter: what was sent in the current second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct LimitValue {
-    /// `CLOCK_MONOTONIC` nanoseconds at which this second began.
+    /// When the second began, in `CLOCK_MONOTONIC` nanoseconds.
     pub start: u64,
-    /// Records in this second.
+    /// Records sent in this second.
     pub records: u64,
     /// Events suppressed since the last record.
     pub suppressed: u64,
 }
 
-/// Where the fields of a block event are, in bytes from the start of the tracepoint's record.
+/// Offsets of the fields of a block event, in bytes from the start of the tracepoint's record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct BlockLayout {
@@ -244,7 +243,8 @@ pub struct BlockLayout {
     pub rwbs: u32,
 }
 
-/// Where the fields of a filesystem event are, in bytes; what each means is said where it is filled.
+/// Offsets of the fields of a filesystem event, in bytes from the start of the tracepoint's record. [`Layouts`] says what
+/// each field is for each tracepoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FilesystemLayout {
@@ -252,14 +252,14 @@ pub struct FilesystemLayout {
     pub dev: u32,
     /// The event's errno, error word or flags, 4 bytes.
     pub error: u32,
-    /// An 8-byte place (inode or disk address).
+    /// An inode number or disk address, 8 bytes.
     pub place: u32,
-    /// A 4-byte detail (line or flags).
+    /// A source line or flags, 4 bytes.
     pub detail: u32,
 }
 
-/// Every layout, as one global that the agent writes before it attaches a program. It can be written
-/// again later: a tracepoint whose module is loaded tomorrow gets its layout tomorrow.
+/// All layouts, as one global that the agent writes before it attaches a program. The agent writes it again whenever the
+/// tracepoints of a module appear.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Layouts {
@@ -281,6 +281,6 @@ pub struct Layouts {
     pub writeback: FilesystemLayout,
     /// Offset of `long ret` in every `syscalls:sys_exit_*` record.
     pub syscall_ret: u32,
-    /// Records that may go out per (kind, device) and second.
+    /// Number of records that may be sent per (kind, device) and second.
     pub records_per_second: u32,
 }

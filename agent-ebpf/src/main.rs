@@ -1,11 +1,11 @@
-//! The programs that run in the kernel. One object file; one file per family of hooks.
+//! The programs that run in the kernel: one object file, with one source file per family of hooks.
 //!
-//! Every program does the same four things, in `emit`: count exactly, ask the rate limiter, write a
-//! record into the ring buffer, count what could not be written. Nothing here decides anything: the
-//! only filter is "no error" and "known to be harmless".
+//! Every program ends in `emit`, which counts the event exactly, applies the rate limit, writes a record into the ring
+//! buffer, and counts what it could not write. The programs decide nothing: they drop what has no error, and send no
+//! record of what is known to be harmless.
 //!
-//! Built for `bpfel-unknown-none` by `agent/build.rs`. For any other target this is an empty program,
-//! so that `cargo clippy --workspace` works on a machine without a BPF toolchain.
+//! `agent/build.rs` builds them for `bpfel-unknown-none`. For any other target this is an empty program, so that
+//! `cargo clippy --workspace` works on a machine without a BPF toolchain.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
@@ -23,12 +23,12 @@ fn main() {}
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    // Unreachable: the verifier refuses a program that could get here.
+    // The verifier refuses a program that can get here.
     loop {}
 }
 
-/// `bpf_probe_read_kernel` and `bpf_ktime_get_ns` are for GPL-compatible programs only; "Dual MIT/GPL"
-/// is the string the kernel accepts (include/linux/license.h).
+/// The license of the programs. `bpf_probe_read_kernel` and `bpf_ktime_get_ns` are for GPL-compatible programs only, and
+/// "Dual MIT/GPL" is one of the strings that the kernel accepts (include/linux/license.h).
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

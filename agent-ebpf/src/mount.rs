@@ -1,7 +1,7 @@
-//! Changes of the mount table, as a doorbell: what changed is read from mountinfo.
+//! Notifications that the mount table may have changed. The agent reads from mountinfo what has changed.
 //!
-//! Attached only with `MOUNT_HOOKS=syscalls`: an enabled syscall tracepoint, whichever it is, sends every
-//! system call of every process through the slow path of its exit.
+//! These hooks are attached only with `MOUNT_HOOKS=syscalls`: any enabled syscall tracepoint makes every system call of
+//! every process take the slow path when it returns.
 
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use tocsin_ebpf::{Kind, Record};

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::model::{BlindSpot, BlindSpots};
 
-/// Collects the blind spots of the sampler (`blind`: why nothing can be said), of the hooks (`source`: the loaded programs,
+/// Collects the blind spots of the sampler (`blind`: why nothing is known), of the hooks (`source`: the loaded programs,
 /// or why there are none) and of the ledger. A new blind spot is an entry here and in [`BlindSpot`].
 pub(super) fn blind_spots(
     blind: Option<&str>,

@@ -1,10 +1,10 @@
-//! What changed between two views of the open faults: pure.
+//! What changed between two lists of open faults: pure.
 
 use std::collections::BTreeMap;
 
 use crate::model::{Fault, Transition};
 
-/// The changes that lead from one list of open faults to the next, in the order in which they are told.
+/// The changes that lead from one list of open faults to the next, in the order in which they are sent.
 ///
 /// What closes comes last, so that a reader never counts fewer faults than were open all the time. Only a fault that
 /// closed and opened again under the same id closes first.
@@ -18,7 +18,7 @@ pub(super) fn between<'a>(before: &'a [Fault], after: &'a [Fault]) -> Vec<(Trans
             Some(old) if old.opened != fault.opened => {
                 changes.extend([(Transition::Closed, *old), (Transition::Opened, fault)]);
             }
-            Some(old) if is_other_story(old, fault) => {
+            Some(old) if is_updated(old, fault) => {
                 changes.push((Transition::Updated, fault));
             }
             Some(_) => {}
@@ -33,9 +33,9 @@ fn by_id(faults: &[Fault]) -> BTreeMap<&str, &Fault> {
     faults.iter().map(|fault| (fault.id.as_str(), fault)).collect()
 }
 
-/// Whether people have to be told anew. A count or a time that moves on is no change: an error storm moves them
-/// every second.
-fn is_other_story(old: &Fault, new: &Fault) -> bool {
+/// Whether what a fault says is different. A count or a time that moves on is no change: an error storm moves them every
+/// second.
+fn is_updated(old: &Fault, new: &Fault) -> bool {
     old.reason != new.reason || old.evidence != new.evidence || old.scope != new.scope
 }
 
@@ -68,7 +68,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn each_change_is_told_once_and_in_order() {
+    fn each_change_is_found_once_and_in_order() {
         use Transition::{Closed, Opened, Updated};
         let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         let counted = Fault { count: 9, last: later, ..fault(1) };

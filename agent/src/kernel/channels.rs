@@ -85,13 +85,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_view_and_the_changes_after_it_are_the_whole_story() {
+    async fn a_view_and_the_changes_after_it_are_complete() {
         let Channels { mut task, published, .. } = channels();
         let mut early = published.changes();
         assert!(published.faults.borrow().blind_spots.get(BlindSpot::Blind).is_some());
         task.publisher.publish(0, view([1, 2]));
         assert!(published.faults.has_changed().unwrap());
-        // Later readers begin with a view, and find in the stream what came after it.
+        // A later receiver begins with a view, and gets the changes after it.
         let mut late = published.changes();
         assert_eq!(published.faults.borrow().sequence, 2);
         task.publisher.publish(0, view([2]));
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(told, [(1, Transition::Opened, 1), (2, Transition::Opened, 2), closed]);
         assert_eq!(late.recv().await.unwrap().sequence, 3);
         assert_eq!(late.try_recv(), Err(TryRecvError::Empty));
-        // One that does not read is told how much it missed.
+        // A receiver that does not read gets the number of changes that it has missed.
         task.publisher.publish(0, view(0..1100));
         assert_eq!(early.recv().await, Err(RecvError::Lagged(1099 - 1024)));
         drop(task);

@@ -62,7 +62,7 @@ impl Publisher {
         self.stats.borrow().clone()
     }
 
-    /// Publishes the counters and how the hooks stand.
+    /// Publishes the counters and the states of the hooks.
     pub(super) fn publish_stats(&self, stats: KernelStats) {
         self.stats.send_replace(Arc::new(stats));
     }

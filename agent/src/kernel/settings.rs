@@ -28,7 +28,7 @@ pub const PROBE_DEADLINE: Duration = Duration::from_secs(5);
 /// 5 seconds for a snapshot, which no disk can delay: after that the agent is blind, and says so.
 pub const SNAPSHOT_DEADLINE: Duration = Duration::from_secs(5);
 /// 500 milliseconds at most until the first verdict: probes of filesystems that remember an error, and I/O that was in
-/// flight already, get this long to show how they stand. A healthy host needs some milliseconds.
+/// flight already, get this long to show whether all is well. A healthy host needs some milliseconds.
 pub const START_DEADLINE: Duration = Duration::from_millis(500);
 /// 16 commands that wait for the kernel task: people type them one by one.
 pub const COMMANDS: usize = 16;

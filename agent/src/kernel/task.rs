@@ -53,7 +53,7 @@ pub struct Kernel {
     commands: mpsc::Receiver<Command>,
     publisher: Publisher,
     stats: StatsReader,
-    /// Why nothing can be said: the mount table cannot be read.
+    /// Why nothing is known: the mount table cannot be read.
     blind: Option<String>,
     snapshot_seconds: f64,
 }
@@ -252,7 +252,7 @@ impl Kernel {
         }
     }
 
-    /// Notices a sampler that is stuck: then nothing can be said.
+    /// Notices a sampler that is stuck: then nothing is known.
     fn watch_sampler(&mut self) {
         if self.sampler.age() > SNAPSHOT_DEADLINE {
             let why = format!("reading the mount table has taken more than {SNAPSHOT_DEADLINE:?}");

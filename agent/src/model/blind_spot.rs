@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 /// One kind of thing that the kernel side may be unable to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlindSpot {
-    /// Nothing can be said at all: the mount table cannot be read, say.
+    /// Nothing is known: the mount table cannot be read, say.
     Blind,
-    /// Kernel events do not arrive; polling stands in for them.
+    /// Kernel events do not arrive; the agent polls instead.
     NoEvents,
     /// Failed block requests are not seen.
     NoBlockEvents,
@@ -46,7 +46,7 @@ impl BlindSpot {
 
 /// The blind spots that there are now, each with one line for people that says why.
 ///
-/// The kernel task fills it; everybody else looks one up by name or iterates over all.
+/// The kernel task alone fills it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BlindSpots(BTreeMap<BlindSpot, String>);
 

@@ -2,36 +2,36 @@
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
-/// A block device or superblock number, in the kernel's own form: major << 20 | minor
-/// (`include/linux/kdev_t.h`), which is also what every tracepoint carries.
+/// The number of a block device or superblock, in the kernel's own form: major << 20 | minor
+/// (`include/linux/kdev_t.h`). Every tracepoint has it in this form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Dev(pub u32);
 
-/// A text that is not `major:minor`.
+/// The text is not a device number as `major:minor`.
 #[derive(Debug, thiserror::Error)]
 #[error("not a device number (major:minor): {0:?}")]
 pub struct BadDev(String);
 
 impl Dev {
-    /// From the two halves.
+    /// The number with these two parts.
     #[must_use]
     pub fn new(major: u32, minor: u32) -> Self {
         Self(major << 20 | (minor & 0xf_ffff))
     }
 
-    /// From what `stat(2)` gives as `st_dev` or `st_rdev`.
+    /// The number that `stat(2)` gives as `st_dev` or `st_rdev`.
     #[must_use]
     pub fn from_stat(dev: u64) -> Self {
         Self::new(rustix::fs::major(dev), rustix::fs::minor(dev))
     }
 
-    /// The driver's number; 0 for filesystems without a device of their own (btrfs, overlay).
+    /// The number of the driver; 0 for a filesystem whose number is not that of a device (btrfs, overlay).
     #[must_use]
     pub fn major(self) -> u32 {
         self.0 >> 20
     }
 
-    /// The number within the driver.
+    /// The number of the device within its driver.
     #[must_use]
     pub fn minor(self) -> u32 {
         self.0 & 0xf_ffff

@@ -1,19 +1,19 @@
-//! Faults: what is wrong now, how that changed, and what the kernel side cannot see.
+//! Faults, what changes about them, and the view that the kernel task publishes.
 
 use std::{sync::Arc, time::SystemTime};
 
 use super::{blind_spot::BlindSpots, dev::Dev};
 
-/// What is wrong. The names are API: fault ids, metrics and JSON carry them.
+/// The kinds of faults. Their names are API: they are in the ids of faults, in metrics and in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FaultKind {
-    /// A filesystem lost its ability to be written.
+    /// A filesystem cannot be written any more.
     FilesystemRo,
     /// A filesystem found an error in its own structures and can still be written.
     FilesystemError,
     /// A device failed a read, write or flush, or written data was lost.
     IoError,
-    /// I/O is in flight on a device and nothing completes.
+    /// Requests are in flight on a device and none completes.
     IoStall,
 }
 
@@ -22,7 +22,7 @@ impl FaultKind {
     pub const ALL: [Self; 4] =
         [Self::FilesystemRo, Self::FilesystemError, Self::IoError, Self::IoStall];
 
-    /// The name in ids, metrics and JSON.
+    /// Its name in ids, metrics and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl FaultKind {
         }
     }
 
-    /// The check that fails while such a fault is open.
+    /// Name of the check that fails while such a fault is open.
     #[must_use]
     pub fn check(self) -> &'static str {
         match self {
@@ -44,19 +44,20 @@ impl FaultKind {
     }
 }
 
-/// Whom a fault concerns.
+/// What a fault concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scope {
-    /// The host itself: its checks fail.
+    /// The host itself. Its checks fail.
     Host,
-    /// Only volumes of pods: shown, but the node keeps its traffic unless `FAIL_ON_VOLUMES` says otherwise.
+    /// Only volumes of pods. The fault is shown; checks fail with `FAIL_ON_VOLUMES` only.
     Volume,
-    /// One leg of a redundant array or multipath device, which serves on without it: shown, fails nothing.
+    /// One leg of a redundant array or multipath device, which keeps working without it. The fault is shown; no check
+    /// fails.
     Member,
 }
 
 impl Scope {
-    /// The name in metrics and JSON.
+    /// Its name in metrics and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,45 +68,45 @@ impl Scope {
     }
 }
 
-/// One thing that is wrong now.
+/// A fault: one thing that is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// `<kind>-<major>:<minor>`: the same fault has the same id after a restart.
+    /// `<kind>-<major>:<minor>`. The same fault has the same id after a restart of the agent.
     pub id: String,
-    /// What is wrong.
+    /// Its kind.
     pub kind: FaultKind,
-    /// The check that it fails.
+    /// Name of the check that it fails.
     pub check: &'static str,
-    /// The device it is on.
+    /// The device that it is on.
     pub device: Dev,
-    /// Its kernel name (`sda`, `dm-0`); empty when the device is gone.
+    /// The device's name in the kernel (`sda`, `dm-0`); empty if the device is gone.
     pub device_name: String,
-    /// Filesystem type, or empty when the device carries several.
+    /// Type of the filesystem; empty if there are several on the device.
     pub filesystem: String,
-    /// Where the affected filesystems are mounted: at most [`MOUNT_POINTS_SHOWN`].
+    /// Mount points of the affected filesystems, [`MOUNT_POINTS_SHOWN`] at most.
     pub mount_points: Vec<String>,
-    /// Whom it concerns.
+    /// What it concerns.
     pub scope: Scope,
-    /// When it was first seen.
+    /// When it was opened.
     pub opened: SystemTime,
     /// When there was last evidence of it.
     pub last: SystemTime,
-    /// Kernel events behind it, exact to within a second; at least 1.
+    /// Number of kernel events about it, exact to within a second; at least 1.
     pub count: u64,
-    /// Name of the last errno, where one is known.
+    /// Name of the last errno, if one is known.
     pub errno: Option<String>,
-    /// `CLOCK_MONOTONIC` nanoseconds of the first kernel event, where an event opened it.
+    /// When the kernel event that opened it happened, in `CLOCK_MONOTONIC` nanoseconds; `None` if no event did.
     pub kernel_ns: Option<u64>,
-    /// One line for people: device, mount point, what happened.
+    /// Device, mount point and what happened, in one line for people.
     pub reason: String,
-    /// What it rests on, one line each.
+    /// The evidence, one line each.
     pub evidence: Vec<String>,
 }
 
-/// A node may mount one filesystem ten thousand times; a fault names this many.
+/// 16 mount points that a fault names: one filesystem may be mounted in ten thousand places.
 pub const MOUNT_POINTS_SHOWN: usize = 16;
 
-/// What the kernel side knows at this moment.
+/// What the kernel side knows now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FaultView {
     /// Open faults, in the order of their ids.
@@ -133,8 +134,8 @@ pub enum Transition {
 
 /// One change of the open faults.
 ///
-/// The kernel task finds out what changed when it publishes a [`FaultView`], and tells it once. A fault that closes
-/// and opens again between two views is two changes, the closing first.
+/// When the kernel task publishes a [`FaultView`], it compares it with the one before and sends each change once. A fault
+/// that closes and opens again between two views is two changes, the closing first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultChange {
     /// Number of this change since the start of the agent: 1, 2, 3 and so on. A reader that knows a view ignores changes

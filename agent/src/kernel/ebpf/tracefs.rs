@@ -1,7 +1,7 @@
-//! The `format` files of tracefs: where each field of a tracepoint's record is, on this kernel.
+//! The `format` files of tracefs, which say where each field of a tracepoint's record is on this kernel.
 //!
-//! Formats move between kernel versions and even inside a stable series (6.12 put `ioprio` in front
-//! of `rwbs`), so offsets are read at run time and a hook whose format lacks a field is left out.
+//! Formats change between kernel versions and even within a stable series (6.12 put `ioprio` in front of `rwbs`). So the
+//! agent reads offsets at run time, and leaves out a hook whose format lacks a field.
 
 use std::{
     collections::BTreeMap,
@@ -15,28 +15,28 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 /// One field of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Bytes from the start of the record.
+    /// Offset from the start of the record, in bytes.
     pub offset: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u32,
 }
 
-/// Every field of one tracepoint by name.
+/// The fields of one tracepoint, by name.
 pub type Format = BTreeMap<String, Field>;
 
-/// A `format` file without a single field: not a format file.
+/// The text has no field at all, so it is no `format` file.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("no fields in it")]
 pub struct NoFields;
 
-/// Reads the text of a `format` file. Lines that are not fields are passed over; a field line that
-/// cannot be read is left out, so a hook that needs it says that it is missing.
+/// Parses a `format` file. Lines that are not fields are skipped. A field that cannot be parsed is left out, so a hook that
+/// needs it reports that it is missing.
 pub fn parse(text: &str) -> Result<Format, NoFields> {
     let fields: Format = text.lines().filter_map(parse_field).collect();
     if fields.is_empty() { Err(NoFields) } else { Ok(fields) }
 }
 
-/// `field:char rwbs[10]; offset:34; size:10; signed:0;`, with tabs between
+/// Parses one line: `field:char rwbs[10]; offset:34; size:10; signed:0;`, with tabs between the parts.
 fn parse_field(line: &str) -> Option<(String, Field)> {
     let mut parts = line.trim().strip_prefix("field:")?.split(';').map(str::trim);
     let declaration = parts.next()?;
@@ -56,28 +56,28 @@ fn parse_field(line: &str) -> Option<(String, Field)> {
     (!name.is_empty()).then(|| (name.to_owned(), field))
 }
 
-/// A tracefs that can be read, mounted where everybody sees it or for this process alone.
+/// A tracefs that can be read: the one that is mounted on this host, or a private mount of this process.
 #[derive(Debug)]
 pub struct TraceFs {
     root: PathBuf,
-    /// Keeps a private mount alive; its files are reached through `/proc/self/fd`.
+    /// The private mount, whose files are reached through `/proc/self/fd`.
     private: Option<OwnedFd>,
 }
 
 /// Why no tracefs can be read.
 #[derive(Debug, thiserror::Error)]
 pub enum NoTraceFs {
-    /// It is mounted nowhere and could not be mounted.
+    /// It is not mounted and cannot be mounted.
     #[error("tracefs is not mounted and cannot be mounted privately: {0}")]
     Mount(#[source] io::Error),
-    /// It is there and may not be read.
+    /// It is mounted and cannot be read.
     #[error("tracefs at {0} cannot be read: {1}")]
     Unreadable(PathBuf, #[source] io::Error),
 }
 
 impl TraceFs {
-    /// Finds the mounted tracefs below `sys`, or mounts one that no mount table shows (and that goes
-    /// away with this process).
+    /// Finds the tracefs that is mounted below `sys`. If there is none, mounts one that is in no mount table and goes away
+    /// with this process.
     pub fn open(sys: &Path) -> Result<Self, NoTraceFs> {
         for place in ["kernel/tracing", "kernel/debug/tracing"] {
             let root = sys.join(place);
@@ -108,14 +108,14 @@ impl TraceFs {
         }
     }
 
-    /// Whether only this process sees it.
+    /// Whether it is a private mount of this process.
     #[must_use]
     pub fn is_private(&self) -> bool {
         self.private.is_some()
     }
 
-    /// The format of `category:event`; `Ok(None)` where this kernel (or a module that is not loaded)
-    /// has no such tracepoint.
+    /// The format of the tracepoint `category:event`; `Ok(None)` if this kernel has no such tracepoint (yet: its module may
+    /// not be loaded).
     pub fn format(&self, category: &str, event: &str) -> io::Result<Option<Format>> {
         let path = self.root.join("events").join(category).join(event).join("format");
         match fs::read_to_string(path) {

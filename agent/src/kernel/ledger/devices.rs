@@ -110,8 +110,8 @@ impl Ledger {
         self.progress.values().any(|progress| progress.from_start && progress.since.is_some())
     }
 
-    /// Opens a stall for each disk of [`unmoved_since_start`](Self::unmoved_since_start). At the start of the agent nobody
-    /// knows for how long requests have been in flight, and an agent that starts beside a dead disk must not begin with
+    /// Opens a stall for each disk of [`unmoved_since_start`](Self::unmoved_since_start). When the agent
+    /// starts, it does not know for how long requests have been in flight, and an agent that starts beside a dead disk must not begin with
     /// "ready". The stall closes when a request completes.
     pub fn presume_stalled(&mut self, now: Now) {
         let unmoved: Vec<(Dev, u64)> = self

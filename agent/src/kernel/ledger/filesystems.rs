@@ -65,7 +65,7 @@ impl Ledger {
             known.accepted_at = now.mono;
         }
         if is_other && filesystem.read_only && known.lost.is_hidden() {
-            // No write probe can tell how it stands since it was mounted again; its root directory can.
+            // It cannot be probed with a write since it was mounted again; its root directory can be checked.
             let level = known.lost.level;
             known.lost = Lost { level, ..Lost::default() };
             known.probes.due.insert(now.mono);

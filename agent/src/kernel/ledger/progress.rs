@@ -11,7 +11,7 @@ pub(super) struct Progress {
     pub(super) in_flight: u64,
     /// Since when requests have been in flight and none has completed.
     pub(super) since: Option<Mono>,
-    /// It has not completed a request since the first snapshot, so nobody knows for how long it has stood.
+    /// It has not completed a request since the first snapshot, so it is not known for how long it has stood.
     pub(super) from_start: bool,
     /// An operator has cleared the stall. It counts again after a request has completed.
     pub(super) accepted: bool,

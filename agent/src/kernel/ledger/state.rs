@@ -60,7 +60,7 @@ pub struct Ledger {
     pub(super) counts: BTreeMap<(Kind, Dev, i32), u64>,
     /// The kernel time up to which the events of each (kind, device) have been dealt with.
     pub(super) handled: BTreeMap<(Kind, Dev), Mono>,
-    /// Probes that nobody has taken yet.
+    /// Probes to start that have not been taken yet.
     pub(super) actions: Vec<Action>,
     /// Faults opened since the start, by kind.
     pub(super) opened: [u64; 4],

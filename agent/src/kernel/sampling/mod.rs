@@ -1,4 +1,4 @@
-//! Evidence: which filesystems and disks there are, and how each stands at this moment.
+//! Evidence: which filesystems and disks there are, and the state of each at this moment.
 //!
 //! [`sampler::Sampler`] reads the mount table and sysfs and returns a [`snapshot::Snapshot`]; [`thread`] runs it on a
 //! thread of its own. Reading the files does not wait for a disk, but it can wait for a lock in the kernel. Then only

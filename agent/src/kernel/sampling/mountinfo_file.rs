@@ -29,7 +29,7 @@ impl MountInfoFile {
 
     /// The table if it has changed since the last call, or in any case with `always`.
     pub(super) fn read(&mut self, always: bool) -> io::Result<Option<MountTable>> {
-        // The detector is asked in any case, and before the file is read: what changes later is another change.
+        // The detector is always called, and before the file is read: so it reports what changes later as a new change.
         let is_unchanged = self.detector.as_mut().is_some_and(MountChangeDetector::is_unchanged);
         if is_unchanged && !always {
             return Ok(None);
