@@ -77,6 +77,25 @@ impl Connection {
         self.response(method == "HEAD")
     }
 
+    /// A request with these headers besides `Host`.
+    pub fn request_with(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Response> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
+        for (name, value) in headers {
+            head.push_str(name);
+            head.push_str(": ");
+            head.push_str(value);
+            head.push_str("\r\n");
+        }
+        head.push_str("\r\n");
+        self.stream.get_mut().write_all(head.as_bytes())?;
+        self.response(method == "HEAD")
+    }
+
     /// Sends bytes as they are, good HTTP or not.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<Response> {
         self.stream.get_mut().write_all(bytes)?;

@@ -18,6 +18,7 @@ pub mod daemon;
 pub mod faulty_disk;
 pub mod haproxy;
 pub mod health;
+pub mod heartbeat;
 pub mod host_root;
 pub mod http;
 pub mod http2;
@@ -33,12 +34,14 @@ pub mod sync;
 pub mod sys;
 pub mod tool;
 pub mod volume;
+pub mod workloads;
 
 pub use agent::Agent;
 pub use cluster::ControlPlane;
 pub use daemon::Daemon;
 pub use faulty_disk::FaultyDisk;
 pub use haproxy::Haproxy;
+pub use heartbeat::Heartbeat;
 pub use loopdev::LoopDevice;
 pub use mount::Mount;
 pub use nameserver::Nameserver;
@@ -46,6 +49,7 @@ pub use netns::NetNs;
 pub use process::Process;
 pub use sandbox::{Sandbox, require};
 pub use volume::{Filesystem, Volume};
+pub use workloads::{PodIs, Workloads};
 
 /// One mebibyte, in bytes.
 pub const MIB: u64 = 1 << 20;

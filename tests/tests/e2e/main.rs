@@ -22,6 +22,7 @@ mod health_http2;
 mod health_http2_limits;
 mod health_listener;
 mod health_listener_abuse;
+mod heartbeat;
 mod http_probes;
 mod invalid_input;
 mod io_errors;
