@@ -117,7 +117,7 @@ impl ApiState {
 /// The reflectors of a role, each with its state. Shared by the reflectors, which write, and the answers, which read.
 #[derive(Debug)]
 pub struct Streams {
-    streams: Mutex<Vec<(&'static str, Stream, bool)>>,
+    each: Mutex<Vec<(&'static str, Stream, bool)>>,
     state: watch::Sender<ApiState>,
     /// Whether losses and returns are logged.
     logs: bool,
@@ -144,13 +144,13 @@ impl Streams {
     }
 
     fn with(logs: bool) -> Self {
-        Self { streams: Mutex::default(), state: watch::channel(ApiState::Starting(None)).0, logs }
+        Self { each: Mutex::default(), state: watch::channel(ApiState::Starting(None)).0, logs }
     }
 
     /// One more that has to be synced.
     #[must_use]
     pub fn add(self: &Arc<Self>, name: &'static str) -> StreamHandle {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         streams.push((name, Stream::Starting, false));
         StreamHandle { streams: self.clone(), index: streams.len() - 1 }
     }
@@ -162,7 +162,7 @@ impl Streams {
     }
 
     fn set(&self, index: usize, new: Stream) {
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut streams = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((_, stream, was_synced)) = streams.get_mut(index) else { return };
         *was_synced |= new == Stream::Synced;
         *stream = new;
@@ -208,16 +208,18 @@ fn together(streams: &[(&'static str, Stream, bool)]) -> ApiState {
 fn log_change(old: &ApiState, new: &ApiState) {
     match (old, new) {
         (ApiState::Synced, ApiState::Broken { why, .. }) => {
-            warn!(why, "the Kubernetes API is lost")
+            warn!(why, "the Kubernetes API is lost");
         }
+
         (ApiState::Starting(before), ApiState::Starting(Some(why)))
             if before.as_ref() != Some(why) =>
         {
             warn!(why, "the first lists cannot be read");
         }
         (ApiState::Starting(_) | ApiState::Broken { .. }, ApiState::Synced) => {
-            info!("following the Kubernetes API")
+            info!("following the Kubernetes API");
         }
+
         _ => {}
     }
 }
@@ -232,7 +234,7 @@ impl StreamHandle {
     pub fn broken(&self, silent_for: Duration, why: String) {
         let now = Instant::now();
         let since = {
-            let streams = self.streams.streams.lock().unwrap_or_else(PoisonError::into_inner);
+            let streams = self.streams.each.lock().unwrap_or_else(PoisonError::into_inner);
             match streams.get(self.index) {
                 Some((_, Stream::Broken { since, .. }, _)) => *since,
                 _ => now.checked_sub(silent_for).unwrap_or(now),

@@ -40,7 +40,7 @@ pub struct HeartbeatArgs {
     /// The period, such as 30s, 1h or 1h30m; 0s limits nothing
     #[arg(long, env = "RATE_LIMIT_PERIOD", default_value = "1h", value_name = "TIME")]
     pub rate_limit_period: String,
-    /// Networks of proxies whose X-Forwarded-For names the client, with commas: 10.0.0.0/8,fd00::/8
+    /// Networks of proxies whose X-Forwarded-For names the client, with commas, such as `10.0.0.0/8,fd00::/8`
     #[arg(
         long,
         env = "TRUSTED_PROXIES",

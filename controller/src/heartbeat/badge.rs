@@ -28,7 +28,7 @@ impl Light {
 
 /// 64 characters of a name: a badge is a word or two.
 const NAME: usize = 64;
-/// 7 pixels a character, which is what 11 pixel Verdana and DejaVu Sans take on average.
+/// 7 pixels a character, which is what a sans-serif font of 11 pixels takes on average.
 const WIDTH: usize = 7;
 
 /// The badge of a workload of that name.

@@ -165,10 +165,10 @@ pub async fn run(warnings: Arc<Warnings>, server: Arc<ApiServer>) {
             stays
         });
         for (name, number) in wanted {
-            if !watches.contains_key(&name) {
+            watches.entry(name).or_insert_with_key(|name| {
                 let watch = watch_namespace(warnings.clone(), server.clone(), name.clone(), number);
-                watches.insert(name, (number, tasks.spawn(watch)));
-            }
+                (number, tasks.spawn(watch))
+            });
         }
         tokio::select! {
             () = warnings.wanted.notified() => {}

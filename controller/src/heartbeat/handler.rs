@@ -149,6 +149,7 @@ impl Handler {
     }
 
     /// What the request may see, or the refusal.
+    #[expect(clippy::result_large_err, reason = "both are an answer, made once per request")]
     fn scope(&self, route: &Route, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Reply> {
         let Some(tokens) = &self.tokens else { return Ok(Scope::All) };
         if let Route::Badge { namespace, .. } = route

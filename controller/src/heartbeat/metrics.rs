@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -25,6 +28,7 @@ tocsin_runtime::descriptions! {
     EVENTS = gauge "heartbeat_warnings" [] "Warning events that are kept in memory";
     EVENTS_DROPPED = counter "heartbeat_warnings_dropped" [] "Warning events for which there was no room";
     TOKEN_FAILURES = counter "heartbeat_token_file_failures" [] "Readings of AUTH_TOKEN_FILE that failed; the tokens from before stay";
+    CERTIFICATE_FAILURES = counter "heartbeat_certificate_failures" [] "Readings of TLS_CERT and TLS_KEY that failed; the certificate from before stays";
     API_SYNCED = gauge "heartbeat_api_synced" [] "1 while what is kept in memory follows the API server";
     API_REQUESTS = counter "heartbeat_api_requests" ["code"] "Requests to the API server, by the status of the answer; none where there was none";
     CONNECTIONS = gauge "heartbeat_connections" [] "Open connections to the API's listener";
@@ -44,6 +48,8 @@ pub struct Sources {
     pub server: Arc<ApiServer>,
     /// The token file.
     pub tokens: Arc<TokenReloads>,
+    /// Readings of the certificate that failed.
+    pub certificate_failures: Arc<AtomicU64>,
     /// The log.
     pub log_dropped: DroppedLines,
 }
@@ -56,7 +62,7 @@ impl fmt::Debug for Sources {
 
 impl Collect for Sources {
     fn collect(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
-        let Self { handler, connections, server, tokens, log_dropped } = self;
+        let Self { handler, connections, server, tokens, certificate_failures, log_dropped } = self;
         let mut family = encoder.family(&REQUESTS)?;
         for (code, count) in handler.answered.by_status() {
             family.counter(&[("code", code)], count)?;
@@ -71,6 +77,7 @@ impl Collect for Sources {
         encoder.integer(&EVENTS, warnings)?;
         encoder.counter(&EVENTS_DROPPED, dropped)?;
         encoder.counter(&TOKEN_FAILURES, tokens.failures.load(Relaxed))?;
+        encoder.counter(&CERTIFICATE_FAILURES, certificate_failures.load(Relaxed))?;
         let is_synced = handler.api.borrow().unavailable(Instant::now()).is_none();
         encoder.flag(&API_SYNCED, is_synced)?;
         let mut family = encoder.family(&API_REQUESTS)?;

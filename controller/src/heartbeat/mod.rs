@@ -25,7 +25,7 @@ pub mod verdict;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Instant,
 };
 
@@ -68,8 +68,8 @@ pub async fn run(settings: Settings, log_dropped: DroppedLines) -> anyhow::Resul
         badges,
         tls,
     } = settings;
-    let (listener, api_addr) = listener("the API's listener", listen, tls.is_some())?;
-    let (admin_listener, admin_addr) = self::listener("admin listener", admin, false)?;
+    let (listener, api_addr) = listener("the API's listener", listen)?;
+    let (admin_listener, admin_addr) = self::listener("admin listener", admin)?;
 
     let reloads = Arc::<TokenReloads>::default();
     let tokens = auth.map(|source| tokens_file::start(source, &reloads)).transpose()?;
@@ -100,11 +100,22 @@ pub async fn run(settings: Settings, log_dropped: DroppedLines) -> anyhow::Resul
         let reply = answering.handle(request.method(), request.uri(), request.headers(), peer);
         async move { reply }
     });
+    let certificate_failures = Arc::<AtomicU64>::default();
+    let http = match tls {
+        Some(files) => {
+            let (certificate, reload) =
+                files.load(certificate_failures.clone()).context("TLS_CERT and TLS_KEY")?;
+            tasks.spawn_background("certificate", reload.run());
+            http.with_tls(certificate.acceptor(&[b"http/1.1"]).context("TLS")?)
+        }
+        None => http,
+    };
     let metrics = Metrics::new(Sources {
         handler,
         connections: http.counts(),
         server,
         tokens: reloads,
+        certificate_failures,
         log_dropped,
     });
     let state = streams.state();
@@ -116,11 +127,7 @@ pub async fn run(settings: Settings, log_dropped: DroppedLines) -> anyhow::Resul
     tasks.run().await
 }
 
-fn listener(
-    what: &'static str,
-    addr: SocketAddr,
-    _tls: bool,
-) -> anyhow::Result<(Listener, SocketAddr)> {
+fn listener(what: &'static str, addr: SocketAddr) -> anyhow::Result<(Listener, SocketAddr)> {
     let open = || {
         let listener = bind(addr)?.listen(tocsin_runtime::http::BACKLOG)?;
         let addr = listener.local_addr()?;

@@ -80,7 +80,7 @@ pub enum Amount {
 
 impl Amount {
     /// The number of pods that it is of `total`. Kubernetes rounds `maxUnavailable` of a Deployment down and that of
-    /// a DaemonSet or `StatefulSet` up (`GetScaledValueFromIntOrPercent`, apimachinery v0.36).
+    /// a `DaemonSet` or `StatefulSet` up (`GetScaledValueFromIntOrPercent`, apimachinery v0.36).
     #[must_use]
     pub fn of(self, total: i64, round_up: bool) -> i64 {
         match self {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tocsin_runtime::kube::ClusterSource;
+use tocsin_runtime::{kube::ClusterSource, tls::CertificateFiles};
 
 use super::{
     args::{Auth, HeartbeatArgs},
@@ -59,7 +59,7 @@ pub struct Settings {
     /// Whose badges need no token.
     pub badges: Badges,
     /// Certificate chain and key of the API's listener.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    pub tls: Option<CertificateFiles>,
 }
 
 /// Where tokens come from.
@@ -161,7 +161,7 @@ impl Settings {
             (Auth::None, false) => None,
         };
         let tls = match (some(tls_cert), some(tls_key)) {
-            (Some(cert), Some(key)) => Some((cert, key)),
+            (Some(cert), Some(key)) => Some(CertificateFiles { cert, key }),
             (None, None) => None,
             (Some(_), None) => return Err(SettingsError::HalfOfTls("TLS_CERT", "TLS_KEY")),
             (None, Some(_)) => return Err(SettingsError::HalfOfTls("TLS_KEY", "TLS_CERT")),

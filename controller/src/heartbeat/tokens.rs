@@ -2,7 +2,10 @@
 //!
 //! Neither a token nor what a request shows is ever printed: [`Tokens`] keeps digests, and has no text of them.
 
-use hyper::{HeaderMap, header::AUTHORIZATION};
+use hyper::{
+    HeaderMap,
+    header::{AUTHORIZATION, HeaderValue},
+};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::{Choice, ConstantTimeEq};
 
@@ -153,7 +156,7 @@ pub enum Access {
 /// request with one that shows no token is judged by its query.
 #[must_use]
 pub fn check(tokens: &Tokens, headers: &HeaderMap, query: &str) -> Access {
-    let header = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+    let header = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let (scheme, shown) = header.map_or((&b""[..], &b""[..]), |value| {
         let space = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
         (&value[..space], value.get(space + 1..).unwrap_or_default())

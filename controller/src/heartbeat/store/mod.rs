@@ -25,7 +25,7 @@ pub enum Listed {
 #[derive(Debug, Default)]
 pub struct Store {
     /// By namespace, then by kind and name.
-    workloads: HashMap<Box<str>, BTreeMap<(Kind, Box<str>), Kept>>,
+    workloads: HashMap<Box<str>, Names>,
     /// Each `ReplicaSet`'s Deployment.
     deployment_of: HashMap<Uid, Uid>,
     /// Each Deployment's `ReplicaSet`s.
@@ -34,6 +34,9 @@ pub struct Store {
     /// The pods of each `ReplicaSet`, `StatefulSet` and `DaemonSet`.
     pods_of: HashMap<Uid, HashSet<Uid>>,
 }
+
+/// The workloads of a namespace.
+type Names = BTreeMap<(Kind, Box<str>), Kept>;
 
 /// A workload, and what this process has seen of it.
 #[derive(Debug)]

@@ -169,9 +169,9 @@ fn status_of_the_controller(
             format!("its controller has seen generation {status} of the spec, which is at {spec}");
         // What the status says is about another spec.
         if facts.behind_for >= STATUS_GRACE {
-            reasons.push(text)
+            reasons.push(text);
         } else {
-            degraded.push(text)
+            degraded.push(text);
         }
         return;
     }

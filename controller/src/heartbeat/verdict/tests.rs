@@ -7,6 +7,7 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every use wants one that is there")]
 fn condition(is_true: bool, reason: &str) -> Option<Condition> {
     Some(Condition { is_true, reason: reason.into(), since: Some(at(100)) })
 }
@@ -156,7 +157,7 @@ fn what_the_controller_says_counts_while_it_is_current() {
         // A status about an older spec says nothing about this one: the pods do.
         workload.generation = 3;
         let text = "its controller has seen generation 2 of the spec, which is at 3";
-        let early = judged(&workload, &pods("rr"), &[], STATUS_GRACE - Duration::from_millis(1));
+        let early = judged(&workload, &pods("rr"), &[], STATUS_GRACE / 2);
         assert_eq!((early.status, &*early.degraded), (Status::Up, &[text.to_owned()][..]));
         let late = judged(&workload, &pods("rr"), &[], STATUS_GRACE);
         assert_eq!((late.status, &*late.reasons), (Status::Down, &[text.to_owned()][..]));
