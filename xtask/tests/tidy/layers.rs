@@ -47,7 +47,8 @@ const LAYERS: [Layers; 4] = [
         package: "runtime",
         lowest_first: &[
             &["fd", "jitter", "text"],
-            &["command_line", "log", "tasks"],
+            &["log", "tasks"],
+            &["command_line"],
             &["kube", "tls"],
             &["http"],
             &["metrics"],
