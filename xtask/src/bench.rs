@@ -5,8 +5,9 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::cluster;
+use crate::release::build_agent;
 use crate::setup::{self, Needs};
-use crate::workspace::{announce, build_agent, cargo, check};
+use crate::workspace::{announce, cargo, check};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

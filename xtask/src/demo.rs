@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
+use crate::release::build_agent;
 use crate::setup::{self, Needs};
-use crate::workspace::{announce, build_agent, cargo, check};
+use crate::workspace::{announce, cargo, check};
 
 pub(crate) fn run() -> Result<()> {
     let kernel_programs = setup::try_for(Needs::Faults);

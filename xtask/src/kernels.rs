@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::release::build_agent;
 use crate::setup::{self, Needs};
-use crate::workspace::{announce, build_agent, command, target_dir};
+use crate::workspace::{announce, command, target_dir};
 
 /// One kernel of each long-lived series: the last one without `block_rq_error`, and two whose mount table does not show
 /// that an ext4 has become read-only by an error.

@@ -11,6 +11,7 @@ mod demo;
 mod fuzz;
 mod kernels;
 mod lint;
+mod release;
 mod run;
 mod setup;
 mod test;

@@ -7,8 +7,8 @@ use std::{env, fs};
 
 use anyhow::{Context as _, Result};
 
+use crate::release::build_agent;
 use crate::setup::{self, Needs};
-use crate::workspace::build_agent;
 
 #[derive(clap::Args)]
 pub(crate) struct Options {

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace, with the release binary.
+//! `cargo xtask test`: every test of the workspace, with the release binaries.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::cluster;
+use crate::release::{build_agent, build_controller};
 use crate::setup::{self, Needs};
-use crate::workspace::{announce, build_agent, cargo, check};
+use crate::workspace::{announce, cargo, check};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -24,9 +25,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     } else {
         setup::try_for(Needs::Tests)
     };
-    let binary = build_agent(kernel_programs)?;
+    let (agent, controller) = (build_agent(kernel_programs)?, build_controller()?);
     let mut test = cargo()?;
-    test.arg("test").args(&options.cargo_test_args).env("TOCSIN_BIN", binary);
+    test.arg("test").args(&options.cargo_test_args);
+    test.env("TOCSIN_BIN", agent).env("TOCSIN_CONTROLLER_BIN", controller);
     if options.cargo_test_args.is_empty() {
         // One run shows everything that fails.
         test.args(["--workspace", "--no-fail-fast"]);
