@@ -1,10 +1,12 @@
 //! TLS on the health listener: `TLS_CERT` and `TLS_KEY`.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use e2e::sandbox::say;
 use e2e::{Agent, Sandbox, require, tool};
 
 /// How long a renewed certificate may take: the agent looks at the files every 10 s.
@@ -119,4 +121,77 @@ fn tls_that_cannot_work_is_an_error_at_the_start() {
         let secret = secret.lines().nth(1).unwrap();
         assert!(ended.log.iter().all(|line| !line.contains(secret)), "the key is in the log");
     }
+}
+
+/// Nanoseconds that the agent's threads whose name begins with `name` have run.
+fn processor_time(agent: &Agent, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap();
+    let tasks = tasks.map(|task| task.unwrap().path());
+    let named = tasks.filter(|task| {
+        fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.starts_with(name))
+    });
+    let ran = named.map(|task| fs::read_to_string(task.join("schedstat")).unwrap());
+    ran.map(|ran| ran.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn handshakes_run_on_a_thread_of_their_own() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !require(tool::is_installed("openssl"), "openssl makes the certificates") {
+        return;
+    }
+    let certificate = Certificate::make(&sandbox, "one");
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("TLS_CERT", &certificate.cert).env("TLS_KEY", &certificate.key);
+    });
+    let to = agent.health_address().to_string();
+    let names = ["tocsin-health", "tocsin-tls"];
+    let before = names.map(|name| processor_time(&agent, name));
+    // As many new sessions as four clients can open in a second.
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = Command::new("openssl");
+            client.args(["s_time", "-new", "-time", "1", "-connect", &to]);
+            client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut client in clients {
+        assert_eq!(agent.health("").status, 200);
+        assert!(client.wait().unwrap().success());
+    }
+    let after = names.map(|name| processor_time(&agent, name));
+    let [health, tls] = [0, 1].map(|at| after[at] - before[at]);
+    say(&format!("MEASURED {}: ns on a processor: health {health}, TLS {tls}", sandbox.name()));
+    assert!(tls > 2 * health, "{tls} and {health}");
+}
+
+#[test]
+fn a_stop_ends_idle_connections_with_tls() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    if !require(tool::is_installed("openssl"), "openssl makes the certificates") {
+        return;
+    }
+    let certificate = Certificate::make(&sandbox, "one");
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("TLS_CERT", &certificate.cert).env("TLS_KEY", &certificate.key);
+    });
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", &agent.health_address().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut requests, mut responses) =
+        (client.stdin.take().unwrap(), client.stdout.take().unwrap());
+    requests.write_all(b"GET /livez HTTP/1.1\r\n\r\n").unwrap();
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\nok") {
+        let mut byte = [0];
+        assert_eq!(responses.read(&mut byte).unwrap(), 1);
+        response.extend(byte);
+    }
+    assert_eq!(agent.terminate().code(), Some(0));
+    assert_eq!(responses.read(&mut [0; 64]).unwrap(), 0);
+    client.wait().unwrap();
 }

@@ -6,12 +6,12 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send},
 };
-use tocsin_runtime::{http::accept_failed, tasks::Stop};
+use tocsin_runtime::http::accept_failed;
 use tokio::{io::unix::AsyncFd, net::TcpStream, time::sleep};
 use tracing::warn;
 
 use super::{
-    connection::{self, Accepted},
+    connection::{Accepted, Server},
     connection_table::ConnectionTable,
     http1,
     listener_state::ListenerState,
@@ -19,19 +19,14 @@ use super::{
 use crate::serve::health::settings;
 
 /// Accepts connections until `stop`, then drains: requests that are on their way are answered.
-pub async fn run(
-    listener: AsyncFd<OwnedFd>,
-    state: Arc<ListenerState>,
-    mut table: ConnectionTable,
-    stop: Stop,
-) {
-    let mut stopping = std::pin::pin!(stop.requested());
+pub async fn run(listener: AsyncFd<OwnedFd>, server: Arc<Server>, mut table: ConnectionTable) {
+    let mut stopping = std::pin::pin!(server.stop.requested());
     for turn in 1_u64.. {
         tokio::select! {
             biased;
             () = stopping.as_mut() => break,
             accepted = accept(&listener) => match accepted {
-                Ok(socket) => admit(socket, &state, &mut table, &stop),
+                Ok(socket) => admit(socket, &server, &mut table),
                 Err(error) => accept_failed("health", &error).await,
             },
         }
@@ -41,10 +36,10 @@ pub async fn run(
     }
     // Connections that the kernel has accepted already are served.
     while let Ok(socket) = accept_now(&listener) {
-        admit(socket, &state, &mut table, &stop);
+        admit(socket, &server, &mut table);
     }
     drop(listener);
-    drain(&state, &mut table).await;
+    drain(&server.state, &mut table).await;
 }
 
 /// Ends connections as they become idle, for [`settings::DRAIN`] at most.
@@ -78,13 +73,13 @@ fn accept_now(listener: &AsyncFd<OwnedFd>) -> io::Result<OwnedFd> {
 }
 
 /// Serves a new connection: at once if that is possible, else as a task.
-fn admit(socket: OwnedFd, state: &Arc<ListenerState>, table: &mut ConnectionTable, stop: &Stop) {
-    let Some(accepted) = serve_at_once(socket, state) else { return };
+fn admit(socket: OwnedFd, server: &Arc<Server>, table: &mut ConnectionTable) {
+    let Some(accepted) = serve_at_once(socket, &server.state) else { return };
     let slot = table.allocate();
     let weak = Arc::downgrade(&slot);
-    let task = tokio::spawn(connection::serve(accepted, slot, state.clone(), stop.clone()));
+    let task = tokio::spawn(server.clone().serve(accepted, slot));
     table.insert(weak, task.abort_handle());
-    state.trimmer.connection_opened();
+    server.state.trimmer.connection_opened();
 }
 
 /// Reads a new connection once. A client that is gone, or that sent one whole request and wants the connection closed

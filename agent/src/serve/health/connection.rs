@@ -1,10 +1,9 @@
 //! One accepted connection: which protocol is spoken on it.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
 use tocsin_runtime::tasks::Stop;
 use tokio::net::TcpStream;
-use tracing::debug;
 
 use super::{
     connection_slot::ConnectionSlot,
@@ -12,8 +11,8 @@ use super::{
     http2,
     listener_state::ListenerState,
     prefixed_stream::PrefixedStream,
+    tls_thread::TlsThread,
 };
-use crate::serve::health::settings;
 
 /// A connection that was read once when it was accepted.
 pub struct Accepted {
@@ -25,48 +24,39 @@ pub struct Accepted {
     pub unsent: Vec<u8>,
 }
 
-/// Serves the connection until it ends. HTTP/2 and TLS are rare, and boxed, so that the task of a plain connection
-/// stays small.
-pub async fn serve(
-    accepted: Accepted,
-    slot: Arc<ConnectionSlot>,
-    state: Arc<ListenerState>,
-    stop: Stop,
-) {
-    let Accepted { stream, received, unsent } = accepted;
-    if !unsent.is_empty() {
-        return http1::send_rest(stream, &unsent, &slot).await;
-    }
-    let transport = if state.tls.is_some() { Transport::TcpOrTls } else { Transport::Tcp };
-    match http1::serve_connection(stream, received, transport, &slot, &state).await {
-        Ended::Closed => {}
-        Ended::IsHttp2(stream, received) => {
-            let stream = PrefixedStream::new(received, stream);
-            Box::pin(http2::serve_connection(stream, slot, state, stop)).await;
-        }
-        Ended::IsTls(stream, received) => {
-            let stream = PrefixedStream::new(received, stream);
-            Box::pin(serve_tls(stream, slot, state, stop)).await;
-        }
-    }
+/// What the connections of one thread are served with.
+pub struct Server {
+    /// What they share.
+    pub state: Arc<ListenerState>,
+    /// Serves those that speak TLS, where it is configured.
+    pub tls: Option<TlsThread>,
+    /// Whether the agent stops.
+    pub stop: Stop,
 }
 
-async fn serve_tls(
-    stream: PrefixedStream<TcpStream>,
-    slot: Arc<ConnectionSlot>,
-    state: Arc<ListenerState>,
-    stop: Stop,
-) {
-    let Some(acceptor) = state.tls.clone() else { return };
-    let stream = match acceptor.accept(stream, settings::HEADER_TIMEOUT).await {
-        Ok(stream) => stream,
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => return slot.timed_out(),
-        Err(error) => return debug!(%error, "no TLS"),
-    };
-    let ended = http1::serve_connection(stream, Vec::new(), Transport::Tls, &slot, &state).await;
-    if let Ended::IsHttp2(stream, received) = ended {
-        let stream = PrefixedStream::new(received, stream);
-        http2::serve_connection(stream, slot, state, stop).await;
+impl Server {
+    /// Serves a connection until it ends. HTTP/2 and TLS are rare, and boxed, so that the task of a plain connection
+    /// stays small.
+    pub async fn serve(self: Arc<Self>, accepted: Accepted, slot: Arc<ConnectionSlot>) {
+        let Self { state, tls, stop } = &*self;
+        let Accepted { stream, received, unsent } = accepted;
+        if !unsent.is_empty() {
+            return http1::send_rest(stream, &unsent, &slot).await;
+        }
+        let transport = if tls.is_some() { Transport::TcpOrTls } else { Transport::Tcp };
+        match http1::serve_connection(stream, received, transport, &slot, state).await {
+            Ended::Closed => {}
+            Ended::IsHttp2(stream, received) => {
+                let stream = PrefixedStream::new(received, stream);
+                let (state, stop) = (state.clone(), stop.clone());
+                Box::pin(http2::serve_connection(stream, slot, state, stop)).await;
+            }
+            Ended::IsTls(stream, received) => {
+                if let Some(tls) = tls {
+                    Box::pin(tls.serve(stream, received, slot)).await;
+                }
+            }
+        }
     }
 }
 
@@ -86,10 +76,11 @@ mod tests {
         let (router, _faults) = router(Some("n"), false, 200);
         let state = Arc::new(listener_state::tests::state(router));
         let slot = ConnectionSlot::new(Instant::now(), Arc::default(), Arc::default());
-        let (_stop, stopping) = Stop::channel();
+        let (_stop, stop) = Stop::channel();
+        let server = Arc::new(Server { state, tls: None, stop });
         let accepted = Accepted { stream, received: Vec::new(), unsent: Vec::new() };
-        let task = serve(accepted, Arc::new(slot), state, stopping);
-        // 784 bytes, of which the timer is the largest part: there are thousands of such tasks in a flood.
+        let task = server.serve(accepted, Arc::new(slot));
+        // 752 bytes, of which the timer is the largest part: there are thousands of such tasks in a flood.
         assert!(size_of_val(&task) < 1024, "{}", size_of_val(&task));
     }
 }

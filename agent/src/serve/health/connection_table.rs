@@ -50,12 +50,6 @@ impl ConnectionTable {
         self.entries.push((slot, task));
     }
 
-    /// The number of open connections, as it changes.
-    #[must_use]
-    pub fn open(&self) -> Arc<AtomicUsize> {
-        self.open.clone()
-    }
-
     fn evict(&mut self) {
         self.entries.retain(|(slot, task)| slot.strong_count() > 0 && !task.is_finished());
         let entries = self.entries.iter().enumerate();

@@ -2,32 +2,32 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, Ordering::Relaxed},
 };
 
 use tokio::time::sleep;
 
+use super::counts::ConnectionCounts;
 use crate::serve::health::settings;
 
-/// Returns free memory to the kernel once most connections of a thread have ended: the C library keeps what many small
-/// allocations leave behind.
+/// Returns free memory to the kernel once most connections have ended: the C library keeps what many small allocations
+/// leave behind.
 #[derive(Debug)]
 pub struct HeapTrimmer {
-    /// Open connections of the thread.
-    open: Arc<AtomicUsize>,
+    connections: Arc<ConnectionCounts>,
     is_scheduled: AtomicBool,
 }
 
 impl HeapTrimmer {
-    /// A trimmer that goes by that number of open connections.
+    /// A trimmer that goes by the number of open connections.
     #[must_use]
-    pub fn new(open: Arc<AtomicUsize>) -> Self {
-        Self { open, is_scheduled: AtomicBool::new(false) }
+    pub fn new(connections: Arc<ConnectionCounts>) -> Self {
+        Self { connections, is_scheduled: AtomicBool::new(false) }
     }
 
     /// Schedules a trim if there is a crowd now.
     pub fn connection_opened(self: &Arc<Self>) {
-        if self.open.load(Relaxed) > settings::CROWD {
+        if self.connections.open.load(Relaxed) > settings::CROWD {
             self.schedule();
         }
     }
@@ -40,7 +40,7 @@ impl HeapTrimmer {
         let trimmer = self.clone();
         tokio::spawn(async move {
             sleep(settings::TRIM_INTERVAL).await;
-            while trimmer.open.load(Relaxed) > settings::CROWD / 4 {
+            while trimmer.connections.open.load(Relaxed) > settings::CROWD / 4 {
                 sleep(settings::TRIM_INTERVAL).await;
             }
             trimmer.is_scheduled.store(false, Relaxed);

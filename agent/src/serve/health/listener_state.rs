@@ -5,8 +5,6 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use tocsin_runtime::tls::Acceptor;
-
 use super::{
     cache::ResponseCache, counts::ResponseCounts, heap_trimmer::HeapTrimmer,
     http2_limits::Http2Limits,
@@ -20,12 +18,10 @@ pub struct ListenerState {
     pub responses: Arc<ResponseCounts>,
     /// The bounds of HTTP/2, shared by all threads.
     pub http2: Arc<Http2Limits>,
-    /// TLS, where it is configured.
-    pub tls: Option<Acceptor>,
-    /// Returns memory after a crowd of the thread's connections.
+    /// Returns memory after a crowd of connections, of all threads.
     pub trimmer: Arc<HeapTrimmer>,
-    /// Whether the agent stops.
-    pub draining: Draining,
+    /// Whether the agent stops, for all threads.
+    pub draining: Arc<Draining>,
 }
 
 /// Whether the agent stops: then every connection ends after its current request.
@@ -56,9 +52,8 @@ pub(super) mod tests {
             cache: ResponseCache::new(router),
             responses: Arc::default(),
             http2: Arc::default(),
-            tls: None,
             trimmer: Arc::new(HeapTrimmer::new(Arc::default())),
-            draining: Draining::default(),
+            draining: Arc::default(),
         }
     }
 }

@@ -29,6 +29,7 @@ pub mod route;
 pub mod settings;
 pub mod sockets;
 pub mod threads;
+pub mod tls_thread;
 
 pub use self::{
     counts::{ConnectionCounts, ResponseCounts},

@@ -22,8 +22,8 @@ pub const LINGER: Duration = Duration::from_secs(1);
 pub const LINGER_BYTES: usize = 256 * 1024;
 /// 16 connections accepted in a row, before other tasks have a turn: a flood must not outrun the responses.
 pub const ACCEPTS: u64 = 16;
-/// 256 connections of a thread are a crowd: memory is returned to the kernel when three quarters of it are gone.
-pub const CROWD: usize = 256;
+/// 512 connections are a crowd: memory is returned to the kernel when three quarters of it are gone.
+pub const CROWD: usize = 512;
 /// 1 second between two looks whether they are gone.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 /// 2 threads of the health listener, where the host has as many processors: one answers more than 50,000 requests per

@@ -16,6 +16,7 @@ use tracing::{debug, error};
 use super::{
     accept,
     cache::ResponseCache,
+    connection::Server,
     connection_table::ConnectionTable,
     counts::{ConnectionCounts, ResponseCounts},
     heap_trimmer::HeapTrimmer,
@@ -23,6 +24,7 @@ use super::{
     listener_state::{Draining, ListenerState},
     route::Router,
     sockets::{BoundSockets, defer_accept},
+    tls_thread::TlsThread,
 };
 use crate::serve::{
     agent_check::{self, AgentCheck},
@@ -66,15 +68,8 @@ impl Threads {
             _ => return Err(io::Error::other("no thread for the health listener")),
         };
         let count = health.len();
-        let (ends, ended) = mpsc::channel(count);
-        let shared = Shared {
-            settings: settings.clone(),
-            threads: count,
-            began: Instant::now(),
-            http2: Arc::default(),
-            stop: stop.clone(),
-            ends,
-        };
+        let (ends, ended) = mpsc::channel(count + 1);
+        let shared = Shared::new(settings, count, stop, ends)?;
         for (number, (health, agent_check)) in health.into_iter().zip(agent_check).enumerate() {
             shared.start_thread(number, health, agent_check)?;
         }
@@ -93,14 +88,45 @@ impl Threads {
 /// What all threads share.
 struct Shared {
     settings: Settings,
-    threads: usize,
+    /// Connections of one thread, at most.
+    connections: usize,
     began: Instant,
     http2: Arc<Http2Limits>,
+    trimmer: Arc<HeapTrimmer>,
+    draining: Arc<Draining>,
+    tls: Option<TlsThread>,
     stop: Stop,
     ends: mpsc::Sender<()>,
 }
 
 impl Shared {
+    /// Starts the thread of TLS, where that is configured.
+    fn new(
+        settings: &Settings,
+        threads: usize,
+        stop: &Stop,
+        ends: mpsc::Sender<()>,
+    ) -> io::Result<Self> {
+        let mut shared = Self {
+            settings: settings.clone(),
+            connections: settings.connections.div_ceil(threads),
+            began: Instant::now(),
+            http2: Arc::default(),
+            trimmer: Arc::new(HeapTrimmer::new(settings.counts.clone())),
+            draining: Arc::default(),
+            tls: None,
+            stop: stop.clone(),
+            ends,
+        };
+        if let Some(acceptor) = settings.tls.clone() {
+            let (state, stop, ends) = (shared.state(), shared.stop.clone(), shared.ends.clone());
+            let on_end = move || tell_end(&ends);
+            let tls = TlsThread::start(acceptor, state, stop, raise_priority, on_end)?;
+            shared.tls = Some(tls);
+        }
+        Ok(shared)
+    }
+
     fn start_thread(
         &self,
         number: usize,
@@ -109,39 +135,45 @@ impl Shared {
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (health, agent_check) = listen(&runtime, health, agent_check)?;
-        let (state, table) = self.state();
+        let (tls, stop) = (self.tls.clone(), self.stop.clone());
+        let server = Arc::new(Server { state: self.state(), tls, stop });
+        let table =
+            ConnectionTable::new(self.connections, self.began, self.settings.counts.clone());
         let serve = serve(
-            accept::run(health, state, table, self.stop.clone()),
+            accept::run(health, server, table),
             agent_check::run(agent_check, self.settings.agent_check.clone(), self.stop.clone()),
         );
         let ends = self.ends.clone();
         thread::Builder::new().name(format!("tocsin-health{number}")).spawn(move || {
-            // A busy host is still one to send traffic to: its responses must not come too late. Without the right to
-            // raise its priority, the thread runs like any other.
-            let _unprivileged = setpriority_process(None, settings::HEALTH_NICE);
+            raise_priority();
             if let Err(panicked) = runtime.block_on(serve) {
                 error!(error = %panicked, "the health listener");
             }
-            let _agent_is_gone = ends.try_send(());
+            tell_end(&ends);
         })?;
         Ok(())
     }
 
-    /// The state and the connection table of one thread.
-    fn state(&self) -> (Arc<ListenerState>, ConnectionTable) {
-        let Settings { router, connections, tls, counts, responses, agent_check: _ } =
-            self.settings.clone();
-        let table = ConnectionTable::new(connections.div_ceil(self.threads), self.began, counts);
-        let state = ListenerState {
-            cache: ResponseCache::new(router),
-            responses,
+    /// The state of one thread.
+    fn state(&self) -> Arc<ListenerState> {
+        Arc::new(ListenerState {
+            cache: ResponseCache::new(self.settings.router.clone()),
+            responses: self.settings.responses.clone(),
             http2: self.http2.clone(),
-            tls,
-            trimmer: Arc::new(HeapTrimmer::new(table.open())),
-            draining: Draining::default(),
-        };
-        (Arc::new(state), table)
+            trimmer: self.trimmer.clone(),
+            draining: self.draining.clone(),
+        })
     }
+}
+
+/// Raises the priority of the current thread: a busy host is still one to send traffic to, and its responses must not
+/// come too late. Without the right to do so, the thread runs like any other.
+fn raise_priority() {
+    let _unprivileged = setpriority_process(None, settings::HEALTH_NICE);
+}
+
+fn tell_end(ends: &mpsc::Sender<()>) {
+    let _agent_is_gone = ends.try_send(());
 }
 
 /// Listens on both sockets, in the thread's runtime.
