@@ -7,7 +7,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use tocsin_runtime::{
     http::{Reply, Server, Settings, TEXT, error, not_allowed, reply},
     metrics::Metrics,
@@ -19,7 +19,7 @@ const INDEX: &str = "tocsin-controller\n\n/metrics  OpenMetrics\n/livez    200 w
 /// The handler.
 #[derive(Clone)]
 pub struct Admin {
-    metrics: Arc<Metrics>,
+    scrape: Arc<dyn Fn(&HeaderMap) -> Reply + Send + Sync>,
     is_ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
@@ -35,7 +35,15 @@ impl Admin {
         metrics: Metrics,
         is_ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        Self { metrics: Arc::new(metrics), is_ready: Arc::new(is_ready) }
+        Self::with_scrape(move |headers| metrics.reply(headers), is_ready)
+    }
+
+    /// The same, where a scrape is more than [`Metrics`].
+    pub fn with_scrape(
+        scrape: impl Fn(&HeaderMap) -> Reply + Send + Sync + 'static,
+        is_ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Self { scrape: Arc::new(scrape), is_ready: Arc::new(is_ready) }
     }
 
     /// A listener that answers with it.
@@ -56,7 +64,7 @@ impl Admin {
             return not_allowed("GET, HEAD");
         }
         match path {
-            "/metrics" => self.metrics.reply(request.headers()),
+            "/metrics" => (self.scrape)(request.headers()),
             "/livez" => reply(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => match (self.is_ready)() {
                 Ok(()) => reply(StatusCode::OK, TEXT, "ok\n"),

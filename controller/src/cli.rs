@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use clap::{Args, Parser, Subcommand};
 use tocsin_runtime::{command_line::Alias, log::Format};
 
-use crate::heartbeat;
+use crate::{heartbeat, remediation};
 
 /// Tocsin's controller: answers for deployments, and remediates nodes.
 #[derive(Debug, Parser)]
@@ -21,6 +21,12 @@ pub struct Cli {
 pub enum Command {
     /// Answer over HTTP whether a deployment is up
     Heartbeat(Box<heartbeat::args::HeartbeatArgs>),
+    /// Remediate unhealthy nodes, by `NodeHealthCheck` objects
+    Remediation(Box<remediation::args::RemediationArgs>),
+    /// Explain what is done about a node, or why nothing is
+    Explain(Box<remediation::args::ExplainArgs>),
+    /// Print the `CustomResourceDefinitions`
+    Crds,
 }
 
 /// What every role has.
@@ -38,8 +44,10 @@ pub struct CommonArgs {
 }
 
 /// Names that the replaced programs have for the same thing.
-pub const ALIASES: [Alias; 1] =
-    [Alias { theirs: "LOG_LEVEL", ours: "RUST_LOG", translate: translate_level }];
+pub const ALIASES: [Alias; 2] = [
+    Alias { theirs: "LOG_LEVEL", ours: "RUST_LOG", translate: translate_level },
+    Alias { theirs: "DEPLOYMENT_NAMESPACE", ours: "POD_NAMESPACE", translate: |_| None },
+];
 
 /// The words of the replaced programs' loggers (logrus: `WARNING`, `FATAL`, ...); what is no level means `info` there.
 fn translate_level(level: &OsStr) -> Option<&'static str> {

@@ -2,11 +2,15 @@
 //!
 //! Exit codes: 0 ended in order, 1 failed, 2 wrong flag or value.
 
-use std::{env, process::ExitCode};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use tocsin_controller::{
     cli::{ALIASES, Cli, Command},
-    heartbeat,
+    heartbeat, remediation,
 };
 use tocsin_runtime::command_line::{self, Program, USAGE};
 
@@ -24,6 +28,33 @@ fn main() -> ExitCode {
                 Err(error) => PROGRAM.fail(&error.to_string(), ExitCode::from(USAGE)),
             }
         }
+        Ok(Command::Remediation(args)) => match remediation::args::Config::new(&args) {
+            Ok(config) => {
+                let common = &args.common;
+                PROGRAM.run(&common.log, common.log_format, &[], |_| remediation::run(config))
+            }
+            Err(error) => PROGRAM.fail(&format!("{error:#}"), ExitCode::from(USAGE)),
+        },
+        Ok(Command::Explain(args)) => PROGRAM.block_on(async {
+            match remediation::explain_node(*args).await {
+                Ok(text) => print(&text),
+                Err(error) => PROGRAM.fail(&format!("{error:#}"), ExitCode::FAILURE),
+            }
+        }),
+        Ok(Command::Crds) => match remediation::crd::yaml() {
+            Ok(text) => print(&text),
+            Err(error) => PROGRAM.fail(&format!("{error:#}"), ExitCode::FAILURE),
+        },
         Err(error) => PROGRAM.usage(&error),
+    }
+}
+
+/// Writes text to standard output.
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A pager that was closed.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => PROGRAM.fail(&error.to_string(), ExitCode::FAILURE),
     }
 }

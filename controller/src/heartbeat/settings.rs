@@ -218,7 +218,9 @@ mod tests {
         let typed = ["tocsin-controller", "heartbeat", "--kubeconfig", "/k"]
             .into_iter()
             .chain(flags.iter().copied());
-        let Command::Heartbeat(args) = Cli::parse_from(typed).command;
+        let Command::Heartbeat(args) = Cli::parse_from(typed).command else {
+            panic!("another command")
+        };
         Settings::resolve(*args, |_| None).map_err(|error| error.to_string())
     }
 

@@ -226,3 +226,10 @@ pub struct Attempts {
 pub fn definition() -> CustomResourceDefinition {
     schema::as_reference(NodeHealthCheck::crd())
 }
+
+/// [`definition`] as YAML, which `kubectl apply -f -` takes.
+pub fn yaml() -> anyhow::Result<String> {
+    // Through JSON, which leaves out what the API's own types leave out.
+    let definition = serde_json::to_value(definition())?;
+    Ok(format!("---\n{}", serde_saphyr::to_string(&definition)?))
+}

@@ -188,8 +188,7 @@ pub struct Recovery {
 /// nothing is left to do. Decide again after every round of writes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
-    /// Writes: one an object, and none that depends on another one, but for the namespace of the leases, which is
-    /// made first.
+    /// Writes: one an object, and none that depends on another one.
     pub actions: Vec<Action>,
     /// The next status; `lastUpdateTime` is not touched.
     pub status: NodeHealthCheckStatus,

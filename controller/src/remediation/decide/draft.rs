@@ -226,7 +226,8 @@ impl<'a> Draft<'a> {
             record.timed_out.is_some()
                 || owned.iter().any(|remediation| is_record_of(record, remediation))
         });
-        for remediation in owned {
+        // One without an identity is a write that is on its way.
+        for remediation in owned.into_iter().filter(|remediation| !remediation.uid.is_empty()) {
             let index = records.iter().position(|record| is_record_of(record, remediation));
             let index = index.unwrap_or_else(|| {
                 records.push(new_record(remediation));

@@ -103,6 +103,12 @@ pub fn decide(
     draft.finish()
 }
 
+/// A moment in whole seconds, as the API has them.
+#[must_use]
+pub fn whole_seconds(at: Timestamp) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    draft::time(at)
+}
+
 /// The selected nodes, by how they are.
 struct Selection<'a> {
     names: std::collections::BTreeSet<&'a str>,

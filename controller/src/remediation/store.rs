@@ -1,0 +1,465 @@
+//! The cluster in memory: what the watches and our own writes tell, put together. No I/O.
+//!
+//! Our own writes are seen at once, not when the watch tells of them; what the watch tells later of an older version
+//! changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    hash::Hash,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease as ApiLease;
+use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
+use tracing::warn;
+
+use super::{
+    crd::NodeHealthCheck,
+    objects::{self, NodeObject, Texts},
+    world::{Kind, RemediationKey, Template, TemplateKey, TemplateState, World},
+};
+
+/// What a watch, or the answer to a write, tells.
+#[derive(Debug)]
+pub enum Change {
+    /// Of nodes.
+    Node(Event<NodeObject>),
+    /// Of `NodeHealthChecks`.
+    Check(Event<DynamicObject>),
+    /// Of leases of nodes.
+    Lease(Event<ApiLease>),
+    /// Of objects of a kind: templates or what they make.
+    Object(Kind, Event<DynamicObject>),
+    /// How things stand with a kind.
+    Kind(Kind, KindState),
+    /// Of `OpenShift`.
+    OpenShift(OpenShiftChange),
+}
+
+/// How things stand with a kind of objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KindState {
+    /// The API does not serve it; with the API's words.
+    Missing(String),
+    /// It is served.
+    Served {
+        /// Its name in paths, with its group: `reboots.test.dev`.
+        resource: String,
+        /// Whether its objects are in namespaces.
+        namespaced: bool,
+    },
+    /// Its objects cannot be listed; with the API's words.
+    Refused(String),
+}
+
+/// What changed of `OpenShift`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenShiftChange {
+    /// Whether its API groups are served.
+    Present {
+        /// `config.openshift.io`.
+        config: bool,
+        /// `machine.openshift.io`.
+        machine: bool,
+    },
+    /// Condition types of each `MachineHealthCheck`.
+    MachineHealthChecks(Vec<BTreeSet<String>>),
+    /// Whether a `ClusterVersion` is progressing.
+    Progressing(bool),
+    /// `disruptionsAllowed` of each `PodDisruptionBudget` of etcd.
+    EtcdBudgets(Vec<i32>),
+    /// Nodes with a guard pod of etcd that is ready, or may be.
+    EtcdGuarded(BTreeSet<String>),
+}
+
+/// The cluster in memory.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// What decisions are made from.
+    pub world: World,
+    texts: Texts,
+    kinds: BTreeMap<Kind, KindEntry>,
+    templates: BTreeMap<TemplateKey, Arc<Template>>,
+    lists: Lists,
+}
+
+#[derive(Debug, Default)]
+struct KindEntry {
+    state: Option<KindState>,
+    list: List<(String, String)>,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    nodes: List<Arc<str>>,
+    checks: List<String>,
+    leases: List<String>,
+}
+
+/// A list that is being read: what is not in it when it is complete is gone.
+#[derive(Debug)]
+struct List<K> {
+    /// Names that it has told so far, while it is being read.
+    told: Option<HashSet<K>>,
+    /// Whether one has been complete.
+    synced: bool,
+}
+
+impl<K> Default for List<K> {
+    fn default() -> Self {
+        Self { told: None, synced: false }
+    }
+}
+
+impl<K: Eq + Hash> List<K> {
+    fn begin(&mut self) {
+        self.told = Some(HashSet::new());
+    }
+
+    fn tell(&mut self, name: K) {
+        if let Some(told) = &mut self.told {
+            told.insert(name);
+        }
+    }
+
+    fn end(&mut self) -> HashSet<K> {
+        self.synced = true;
+        self.told.take().unwrap_or_default()
+    }
+}
+
+/// Whether an object of version `new` is older than one of version `old`. Versions of one resource can be compared as
+/// numbers (KEP-5504); where they are none, the later word counts.
+fn is_older(new: &str, old: &str) -> bool {
+    match (new.parse::<u64>(), old.parse::<u64>()) {
+        (Ok(new), Ok(old)) => new < old,
+        _ => false,
+    }
+}
+
+impl Store {
+    /// Whether the lists without which nothing can be decided are complete.
+    #[must_use]
+    pub fn is_synced(&self) -> bool {
+        let Lists { nodes, checks, leases } = &self.lists;
+        nodes.synced && checks.synced && leases.synced
+    }
+
+    /// Takes a change. True: decisions may come out differently.
+    pub fn take(&mut self, change: Change, now: Timestamp) -> bool {
+        match change {
+            Change::Node(event) => self.node(event, now),
+            Change::Check(event) => {
+                let changed = self.check(event);
+                self.find_templates();
+                changed
+            }
+            Change::Lease(event) => self.lease(event),
+            Change::Object(kind, event) => {
+                let changed = self.object(&kind, event);
+                self.find_templates();
+                changed
+            }
+            Change::Kind(kind, state) => {
+                let entry = self.kinds.entry(kind).or_default();
+                entry.list.synced &= matches!(state, KindState::Served { .. });
+                let changed = entry.state.as_ref() != Some(&state);
+                entry.state = Some(state);
+                self.find_templates();
+                changed
+            }
+            Change::OpenShift(change) => self.openshift(change),
+        }
+    }
+
+    fn openshift(&mut self, change: OpenShiftChange) -> bool {
+        let openshift = &mut self.world.openshift;
+        let before = openshift.clone();
+        match change {
+            OpenShiftChange::Present { config, machine } => {
+                (openshift.present, openshift.machine_api) = (config, machine);
+            }
+            OpenShiftChange::MachineHealthChecks(list) => openshift.machine_health_checks = list,
+            OpenShiftChange::Progressing(progressing) => openshift.progressing = progressing,
+            OpenShiftChange::EtcdBudgets(budgets) => openshift.etcd_budgets = budgets,
+            OpenShiftChange::EtcdGuarded(nodes) => openshift.etcd_guarded = nodes,
+        }
+        *openshift != before
+    }
+
+    fn node(&mut self, event: Event<NodeObject>, now: Timestamp) -> bool {
+        match event {
+            Event::Init => {
+                self.lists.nodes.begin();
+                false
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let name: Arc<str> = object.name_any().into();
+                self.lists.nodes.tell(name.clone());
+                let before = self.world.nodes.get(&name);
+                let node = objects::node(object, before.map(Arc::as_ref), &mut self.texts, now);
+                if before.is_some_and(|before| {
+                    is_older(&node.resource_version, &before.resource_version)
+                }) {
+                    return false;
+                }
+                let changed = before.is_none_or(|before| objects::differs(before, &node));
+                self.world.nodes.insert(name, Arc::new(node));
+                changed
+            }
+            Event::Delete(object) => self.world.nodes.remove(object.name_any().as_str()).is_some(),
+            Event::InitDone => {
+                let listed = self.lists.nodes.end();
+                self.world.nodes.retain(|name, _| listed.contains(name));
+                true
+            }
+        }
+    }
+
+    fn check(&mut self, event: Event<DynamicObject>) -> bool {
+        match event {
+            Event::Init => {
+                self.lists.checks.begin();
+                false
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let name = object.name_any();
+                self.lists.checks.tell(name.clone());
+                match objects::check(object) {
+                    Ok(check) => self.put_check(check),
+                    Err(error) => {
+                        // What it said before still holds, and nobody is served by forgetting it.
+                        warn!(
+                            check = name,
+                            error = error.to_string(),
+                            "a NodeHealthCheck cannot be read"
+                        );
+                        false
+                    }
+                }
+            }
+            Event::Delete(object) => self.world.checks.remove(&object.name_any()).is_some(),
+            Event::InitDone => {
+                let listed = self.lists.checks.end();
+                self.world.checks.retain(|name, _| listed.contains(name));
+                true
+            }
+        }
+    }
+
+    /// Puts in a `NodeHealthCheck`, as a watch or the answer to a write has it.
+    pub fn put_check(&mut self, check: NodeHealthCheck) -> bool {
+        let version =
+            |check: &NodeHealthCheck| check.metadata.resource_version.clone().unwrap_or_default();
+        let name = check.name_any();
+        if let Some(before) = self.world.checks.get(&name) {
+            let same = before.metadata.uid == check.metadata.uid;
+            if same && is_older(&version(&check), &version(before)) {
+                return false;
+            }
+            if version(&check) == version(before) {
+                return false;
+            }
+        }
+        self.world.checks.insert(name, Arc::new(check));
+        true
+    }
+
+    fn lease(&mut self, event: Event<ApiLease>) -> bool {
+        match event {
+            Event::Init => {
+                self.lists.leases.begin();
+                false
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                let lease = objects::lease(object);
+                self.lists.leases.tell(lease.name.clone());
+                let before = self.world.leases.get(&lease.name);
+                if before.is_some_and(|before| {
+                    is_older(&lease.resource_version, &before.resource_version)
+                }) {
+                    return false;
+                }
+                let changed = before != Some(&lease);
+                self.world.leases.insert(lease.name.clone(), lease);
+                changed
+            }
+            Event::Delete(object) => self.remove_lease(&object.name_any(), object.uid().as_deref()),
+            Event::InitDone => {
+                let listed = self.lists.leases.end();
+                self.world.leases.retain(|name, _| listed.contains(name));
+                true
+            }
+        }
+    }
+
+    /// Removes a lease, unless it is another one of the same name.
+    pub fn remove_lease(&mut self, name: &str, uid: Option<&str>) -> bool {
+        let same =
+            self.world.leases.get(name).is_some_and(|lease| uid.is_none_or(|uid| uid == lease.uid));
+        same && self.world.leases.remove(name).is_some()
+    }
+
+    fn object(&mut self, kind: &Kind, event: Event<DynamicObject>) -> bool {
+        let is_template = kind.kind.ends_with("Template");
+        let Some(entry) = self.kinds.get_mut(kind) else { return false };
+        let of =
+            |object: &DynamicObject| (object.namespace().unwrap_or_default(), object.name_any());
+        match event {
+            Event::Init => {
+                entry.list.begin();
+                false
+            }
+            Event::InitApply(object) | Event::Apply(object) => {
+                entry.list.tell(of(&object));
+                if is_template {
+                    self.put_template(kind, &object)
+                } else {
+                    self.put_remediation(kind, &object)
+                }
+            }
+            Event::Delete(object) => {
+                let (namespace, name) = of(&object);
+                if is_template {
+                    self.templates
+                        .remove(&TemplateKey { kind: kind.clone(), namespace, name })
+                        .is_some()
+                } else {
+                    let key = RemediationKey { kind: kind.clone(), namespace, name };
+                    self.remove_remediation(&key, object.uid().as_deref())
+                }
+            }
+            Event::InitDone => {
+                let listed = entry.list.end();
+                let keep = |namespace: &String, name: &String| {
+                    listed.contains(&(namespace.clone(), name.clone()))
+                };
+                self.templates
+                    .retain(|key, _| key.kind != *kind || keep(&key.namespace, &key.name));
+                self.world.remediations.retain(|key, remediation| {
+                    // A write that is on its way may not be in the list yet.
+                    key.kind != *kind
+                        || keep(&key.namespace, &key.name)
+                        || remediation.uid.is_empty()
+                });
+                true
+            }
+        }
+    }
+
+    fn put_template(&mut self, kind: &Kind, object: &DynamicObject) -> bool {
+        let key = TemplateKey {
+            kind: kind.clone(),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        };
+        let template = objects::template(object);
+        if self.templates.get(&key).is_some_and(|before| **before == template) {
+            return false;
+        }
+        self.templates.insert(key, Arc::new(template));
+        true
+    }
+
+    /// Puts in a remediation object, as a watch or the answer to a write has it.
+    pub fn put_remediation(&mut self, kind: &Kind, object: &DynamicObject) -> bool {
+        let remediation = objects::remediation(object, kind);
+        let before = self.world.remediations.get(&remediation.key);
+        let old = before.is_some_and(|before| {
+            is_older(&remediation.resource_version, &before.resource_version)
+                || **before == remediation
+        });
+        if old {
+            return false;
+        }
+        self.world.remediations.insert(remediation.key.clone(), Arc::new(remediation));
+        true
+    }
+
+    /// Removes a remediation object, unless it is another one of the same name.
+    pub fn remove_remediation(&mut self, key: &RemediationKey, uid: Option<&str>) -> bool {
+        let there = self.world.remediations.get(key);
+        let same = there.is_some_and(|there| uid.is_none_or(|uid| uid == there.uid));
+        same && self.world.remediations.remove(key).is_some()
+    }
+
+    /// How things stand with a kind.
+    #[must_use]
+    pub fn kind(&self, kind: &Kind) -> Option<&KindState> {
+        self.kinds.get(kind)?.state.as_ref()
+    }
+
+    /// The kinds that have to be watched: those of the templates that are named, and of what they make.
+    #[must_use]
+    pub fn wanted_kinds(&self) -> BTreeSet<Kind> {
+        let templates = self.references();
+        templates.into_iter().filter_map(|key| Some([key.makes()?, key.kind])).flatten().collect()
+    }
+
+    /// Forgets a kind that is not watched any more.
+    pub fn forget_kind(&mut self, kind: &Kind) {
+        self.kinds.remove(kind);
+        self.templates.retain(|key, _| key.kind != *kind);
+        self.world.remediations.retain(|key, _| key.kind != *kind);
+        self.find_templates();
+    }
+
+    /// A kind that will be watched from now on.
+    pub fn expect_kind(&mut self, kind: &Kind) {
+        self.kinds.entry(kind.clone()).or_default();
+    }
+
+    fn references(&self) -> BTreeSet<TemplateKey> {
+        let specs = self.world.checks.values().map(|check| &check.spec);
+        let references = specs.flat_map(|spec| {
+            let steps = spec
+                .escalating_remediations
+                .iter()
+                .flatten()
+                .map(|step| &step.remediation_template);
+            spec.remediation_template.iter().chain(steps)
+        });
+        references.map(TemplateKey::of).collect()
+    }
+
+    /// What the API has for every template that is named.
+    fn find_templates(&mut self) {
+        let found = self.references().into_iter().filter_map(|key| {
+            let state = self.template_state(&key)?;
+            Some((key, state))
+        });
+        self.world.templates = found.collect();
+    }
+
+    /// `None`: that is not known yet.
+    fn template_state(&self, key: &TemplateKey) -> Option<TemplateState> {
+        let made = self.kinds.get(&key.makes()?)?;
+        let entry = self.kinds.get(&key.kind)?;
+        for entry in [entry, made] {
+            match entry.state.as_ref()? {
+                KindState::Missing(why) => return Some(TemplateState::NotFound(why.clone())),
+                KindState::Refused(why) if !entry.list.synced => {
+                    return Some(TemplateState::NotFound(why.clone()));
+                }
+                KindState::Served { .. } | KindState::Refused(_) => {}
+            }
+        }
+        let (resource, namespaced) = match entry.state.as_ref()? {
+            KindState::Served { resource, namespaced } => (resource.as_str(), *namespaced),
+            KindState::Missing(_) | KindState::Refused(_) => ("", true),
+        };
+        if namespaced && key.namespace.is_empty() {
+            return Some(TemplateState::NeedsNamespace);
+        }
+        if !entry.list.synced || !made.list.synced {
+            return None;
+        }
+        let namespace = if namespaced { key.namespace.clone() } else { String::new() };
+        let found = self.templates.get(&TemplateKey { namespace, ..key.clone() });
+        Some(match found {
+            Some(template) => TemplateState::Found(template.clone()),
+            None => TemplateState::NotFound(format!("{resource} \"{}\" not found", key.name)),
+        })
+    }
+}
