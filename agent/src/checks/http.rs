@@ -1,23 +1,21 @@
-//! Checks that ask a local HTTP server: `okd_router_1936`, `kubelet`, and those of `HTTP_PROBES`.
+//! Checks of local HTTP servers: `okd_router_1936`, `kubelet`, and those of `HTTP_PROBES`.
 
 use std::{sync::Arc, time::Duration};
 
 use hyper::{StatusCode, Uri};
 
 use super::{
-    Check, CheckSource, OnUnknown,
-    exchange::{Answer, get},
-    runner::Probe,
+    Check, CheckSource, OnUnknown, http_client::get, http_response::HttpResponse, runner::Probe,
 };
 use crate::{checks::settings, model::Outcome};
 
-/// The router that the readiness endpoint asked which this replaces: `OpenShift`'s, on its metrics port.
+/// The health URL of `OpenShift`'s router on its metrics port, as in the readiness endpoint that Tocsin replaces.
 pub const ROUTER_URL: &str = "http://127.0.0.1:1936/healthz/ready";
-/// 5 seconds: what the readiness endpoint gave it.
+/// 5 seconds for the router, as in that readiness endpoint.
 pub const ROUTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// kubelet's own default, `--healthz-bind-address` and `--healthz-port`.
+/// The health URL of the kubelet by its own defaults (`--healthz-bind-address`, `--healthz-port`).
 pub const KUBELET_URL: &str = "http://127.0.0.1:10248/healthz";
-/// 1 second for a kubelet that has only to say `ok`.
+/// 1 second for the kubelet, which only has to say `ok`.
 pub const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) const ROUTER: Check = Check {
@@ -34,32 +32,32 @@ pub(super) const KUBELET: Check = Check {
     source: CheckSource::Probe,
 };
 
-/// What an answer must be.
+/// The response with which a check passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expects {
-    /// Any 2xx, whatever its body.
+    /// Any status 2xx, with any body.
     Success,
-    /// 200, and this body but for white space around it.
+    /// Status 200 and this body, apart from white space around it.
     Body(&'static str),
 }
 
-/// Where to ask.
+/// The URL of a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url(Uri);
 
-/// What cannot be asked.
+/// A value that cannot be used for a probe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HttpProbeError {
-    /// Not a URL, or one of another kind.
+    /// The text is no `http://` URL.
     #[error("{0:?} is not an http:// URL")]
     Url(String),
-    /// No `name=url`.
+    /// The entry is not `name=url`.
     #[error("{0:?} is not name=url")]
     Pair(String),
-    /// A name that cannot be one.
+    /// The name has other characters than a check may have, or too many.
     #[error("{0:?} is not a name: at most 63 of a-z, 0-9, - and _")]
     Name(String),
-    /// A name that means something else.
+    /// The name is that of another check.
     #[error("{0:?} is the name of a check already")]
     Taken(String),
 }
@@ -77,7 +75,7 @@ impl std::str::FromStr for Url {
     }
 }
 
-/// The operator's own checks: `name=url` with commas. Each lives as long as the process.
+/// Parses the operator's own checks, `name=url` with commas. `is_taken` says which names cannot be used.
 pub fn own(
     text: &str,
     is_taken: impl Fn(&str) -> bool,
@@ -94,7 +92,7 @@ pub fn own(
         if is_taken(name) || checks.iter().any(|(check, _)| check.name == name) {
             return Err(HttpProbeError::Taken(name.to_owned()));
         }
-        // Once, at the start: a check's name is part of answers and metrics for as long as the process lives.
+        // Leaked once, at the start: the check is in use for as long as the process lives.
         let check = Box::leak(Box::new(Check {
             name: Box::leak(name.to_owned().into_boxed_str()),
             passes_when: "its URL of `HTTP_PROBES` answers 2xx within 5 s",
@@ -118,7 +116,7 @@ pub fn kubelet(url: &Url) -> Probe {
     probe(KUBELET.name, url, Expects::Body("ok"), KUBELET_TIMEOUT)
 }
 
-/// The probe of one of the operator's own.
+/// The probe of one of the operator's own checks.
 #[must_use]
 pub fn other(name: &'static str, url: &Url) -> Probe {
     probe(name, url, Expects::Success, ROUTER_TIMEOUT)
@@ -129,12 +127,10 @@ fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> 
     let sample = move || -> super::runner::SampleFuture {
         let url = url.clone();
         Box::pin(async move {
-            // A connection of its own each time: a router that does not accept any is broken, whatever it did with old
-            // ones.
-            let exchange = get(&url, matches!(expects, Expects::Body(_)));
-            let asked = tokio::time::timeout(timeout, exchange).await;
-            match asked {
-                Ok(Ok(answer)) => judge(&url, expects, &answer),
+            // A new connection for each sample: a server that accepts no connection any more is broken.
+            let request = get(&url, matches!(expects, Expects::Body(_)));
+            match tokio::time::timeout(timeout, request).await {
+                Ok(Ok(response)) => judge(&url, expects, &response),
                 Ok(Err(why)) => Outcome::Fail(format!("GET {url}: {why}")),
                 Err(_) => {
                     Outcome::Fail(format!("GET {url}: no answer within {} s", timeout.as_secs()))
@@ -142,12 +138,12 @@ fn probe(name: &'static str, url: &Url, expects: Expects, timeout: Duration) -> 
             }
         })
     };
-    // The text that names the URL comes first.
+    // Longer than the request takes, whose own reason names the URL.
     Probe { name, timeout: timeout + Duration::from_secs(1), sample: Box::new(sample) }
 }
 
-fn judge(url: &Uri, expects: Expects, answer: &Answer) -> Outcome {
-    let status = answer.status;
+fn judge(url: &Uri, expects: Expects, response: &HttpResponse) -> Outcome {
+    let status = response.status;
     let is_expected = match expects {
         Expects::Success => status.is_success(),
         Expects::Body(_) => status == StatusCode::OK,
@@ -156,8 +152,8 @@ fn judge(url: &Uri, expects: Expects, answer: &Answer) -> Outcome {
         return Outcome::Fail(format!("GET {url}: {status}"));
     }
     match expects {
-        Expects::Body(expected) if answer.body.trim_ascii() != expected.as_bytes() => {
-            let text = String::from_utf8_lossy(&answer.body);
+        Expects::Body(expected) if response.body.trim_ascii() != expected.as_bytes() => {
+            let text = String::from_utf8_lossy(&response.body);
             let shown: String = text.chars().filter(|c| !c.is_control()).take(60).collect();
             Outcome::Fail(format!("GET {url}: 200, but {shown:?} instead of {expected:?}"))
         }
@@ -194,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_judged_by_status_and_body() {
+    fn responses_are_judged_by_status_and_body() {
         let url: Uri = "http://h/".parse().unwrap();
         for (expects, status, body, expected) in [
             (Expects::Success, 200, "", None),
@@ -213,10 +209,10 @@ mod tests {
                 Some("GET http://h/: 200, but \"no\" instead of \"ok\""),
             ),
         ] {
-            let answer =
-                Answer { status: StatusCode::from_u16(status).unwrap(), body: body.into() };
+            let response =
+                HttpResponse { status: StatusCode::from_u16(status).unwrap(), body: body.into() };
             let expected = expected.map_or(Outcome::Pass, |why| Outcome::Fail(why.to_owned()));
-            assert_eq!(judge(&url, expects, &answer), expected);
+            assert_eq!(judge(&url, expects, &response), expected);
         }
     }
 }
