@@ -82,7 +82,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     let beside = path.with_file_name(format!(".{}.new", name.to_string_lossy()));
-    // A leftover of a killed run, or a link or a pipe made by somebody else, is removed and never written to.
+    // A leftover of a killed run, or a link or a pipe that another process made, is removed and never written to.
     match fs::remove_file(&beside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

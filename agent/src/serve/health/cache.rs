@@ -20,7 +20,7 @@ use crate::{health, health::Changes, serve::health::settings};
 #[derive(Debug)]
 pub struct ResponseCache {
     router: Router,
-    /// Locked by the thread's own connections only, so that nobody ever waits for it.
+    /// Only tasks of the one thread lock it, and none of them awaits under the lock: it is always free.
     state: Mutex<State>,
 }
 

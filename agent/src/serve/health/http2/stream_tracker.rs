@@ -1,5 +1,5 @@
-//! The streams of one HTTP/2 connection and their responses that are not sent yet. A connection that reads no responses
-//! is told from one that waits for news.
+//! The streams of one HTTP/2 connection and their responses that are not sent yet: the difference between a connection
+//! that does not read its responses and one that waits for news of a watch.
 
 use std::{
     collections::BTreeMap,
