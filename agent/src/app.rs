@@ -1,4 +1,4 @@
-//! Wiring only: sockets, channels, named tasks. A task that ends unexpectedly ends the process.
+//! The agent's wiring: sockets, channels and named tasks. A task that ends unexpectedly ends the process.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -38,7 +38,7 @@ use crate::{
 
 /// Runs the agent until a signal or a dead task ends it.
 pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()> {
-    // Signals and ports first: both can fail for reasons of the operator's.
+    // Signals and ports first: a port in use is an error before anything else has started.
     let mut tasks = Tasks::new().context("listen for SIGTERM and SIGINT")?;
     let ports = Ports::bind(&config)?;
     let stats = Arc::<ServeCounts>::default();
@@ -59,9 +59,10 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
         log_dropped,
     }));
 
-    let outside = Outside { answered, stats, connections, tls, paths };
-    let [health, agent_check] =
-        outside.open(&config, &inputs, ports.health, &mut tasks).context("health listener")?;
+    let load_balancers = LoadBalancers { answered, stats, connections, tls, paths };
+    let [health, agent_check] = load_balancers
+        .open(&config, &inputs, ports.health, &mut tasks)
+        .context("health listener")?;
     let admin = open_admin(&inputs, ports.admin, metrics, connections, &mut tasks)
         .context("admin listener")?;
     let socket_file = open_control(&config, &inputs.commands, &mut tasks);
@@ -71,7 +72,7 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
     result
 }
 
-/// The ports of the agent, taken and not open yet.
+/// The agent's ports, bound and not listening yet.
 struct Ports {
     health: BoundSockets,
     admin: TcpSocket,
@@ -92,7 +93,7 @@ impl Ports {
     }
 }
 
-/// The connections that the health listener may have at once: fewer than asked for where few files may be open.
+/// How many connections a listener may have at once: fewer than configured where the process may open few files.
 fn connection_limit(asked: usize) -> usize {
     let files = raise_open_files();
     let connections = (files.saturating_sub(serve::settings::OTHER_FILES) / 2).max(64);
@@ -102,7 +103,7 @@ fn connection_limit(asked: usize) -> usize {
     connections
 }
 
-/// What answers are made of.
+/// The sources of every answer, and the board that makes verdicts of them.
 struct Inputs {
     published: Published,
     node: watch::Receiver<Arc<NodeView>>,
@@ -113,8 +114,8 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// Starts the kernel side, the cluster side and the probes; waits until each can say something, or is known to be
-    /// unable to.
+    /// Starts the kernel side, the cluster side and the probes; waits for the first state of the kernel side and of the
+    /// Node, or for the loss of the API server.
     async fn start(config: &Config, paths: &Paths, tasks: &mut Tasks) -> anyhow::Result<Self> {
         let Channels { task, published, commands } = kernel::channels();
         let policy = Arc::new(config.policy.clone());
@@ -123,7 +124,7 @@ impl Inputs {
         let kernel =
             Kernel::start(&config.kernel, paths, task).await.context("read the mount table")?;
         tasks.spawn_background("kernel", kernel.run());
-        // Nobody is answered before the answer is right, or is known not to come.
+        // A listener that opened earlier would answer without the Node's state.
         if let Some(mut cluster) = cluster {
             cluster.first_word().await;
             tasks.spawn_background("cluster", cluster.run());
@@ -138,6 +139,7 @@ impl Inputs {
     }
 }
 
+/// The places of the host that the agent reads, with a warning where they are not the host's.
 fn host_paths(config: &Config) -> anyhow::Result<Paths> {
     let (paths, other_table) = Paths::new(&config.mount_table).context("read the mount table")?;
     if let Some(why) = other_table {
@@ -151,6 +153,7 @@ fn host_paths(config: &Config) -> anyhow::Result<Paths> {
     Ok(paths)
 }
 
+/// Starts the cluster side, where a cluster and the node's name are configured.
 fn start_cluster(
     config: &Config,
     policy: &Arc<Policy>,
@@ -173,8 +176,8 @@ fn start_cluster(
     Ok((Some(cluster), node))
 }
 
-/// What load balancers are answered with, besides [`Inputs`].
-struct Outside {
+/// What the ways to load balancers need besides [`Inputs`].
+struct LoadBalancers {
     answered: Arc<ResponseCounts>,
     stats: Arc<ServeCounts>,
     connections: usize,
@@ -182,8 +185,9 @@ struct Outside {
     paths: Paths,
 }
 
-impl Outside {
-    /// Begins to answer; gives where the health listener and the agent-check are.
+impl LoadBalancers {
+    /// Opens the health listener and the agent-check, and starts the weight and the state file; returns the addresses of
+    /// the first two.
     fn open(
         self,
         config: &Config,
@@ -227,7 +231,7 @@ impl Outside {
     }
 }
 
-/// Begins to answer operators; gives where.
+/// Opens the admin listener; returns its address.
 fn open_admin(
     inputs: &Inputs,
     socket: TcpSocket,
@@ -244,7 +248,7 @@ fn open_admin(
     Ok(addr)
 }
 
-/// Opens the control socket. Actions are worth less than answers: without it the agent still runs.
+/// Opens the control socket. The agent runs without it, since answers matter more than actions.
 fn open_control(
     config: &Config,
     commands: &mpsc::Sender<Command>,
@@ -264,7 +268,7 @@ fn open_control(
     }
 }
 
-/// TLS on the health listener, where it is configured.
+/// Sets up TLS on the health listener, where it is configured.
 fn start_tls(
     config: &Config,
     stats: &ServeCounts,
@@ -277,7 +281,7 @@ fn start_tls(
     Ok(Some(acceptor))
 }
 
-/// What works, what is missing, and what to try.
+/// Logs what works, what is missing, and what to try.
 fn welcome(config: &Config, published: &Published, listening: [SocketAddr; 3]) {
     let [health, agent_check, admin] = listening;
     let (view, stats) = (published.faults.borrow().clone(), published.stats.borrow().clone());

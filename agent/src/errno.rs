@@ -1,4 +1,4 @@
-//! Names of the errors that storage gives, with what each means on a block device
+//! Names of the errors that storage reports, with the meaning of each on a block device
 //! (`blk_errors` in block/blk-core.c, the same from 5.10 to 7.3).
 
 use std::borrow::Cow;
@@ -44,7 +44,7 @@ const NAMES: &[(i32, &str, &str)] = &[
     (123, "ENOMEDIUM", "no medium"),
 ];
 
-/// The name of a positive errno: `EIO`, or `errno 200` for one that storage does not give.
+/// The name of a positive errno: `EIO`, or `errno 200` for one that storage does not report.
 #[must_use]
 pub fn name(errno: i32) -> Cow<'static, str> {
     NAMES

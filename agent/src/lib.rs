@@ -1,7 +1,7 @@
 //! Tocsin: tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing,
 //! whether a host should get traffic, and why.
 //!
-//! ARCHITECTURE.md is the way through the house; `model` and `kernel::ledger` are where to begin.
+//! ARCHITECTURE.md describes the parts. Begin reading at [`model`] and [`kernel::ledger`].
 
 pub mod app;
 pub mod checks;

@@ -1,4 +1,4 @@
-//! The binary: parses the command line and runs the command.
+//! The binary `tocsin`: parses the command line and runs the command.
 //!
 //! Exit codes: 0 ended in order, 1 failed, 2 wrong flag or value. `tocsin check` has its own.
 

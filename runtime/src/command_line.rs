@@ -1,7 +1,7 @@
-//! What the command lines of all programs have in common: environment names that other systems have for the same thing,
-//! empty values that count as unset, errors in one line, exit codes, and the process around a role.
+//! The common part of all programs' command lines: environment names of the replaced systems, empty values that count as
+//! unset, errors in one line, exit codes, and the process that runs a role.
 //!
-//! Nothing writes to the environment: what it says is set into clap's definition of the command line.
+//! The environment is never written to: aliases and empty values are applied to clap's definition of the command line.
 
 use std::{
     env,

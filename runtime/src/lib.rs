@@ -1,7 +1,7 @@
 //! What any Tocsin process is made of: log, supervised tasks, HTTP listener, TLS, metrics, Kubernetes client.
 //!
-//! The privileged agent and the unprivileged controller are both built on it. Nothing is in here that only one of them
-//! needs, and nothing in here knows either of them.
+//! The privileged agent and the unprivileged controller are both built on it. Everything here is needed by both, and
+//! nothing here imports either.
 
 pub mod command_line;
 pub mod fd;

@@ -1,9 +1,8 @@
 //! Supervised tasks: each has a name, and one that ends when it should not ends the process.
 //!
-//! A process stops in two stages. The first SIGTERM or SIGINT asks for a stop: graceful tasks (listeners, say) finish
-//! what they have begun and end by themselves, while background tasks (what the answers are made of, say) go on, so
-//! that the last answers are true. Then the background tasks are aborted. A second signal aborts everything at once, and
-//! so does the end of [`STOP_LIMIT`].
+//! A process stops in two stages. The first SIGTERM or SIGINT requests the stop: graceful tasks, such as listeners,
+//! finish what they have begun and end by themselves. Background tasks, such as sources of data, go on meanwhile, so that
+//! the last answers are true, and are aborted after it. A second signal, or [`STOP_LIMIT`], aborts everything at once.
 //!
 //! ```no_run
 //! # async fn answer(stop: tocsin_runtime::tasks::Stop) {}
@@ -59,7 +58,7 @@ impl Stop {
     }
 }
 
-/// What a task may end with: nothing, an error, or a [`Result`].
+/// What a task may return: nothing, an error, or a [`Result`].
 pub trait TaskResult: Send + 'static {
     /// The error, if it is one.
     fn error(self) -> Option<anyhow::Error>;

@@ -1,4 +1,4 @@
-//! Text from elsewhere, made fit for a line of a log or of an answer.
+//! Text from other programs, made fit for a line of a log or of an answer.
 
 use std::fmt::Display;
 

@@ -1,7 +1,7 @@
 //! `tocsin check`: the checks, once, in a terminal.
 //!
-//! A running agent is asked first: it knows what happened before. Without one, the host is looked at
-//! once; then errors that have left no trace cannot be seen, and the table says so.
+//! A running agent answers, if there is one: it knows what happened before. Otherwise the command looks at the host
+//! once. Errors that left no trace cannot be seen that way, and the table says so.
 
 use std::{
     io::{self, Write},
@@ -27,11 +27,11 @@ use crate::{
     model::BlindSpot,
 };
 
-/// Ready.
+/// Exit code: ready.
 const READY: u8 = 0;
-/// Not ready.
+/// Exit code: not ready.
 const NOT_READY: u8 = 1;
-/// Could not tell.
+/// Exit code: could not tell.
 const UNKNOWN: u8 = 2;
 
 /// Runs the command.
@@ -53,12 +53,12 @@ pub async fn run(args: &CheckArgs) -> ExitCode {
     }
 }
 
-/// What gave the results.
+/// Where results come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Origin {
     /// An agent that has been watching.
     Agent,
-    /// A single look: what it could not tell is not for a policy to decide.
+    /// A single look. What it could not tell stays unknown: no policy turns it into a verdict.
     SingleLook,
 }
 
@@ -97,7 +97,7 @@ async fn run_checks(args: &CheckArgs) -> anyhow::Result<(HealthResponse, Origin)
             Ok((status, body)) => {
                 bail!("the agent answered {status}: {}", printable(&String::from_utf8_lossy(&body)))
             }
-            // An address that somebody gave must answer.
+            // An address that was given explicitly must answer.
             Err(error) if args.health_url.is_some() => return Err(error),
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! Asking a running agent.
+//! A small HTTP client for a running agent.
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-/// An agent answers from memory: what takes longer than this will not come.
+/// 5 seconds for an answer: an agent answers from memory, within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// `GET <base><path>`

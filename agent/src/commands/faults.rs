@@ -1,4 +1,4 @@
-//! `tocsin faults`: what a running agent has found wrong.
+//! `tocsin faults`: the faults and counters of a running agent.
 
 use anyhow::{Context, bail};
 use tocsin_api::faults::{Counter, Fault, FaultsResponse};

@@ -4,7 +4,7 @@ pub mod check;
 mod client;
 pub mod faults;
 
-/// Prints to standard output; who closes it (`| head`) has read enough.
+/// Prints to standard output. A reader that has closed it (`| head`) has read enough.
 fn print(text: &str) {
     let _closed = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
 }

@@ -1,7 +1,7 @@
-//! The admin listener, for operators. Read-only.
+//! The admin listener, for operators and Prometheus. It is read-only.
 //!
 //! * `GET /` — what is here
-//! * `GET /faults` — open faults, the kernel's counters and how the hooks stand, as JSON
+//! * `GET /faults` — open faults, the kernel's counters and the state of the hooks, as JSON
 //! * `GET /metrics` — `OpenMetrics`, or Prometheus text
 //! * `GET /readyz` — 200 since the first verdict (before it, nothing listens)
 
@@ -29,7 +29,7 @@ use crate::{
 const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which hooks work (JSON)\n\
 /metrics  OpenMetrics\n/readyz   200 when the agent has looked at this host\n\nHealth for load balancers is on the other port: /health\n";
 
-/// The handler.
+/// The handler of the admin listener.
 #[derive(Clone, Debug)]
 pub struct Admin {
     board: Board,
@@ -40,7 +40,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// A handler that reads what the kernel side publishes.
+    /// A handler that reads these sources, and has the kernel task renew its counters through `commands`.
     #[must_use]
     pub fn new(
         board: Board,
@@ -52,7 +52,7 @@ impl Admin {
         Self { board, faults, stats, metrics, commands }
     }
 
-    /// A listener that answers with it, with so many connections at once.
+    /// A server with this handler, for at most `connections` at once.
     #[must_use]
     pub fn server(self, connections: usize) -> Server {
         let settings = Settings { connections, ..Settings::new("admin") };
@@ -82,7 +82,7 @@ impl Admin {
         }
     }
 
-    /// Has the kernel's counters read. Where the kernel task is busy, what was read last has to do.
+    /// Has the kernel task read its counters now. The last reading is shown where the task is busy.
     async fn refresh(&self) {
         let (done, refreshed) = oneshot::channel();
         if self.commands.try_send(Command::Refresh(done)).is_ok() {

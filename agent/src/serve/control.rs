@@ -17,12 +17,12 @@ use tokio::{
 
 use crate::{kernel::Command, serve::settings};
 
-/// A listening socket; its file goes when it is dropped.
+/// A listening control socket.
 #[derive(Debug)]
 pub struct Socket {
-    /// To accept from.
+    /// Accepts connections.
     pub listener: Listener,
-    /// Removes the file.
+    /// Removes the socket's file when it is dropped.
     pub file: SocketFile,
 }
 
@@ -37,7 +37,7 @@ impl Drop for SocketFile {
 }
 
 impl Socket {
-    /// Makes the socket, in a directory that only the owner can enter.
+    /// Makes the socket. Only the owner can enter a directory that this makes, and use the socket.
     pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(parent) = path.parent()
             && !parent.exists()
@@ -45,12 +45,12 @@ impl Socket {
             fs::create_dir_all(parent)?;
             fs::set_permissions(parent, fs::Permissions::from_mode(0o700))?;
         }
-        // The file of an agent that was killed would be in the way; that of a running one must not be taken.
+        // The file of a killed agent is replaced; the file of a running agent is an error.
         match std::os::unix::net::UnixStream::connect(path) {
             Ok(_) => {
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent is using it"));
             }
-            // Also where it is no socket at all; then it is somebody's, and the bind says that it is there.
+            // A file that is no socket is refused in the same way: it is left alone, and the bind below fails.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 if fs::symlink_metadata(path)?.file_type().is_socket() {
                     fs::remove_file(path)?;
@@ -65,20 +65,20 @@ impl Socket {
     }
 }
 
-/// The handler.
+/// The handler of the control socket.
 #[derive(Clone, Debug)]
 pub struct Control {
     commands: mpsc::Sender<Command>,
 }
 
 impl Control {
-    /// A handler that passes actions on.
+    /// A handler that passes actions to the kernel task.
     #[must_use]
     pub fn new(commands: mpsc::Sender<Command>) -> Self {
         Self { commands }
     }
 
-    /// A listener that answers with it.
+    /// A server with this handler.
     #[must_use]
     pub fn server(self) -> Server {
         let connections = settings::CONTROL_CONNECTIONS;
@@ -89,7 +89,7 @@ impl Control {
         })
     }
 
-    /// Does what one request asks for.
+    /// Carries out the action of one request.
     async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
         let Some(id) = path.strip_prefix("/faults/").and_then(|rest| rest.strip_suffix("/clear"))
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+    async fn only_a_socket_without_a_listener_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());

@@ -1,4 +1,5 @@
-//! Listeners. Each answers from memory, and none can be made to wait or to grow without bound.
+//! The listeners and files by which the agent is read. Each answers from memory; no client can make one wait or grow
+//! without bound.
 
 pub mod admin;
 pub mod agent_check;

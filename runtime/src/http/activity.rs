@@ -1,4 +1,4 @@
-//! What one connection is doing: when it last asked, whether it is answered, what it waits for and until when.
+//! The activity of one connection: its last request, the answer in progress, and its deadline.
 
 use std::{
     io,
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::settings::Settings;
 
-/// What a connection is doing. Its own task writes it; the accept loop reads it when there are too many connections.
+/// The activity of a connection. Its own task writes it; the accept loop reads it when there are too many connections.
 ///
 /// Moments are microseconds since the listener began, plus one; 0 is never.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Activity {
     receiving: AtomicU64,
     /// Whether a request is being answered, until the end of the answer.
     answering: AtomicBool,
-    /// Since when the client takes nothing of what is written.
+    /// Since when the client reads nothing of what is written.
     blocked: AtomicU64,
 }
 
@@ -83,18 +83,18 @@ impl Activity {
         self.asked.load(Relaxed) > 0 && !self.is_answering()
     }
 
-    /// What the connection is worth when one has to go.
+    /// The connection's rank when one has to end.
     pub(super) fn rank(&self) -> Rank {
         let (asked, blocked) = (self.asked.load(Relaxed), self.blocked.load(Relaxed));
         match asked {
             0 => Rank::NeverAsked(self.accepted),
-            // Whoever takes nothing of an answer is worth no more than whoever asks for none.
+            // A client that does not read its answer is worth no more than one that asks for none.
             asked if self.is_answering() && blocked == 0 => Rank::Answering(asked),
             asked => Rank::Asked(asked),
         }
     }
 
-    /// The moment at which the connection has waited for too long, if it waits for its client at all.
+    /// When the connection has waited too long for its client; `None` while it does not wait for it.
     pub(super) fn deadline(&self, settings: &Settings) -> Option<Instant> {
         let (receiving, blocked) = (self.receiving.load(Relaxed), self.blocked.load(Relaxed));
         if blocked > 0 {
@@ -113,18 +113,18 @@ impl Activity {
     }
 }
 
-/// What a connection is worth, the least first; within one kind, whatever is longest ago.
+/// The rank of a connection; the lowest ends first. Within one kind, the earliest moment is the lowest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
-    /// It never asked anything; when it was accepted.
+    /// No request was ever complete on it; when it was accepted.
     NeverAsked(u64),
-    /// When it asked last.
+    /// It is idle, or its client does not read its answer; when its last request was.
     Asked(u64),
-    /// When it asked for the answer that it takes.
+    /// Its answer is being made or read; when its last request was.
     Answering(u64),
 }
 
-/// A transport that notes what is read from it and whether its client takes what is written.
+/// A transport that notes when bytes arrive, and whether its client reads what is written.
 pub(super) struct Observed<T> {
     inner: T,
     activity: Arc<Activity>,

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::activity::{Activity, Rank};
 
-/// Connections of a listener, for metrics.
+/// Counters of a listener's connections, for metrics.
 #[derive(Debug, Default)]
 pub struct ConnectionCounts {
     /// Open now.
@@ -32,8 +32,8 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Stops counting the connection. One that is told to end has no turn to do so before a burst of others comes:
-    /// counted for longer, it would make each of them end one more.
+    /// Stops counting the connection. A task that was aborted ends only at its next turn; counted until then, it would
+    /// make each connection of a burst end one more.
     fn free(&self) {
         if !self.freed.swap(true, Relaxed) {
             self.counts.open.fetch_sub(1, Relaxed);
@@ -99,8 +99,8 @@ impl Connections {
     }
 }
 
-/// Which of the connections end, by their place in the table: some at once, so that a flood does not mean a search for
-/// each of its connections, but of those that ever asked no more than has to be.
+/// The connections that end, by their place in the table. Several of those without a request end at once, so that a
+/// flood does not mean a search for each of its connections; of the others, one.
 fn least(limit: usize, mut ranks: Vec<(Rank, usize)>) -> Vec<usize> {
     // Half of all slots for good is enough for streams.
     let answering = ranks.iter().filter(|(rank, _)| matches!(rank, Rank::Answering(_))).count();
@@ -131,10 +131,10 @@ mod tests {
         for (limit, ranks, expected) in [
             (4, vec![Asked(1), NeverAsked(9), Asked(3), NeverAsked(5)], vec![3]),
             (4, vec![Asked(3), Asked(1), Answering(0), Asked(2)], vec![1]),
-            // All slots but half are for who asks now and then.
+            // Streams have half of the slots; more of them compete with idle connections.
             (4, vec![Answering(2), Answering(1), Answering(3), Asked(4)], vec![1]),
             (4, vec![Answering(2), Answering(1), Asked(9), Asked(8)], vec![3]),
-            // A flood ends by many at once, whoever asks one by one.
+            // Connections without a request end many at once, others one by one.
             (128, vec![NeverAsked(1), NeverAsked(4), Asked(0), NeverAsked(2)], vec![0, 1, 3]),
             (128, vec![Asked(1), Asked(4), Asked(0)], vec![2]),
             (4, vec![], vec![]),

@@ -69,12 +69,12 @@ pub enum Peer {
     Unix,
 }
 
-/// A transport, whatever it is.
+/// The byte stream of a connection: TCP, TLS or a unix socket.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
-/// What accepts connections.
+/// A socket that accepts connections.
 #[derive(Debug)]
 pub enum Listener {
     /// A port.

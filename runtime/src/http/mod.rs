@@ -1,12 +1,13 @@
 //! An HTTP/1 listener for answers from memory: limits on everything that a client can hold, bodies that can stream, and
 //! a stop in order.
 //!
-//! [`bind`] takes a port, [`Server::new`] has the handler and the [`Settings`], [`Server::run`] answers until the
-//! process stops. It serves TCP, TLS and unix sockets alike. Every header that an answer has is written in [`reply`].
+//! [`bind`] takes a port, [`Server::new`] takes the handler and the [`Settings`], and [`Server::run`] answers until the
+//! process stops. TCP, TLS and unix sockets are served alike. [`reply()`] and its variants write every header.
 //!
-//! Nobody can keep others out. Beyond the limit of connections, those are ended first that never asked anything, then
-//! those that asked longest ago; one whose answer is being read, such as a stream of events, stays. A request must be
-//! complete in time, an idle connection ends in time, and an answer must be taken in time.
+//! No client can keep others out. Beyond the limit of connections, the listener first ends those that never sent a
+//! request, then those whose last request is longest ago; a connection whose answer is being read, such as a stream of
+//! events, stays. A request must be complete in time, an idle connection ends in time, and an answer must be read in
+//! time.
 
 mod activity;
 mod connections;

@@ -18,7 +18,7 @@ use hyper::{
 use serde::Serialize;
 use tokio::time::timeout;
 
-/// What every handler gives.
+/// What a handler returns.
 pub type Reply = Response<Body>;
 
 /// `application/json`
@@ -37,7 +37,7 @@ enum Kind {
 }
 
 impl Body {
-    /// Whether it comes bit by bit.
+    /// Whether it is a stream.
     pub(super) fn is_stream(&self) -> bool {
         matches!(self.0, Kind::Stream(_))
     }
@@ -105,8 +105,8 @@ pub fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bod
 
 /// 200 with a body that is written as it comes, for events ([`EVENT_STREAM`]) and the like.
 ///
-/// The stream is polled only when what it gave before has been written. It ends when it gives `None`, when the client
-/// goes or takes nothing for [`write_timeout`](super::Settings::write_timeout), and when the process stops.
+/// The stream is polled only after its last item was written. It ends when it returns `None`, when the client closes
+/// the connection or reads nothing for [`write_timeout`](super::Settings::write_timeout), and when the process stops.
 #[must_use]
 pub fn stream(
     content_type: &'static str,

@@ -59,9 +59,8 @@ impl fmt::Debug for Server {
 impl Server {
     /// A server that answers each request with what `handler` gives.
     ///
-    /// The handler has the request, whose body is not read yet ([`read_body`](super::read_body)), and the other side of
-    /// the connection. It has no deadline: it answers from memory, or keeps one itself. It is dropped where the client
-    /// goes before it is done.
+    /// The handler gets the request, whose body is not read yet ([`read_body`](super::read_body)), and the peer. It has no
+    /// deadline: it answers from memory, or keeps one itself. It is dropped when the client closes the connection.
     pub fn new<H, F>(settings: Settings, handler: H) -> Self
     where
         H: Fn(Request<Incoming>, Peer) -> F + Send + Sync + 'static,
@@ -87,9 +86,9 @@ impl Server {
         self.counts.clone()
     }
 
-    /// Answers until `stop`, then ends in two stages: connections that the kernel has accepted are let in, requests that
-    /// have begun are answered, streams end and idle connections are closed; what is left after
-    /// [`Settings::drain`] is aborted.
+    /// Answers until `stop`, and then ends in two stages. First, connections that the kernel has accepted are let in,
+    /// requests that have begun are answered, streams end and idle connections are closed. Then, after
+    /// [`Settings::drain`], the remaining connections are aborted.
     pub async fn run(self, listener: Listener, stop: Stop) {
         let name = self.settings.name;
         let mut tasks = JoinSet::new();

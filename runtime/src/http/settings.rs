@@ -15,7 +15,7 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Until the next request begins on a connection.
     pub idle_timeout: Duration,
-    /// For which a client may take nothing of an answer that it has asked for.
+    /// How long a client may read nothing of an answer that it has asked for.
     pub write_timeout: Duration,
     /// For requests that are being answered when the process stops.
     pub drain: Duration,

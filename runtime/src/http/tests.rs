@@ -210,7 +210,7 @@ async fn an_idle_connection_ends_in_time() {
     let (mut asked, mut fresh) = (fixture.asked().await, fixture.connect().await);
     assert_eq!(read_to_end(&mut asked).await, "");
     assert_eq!(read_to_end(&mut fresh).await, "");
-    // That is nobody's fault.
+    // The end of an idle connection is no time-out of a request.
     assert_eq!(fixture.counts.timed_out.load(Relaxed), 0);
     fixture.end().await;
 }
@@ -236,7 +236,7 @@ async fn a_flood_ends_idle_connections_and_no_stream_that_is_read() {
     let mut silent = Vec::new();
     for count in 1..=100 {
         silent.push(fixture.connect().await);
-        // Whoever asks in the middle of it is answered.
+        // A request in the middle of the flood is answered.
         if count % 10 == 0 {
             fixture.asked().await;
             send(&mut asked, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;

@@ -119,7 +119,7 @@ impl fmt::Debug for ClusterClient {
     }
 }
 
-/// What is noted of every answer.
+/// What the client notes of every answer.
 #[derive(Debug, Default)]
 struct Answers {
     without_http2: AtomicBool,
@@ -250,7 +250,7 @@ where
     Ok(ClusterClient { client, last_read, answers })
 }
 
-/// "deadline has elapsed", in the words of what was waited for.
+/// Says what timed out, in place of "deadline has elapsed".
 fn name_timeout(error: BoxError, limit: Duration) -> BoxError {
     let causes =
         std::iter::successors(Some(&*error as &(dyn Error + 'static)), |&error| error.source());

@@ -1,4 +1,4 @@
-//! What may be told of an error, in one line.
+//! Descriptions of errors, in one line and without secrets.
 //!
 //! Reasons get into logs, conditions and answers that need no password. The errors of login plugins and of files carry
 //! what was in them (arguments, environment, output, lines of the kubeconfig): for those, this module has its own words.

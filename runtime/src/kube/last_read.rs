@@ -1,7 +1,7 @@
 //! When the API server was last read from: a connector that notes every read of its connections.
 //!
-//! hyper's client tells neither that a PING was answered nor that one was not: a connection it gave up for that ends
-//! like one that the server closed. Whether the server had been silent tells them apart.
+//! hyper's client reports neither that a PING was answered nor that one was not: a connection that it gives up for a
+//! missing answer ends like one that the server closed. The time of the last read tells the two apart.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect;
 use tower::Service;
 
-/// The moment of the last read, shared by the connections that write it and whoever asks.
+/// The moment of the last read. Clones share it: connections write it, everything else reads it.
 #[derive(Clone, Debug)]
 pub struct LastRead {
     start: Instant,

@@ -17,7 +17,7 @@ pub(super) struct LineLimit<B> {
 }
 
 impl<B> LineLimit<B> {
-    /// Bounds the lines of `inner` to so many bytes.
+    /// Bounds the lines of `inner` to `limit` bytes.
     pub(super) fn new(inner: B, limit: usize) -> Self {
         Self { inner, limit, line: 0 }
     }

@@ -1,10 +1,10 @@
-//! A client for the Kubernetes API: where the cluster is, when the API server was last read from, and what may be told
-//! of an error.
+//! A client for the Kubernetes API: its credentials, the time of the last read from the API server, and errors without
+//! secrets.
 //!
 //! [`ClusterSource`] finds and reads the credentials, [`ClusterSource::connect`] makes a [`ClusterClient`] of them. Its
-//! connection asks with HTTP/2 PINGs whether the server is there, so that a server which hangs ends every request and
-//! watch on it with an error; [`LastRead`] says since when nothing came. There is no retry inside (but of a request of
-//! which not a byte was sent), and no time-out for a request: a watch lasts for minutes. The caller has both.
+//! connection sends HTTP/2 PINGs: when the server does not answer one, every request and watch on the connection ends
+//! with an error. [`LastRead`] says since when nothing has arrived. The client retries nothing but a request of which
+//! not a byte was sent, and has no time-out for a request, since a watch lasts for minutes. The caller has both.
 
 pub mod client;
 pub mod error;

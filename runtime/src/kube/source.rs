@@ -1,4 +1,4 @@
-//! Where the cluster is, and the credentials for it.
+//! The cluster's address and the credentials for it.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 
-/// Where the cluster is.
+/// Where the cluster's address and credentials are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClusterSource {
     /// This process runs in a pod: the service account's token, CA and namespace.

@@ -85,8 +85,8 @@ impl Future for KernelSleep {
             if Instant::now() >= self.deadline {
                 return Poll::Ready(());
             }
-            // It need not be read: to set it again takes back what it has told, and whoever is woken by what it told
-            // before that looks at the clock.
+            // The descriptor need not be read: setting it again clears what it has signalled, and a task that an old
+            // signal wakes looks at the clock first.
             match ready!(self.fd.poll_read_ready(cx)) {
                 Ok(mut told) => told.clear_ready(),
                 // The runtime ends.

@@ -31,7 +31,7 @@ pub use self::reload::{CertificateFiles, Reload, TlsError};
 /// make each other late.
 pub const HANDSHAKES: usize = 64;
 
-/// PEM that is no certificate with its key. What is wrong with a key is not told in more words than these.
+/// PEM that is no certificate with its key. The texts say nothing more about a key, which is secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
     /// No certificate can be read.
@@ -124,14 +124,14 @@ impl fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// The handshake, which has so much time, the wait for its turn ([`HANDSHAKES`]) included: then the error is
+    /// Makes the handshake within that time, which includes the wait for its turn ([`HANDSHAKES`]). The error after it is
     /// [`io::ErrorKind::TimedOut`].
     pub async fn accept<S>(&self, stream: S, within: Duration) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = async {
-            // Closed by nobody.
+            // The semaphore is never closed.
             let _turn = self.handshakes.acquire().await.map_err(io::Error::other)?;
             self.tls.accept(stream).await
         };

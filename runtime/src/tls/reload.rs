@@ -102,7 +102,7 @@ pub struct Reload {
     contents: Contents,
     certificate: Certificate,
     failures: Arc<AtomicU64>,
-    /// What a thread that was started earlier will have read: a disk that hangs has one at most.
+    /// The result of a thread that has not returned yet: while a disk hangs, there is one at most.
     reading: Option<oneshot::Receiver<Result<Contents, TlsError>>>,
 }
 
@@ -113,8 +113,8 @@ impl fmt::Debug for Reload {
 }
 
 impl Reload {
-    /// Looks every 10 seconds whether the files say something else. A pair that cannot be used, such as one of
-    /// which half has been written, changes nothing. Ends with the task that it is.
+    /// Reads the files every 10 seconds, and replaces the certificate when they have changed. A pair that cannot be used,
+    /// such as one of which half has been written, changes nothing. Never returns.
     pub async fn run(mut self) {
         let mut told = None;
         loop {
@@ -136,7 +136,7 @@ impl Reload {
         }
     }
 
-    /// Reads the files once; whether the certificate is another one now.
+    /// Reads the files once; returns whether the certificate was replaced.
     async fn look(&mut self, within: Duration) -> Result<bool, TlsError> {
         let mut reading = match self.reading.take() {
             Some(reading) => reading,
@@ -159,7 +159,7 @@ impl Reload {
     }
 }
 
-/// A thread of its own may hang with its disk, and the process still ends.
+/// Reads the files on a thread of its own, which may hang with its disk without keeping the process from ending.
 fn read_on_a_thread(
     files: CertificateFiles,
 ) -> Result<oneshot::Receiver<Result<Contents, TlsError>>, TlsError> {

@@ -28,7 +28,7 @@ use crate::{
     model::{ApiState, FaultKind, FaultView, NodeView, Outcome},
 };
 
-/// What is counted of the ways by which load balancers are told, but for the answers of the health listener.
+/// Counters of everything that serves load balancers, but for the answers of the health listener.
 #[derive(Debug, Default)]
 pub struct ServeCounts {
     /// Connections to the health listener.
@@ -41,14 +41,14 @@ pub struct ServeCounts {
     pub tls: Arc<AtomicU64>,
 }
 
-/// What the metrics are made of.
+/// The sources of the metrics.
 #[derive(Clone)]
 pub struct MetricSources {
     /// The kernel side's faults.
     pub faults: watch::Receiver<Arc<FaultView>>,
     /// The kernel side's counters.
     pub stats: watch::Receiver<Arc<KernelStats>>,
-    /// What the cluster says of this node.
+    /// The state of the Node and of the API server.
     pub node: watch::Receiver<Arc<NodeView>>,
     /// The cluster side's counters.
     pub api: Arc<ApiStats>,
@@ -56,7 +56,7 @@ pub struct MetricSources {
     pub board: Board,
     /// Answers of the health listener.
     pub answered: Arc<ResponseCounts>,
-    /// What else load balancers are told by.
+    /// Everything else that serves load balancers.
     pub serve: Arc<ServeCounts>,
     /// Lines that the log has dropped.
     pub log_dropped: DroppedLines,
@@ -84,7 +84,7 @@ impl Collect for MetricSources {
     }
 }
 
-/// What the kernel's programs counted.
+/// Counters of the kernel's programs.
 fn events(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
     let mut events = encoder.family(&described::EVENTS)?;
     for count in &stats.counts {
@@ -101,7 +101,7 @@ fn events(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
     encoder.counter(&described::FORGOTTEN, stats.forgotten)
 }
 
-/// The open faults, and how many there were.
+/// Open faults, and counters of opened and closed ones.
 fn faults(encoder: &mut Encoder<'_>, view: &FaultView) -> fmt::Result {
     let mut open = encoder.family(&described::OPEN)?;
     for fault in &view.faults {
@@ -120,7 +120,7 @@ fn faults(encoder: &mut Encoder<'_>, view: &FaultView) -> fmt::Result {
     Ok(())
 }
 
-/// The kernel side's own work.
+/// State of the hooks, and the kernel side's own work.
 fn kernel(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
     let mut hooks = encoder.family(&described::HOOK)?;
     for hook in &stats.hooks {
@@ -131,7 +131,7 @@ fn kernel(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
 }
 
 impl MetricSources {
-    /// The verdicts.
+    /// Verdicts of the checks.
     fn checks(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let checks = self.board.everything();
         let mut passed = encoder.family(&described::PASSED)?;
@@ -145,7 +145,7 @@ impl MetricSources {
         Ok(())
     }
 
-    /// The samples of the probes that run.
+    /// Last samples of the running probes.
     fn probes(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let checks = self.board.everything();
         let sampled: Vec<_> = checks
@@ -169,7 +169,7 @@ impl MetricSources {
         Ok(())
     }
 
-    /// What load balancers are told.
+    /// Connections and answers for load balancers.
     fn listeners(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
         let mut requests = encoder.family(&described::REQUESTS)?;
@@ -185,7 +185,7 @@ impl MetricSources {
         encoder.counter(&described::TLS_FAILURES, load(tls))
     }
 
-    /// What was asked of and written to the Kubernetes API.
+    /// Requests and writes to the Kubernetes API.
     fn cluster(&self, encoder: &mut Encoder<'_>) -> fmt::Result {
         encoder.flag(&described::API_UP, self.node.borrow().api == ApiState::Up)?;
         encoder.counter(&described::API_LOST, self.api.losses())?;
