@@ -15,12 +15,12 @@ pub use self::{
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// All is well.
+    /// The check passes.
     Pass,
-    /// All is well as far as can be seen, and it says what cannot be seen.
+    /// The check passes, but something keeps it from seeing everything: one line.
     Degraded(String),
-    /// It is not, and why: one line.
+    /// The check fails; the reason in one line.
     Fail(String),
-    /// The check could not be made, and why; the check's policy turns this into a verdict.
+    /// The check could not be made; why, in one line. The policy of the check turns this into a verdict.
     Unknown(String),
 }

@@ -1,4 +1,4 @@
-//! The probes: what is configured for each, and what the runner runs. A new probe is a line in both.
+//! The probes: their settings, and the list that the runner runs. A new probe is a line in both.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -104,8 +104,8 @@ impl Connection {
         !self.sender.is_closed()
     }
 
-    /// Calls the method at `path` (`/package.Service/Method`). The server is told the `deadline`, which is not enforced
-    /// here.
+    /// Calls the method at `path` (`/package.Service/Method`). The `deadline` is sent to the server and not
+    /// enforced here.
     pub(super) async fn call<Q, A>(
         &self,
         path: &'static str,

@@ -193,7 +193,7 @@ mod tests {
             (route(inet, 0, 252, 1, &[table(1000), v4(1), out(2)]), vec![]),
             (route(inet, 0, 254, 6, &[out(2)]), vec![]),
             (route(inet, 0, 254, 7, &[out(1)]), vec![]),
-            // What a kernel without IPv6 answers when it is asked for it.
+            // The answer of a kernel without IPv6 to a request for IPv6 routes.
             (route(inet6, 0, 254, 1, &[v6, out(2)]), vec![]),
             (vec![2, 0, 0], vec![]),
             (Vec::new(), vec![]),

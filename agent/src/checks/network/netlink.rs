@@ -36,8 +36,8 @@ const HEADER: usize = 16;
 /// `netlink_recvmsg` in `net/netlink/af_netlink.c`), and the message about one link takes some kilobytes at most. A
 /// larger piece would end with a message that is cut off, which is an error.
 const PIECE: usize = 32 << 10;
-/// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h): leaves out the counters of IPv4 and IPv6, so that the message about a
-/// link is a quarter as long.
+/// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h): leaves out the counters of IPv4 and IPv6, which are a quarter of the
+/// message about a link.
 const SKIP_STATS: u32 = 1 << 3;
 
 /// A next hop, and the state of its link and its gateway.
