@@ -45,17 +45,9 @@ fn try_block(ctx: &TracePointContext, layout: &BlockLayout, family: u16) -> u32 
     };
     let kind = block_kind(rwbs, sectors) as u16;
     let errno = -error;
-    let mut record = Record {
-        ktime: 0,
-        place,
-        dev,
-        errno,
-        kind: kind + family,
-        reserved: 0,
-        detail: sectors,
-        rwbs,
-        suppressed: 0,
-    };
+    let kind_of_family = kind + family;
+    let mut record =
+        Record { place, dev, errno, kind: kind_of_family, detail: sectors, rwbs, ..Record::EMPTY };
     emit(ctx, &mut record, is_benign_block_error(kind, errno));
     0
 }

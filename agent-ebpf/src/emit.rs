@@ -8,6 +8,7 @@ use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,
     maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    programs::TracePointContext,
 };
 use aya_log_ebpf::debug;
 use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
@@ -16,22 +17,7 @@ use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
 /// map with one value that can be written again.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.layouts")]
-static LAYOUTS: Global<Layouts> = Global::new(Layouts {
-    rq_error: BLOCK,
-    rq_complete: BLOCK,
-    bio_complete: BLOCK,
-    ext4_error: FILESYSTEM,
-    ext4_shutdown: FILESYSTEM,
-    xfs_shutdown: FILESYSTEM,
-    xfs_buffer: FILESYSTEM,
-    writeback: FILESYSTEM,
-    syscall_ret: 0,
-    records_per_second: 0,
-});
-const BLOCK: tocsin_ebpf::BlockLayout =
-    tocsin_ebpf::BlockLayout { dev: 0, sector: 0, sectors: 0, error: 0, rwbs: 0 };
-const FILESYSTEM: tocsin_ebpf::FilesystemLayout =
-    tocsin_ebpf::FilesystemLayout { dev: 0, error: 0, place: 0, detail: 0 };
+static LAYOUTS: Global<Layouts> = Global::new(Layouts::UNSET);
 
 /// The ring buffer. 64 KiB hold 1,170 records (48 bytes and a header of 8 bytes each): with ten records per (kind, device)
 /// and second these are over a hundred devices that fail at once while nothing reads.
@@ -70,6 +56,20 @@ macro_rules! layout {
     };
 }
 pub(crate) use layout;
+
+/// Four bytes of the tracepoint's record; 0 if they cannot be read.
+#[inline(always)]
+pub(crate) fn u32_at(ctx: &TracePointContext, offset: u32) -> u32 {
+    // SAFETY: offsets are those of this kernel's own format file; the helper checks the address.
+    unsafe { ctx.read_at::<u32>(offset as usize) }.unwrap_or(0)
+}
+
+/// Eight bytes of the tracepoint's record; 0 if they cannot be read.
+#[inline(always)]
+pub(crate) fn u64_at(ctx: &TracePointContext, offset: u32) -> u64 {
+    // SAFETY: as in `u32_at`.
+    unsafe { ctx.read_at::<u64>(offset as usize) }.unwrap_or(0)
+}
 
 /// Adds one to a counter to which an interrupt on the same CPU may be adding as well. It is the one atomic instruction that
 /// every kernel has. The atomics of `core` have no `fetch_add` on this target, which has no compare-and-swap before

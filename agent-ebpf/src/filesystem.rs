@@ -3,7 +3,7 @@
 use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
 use tocsin_ebpf::{FilesystemLayout, Kind, Record};
 
-use crate::emit::{emit, layout};
+use crate::emit::{emit, layout, u32_at, u64_at};
 
 /// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from Linux 5.10 to 7.3. If the data is needed, the real read follows.
 const XBF_READ_AHEAD: u32 = 1 << 2;
@@ -13,20 +13,7 @@ const ERRSEQ_ERRNO: u32 = 0xfff;
 
 #[inline(always)]
 fn record(kind: Kind, dev: u32, errno: i32, place: u64, detail: u32) -> Record {
-    let kind = kind as u16;
-    Record { ktime: 0, place, dev, errno, kind, reserved: 0, detail, rwbs: [0; 8], suppressed: 0 }
-}
-
-#[inline(always)]
-fn u32_at(ctx: &TracePointContext, offset: u32) -> u32 {
-    // SAFETY: offsets are those of this kernel's own format file; the helper checks the address.
-    unsafe { ctx.read_at::<u32>(offset as usize) }.unwrap_or(0)
-}
-
-#[inline(always)]
-fn u64_at(ctx: &TracePointContext, offset: u32) -> u64 {
-    // SAFETY: as in `u32_at`.
-    unsafe { ctx.read_at::<u64>(offset as usize) }.unwrap_or(0)
+    Record { place, dev, errno, kind: kind as u16, detail, ..Record::EMPTY }
 }
 
 #[tracepoint]

@@ -177,6 +177,21 @@ pub struct Record {
     pub suppressed: u64,
 }
 
+impl Record {
+    /// A record of nothing, for the fields that a program does not set.
+    pub const EMPTY: Self = Self {
+        ktime: 0,
+        place: 0,
+        dev: 0,
+        errno: 0,
+        kind: 0,
+        reserved: 0,
+        detail: 0,
+        rwbs: [0; 8],
+        suppressed: 0,
+    };
+}
+
 /// Key of the exact counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -283,4 +298,28 @@ pub struct Layouts {
     pub syscall_ret: u32,
     /// Number of records that may be sent per (kind, device) and second.
     pub records_per_second: u32,
+}
+
+impl Layouts {
+    /// The layouts before the agent has written them.
+    pub const UNSET: Self = Self {
+        rq_error: BlockLayout::UNSET,
+        rq_complete: BlockLayout::UNSET,
+        bio_complete: BlockLayout::UNSET,
+        ext4_error: FilesystemLayout::UNSET,
+        ext4_shutdown: FilesystemLayout::UNSET,
+        xfs_shutdown: FilesystemLayout::UNSET,
+        xfs_buffer: FilesystemLayout::UNSET,
+        writeback: FilesystemLayout::UNSET,
+        syscall_ret: 0,
+        records_per_second: 0,
+    };
+}
+
+impl BlockLayout {
+    const UNSET: Self = Self { dev: 0, sector: 0, sectors: 0, error: 0, rwbs: 0 };
+}
+
+impl FilesystemLayout {
+    const UNSET: Self = Self { dev: 0, error: 0, place: 0, detail: 0 };
 }

@@ -14,17 +14,7 @@ fn try_exit(ctx: &TracePointContext) -> u32 {
     // SAFETY: the offset is that of this kernel's own format file; the helper checks the address.
     let ret = unsafe { ctx.read_at::<i64>(syscall_ret as usize) }.unwrap_or(0);
     if ret == 0 {
-        let mut record = Record {
-            ktime: 0,
-            place: 0,
-            dev: 0,
-            errno: 0,
-            kind: Kind::MountChange as u16,
-            reserved: 0,
-            detail: 0,
-            rwbs: [0; 8],
-            suppressed: 0,
-        };
+        let mut record = Record { kind: Kind::MountChange as u16, ..Record::EMPTY };
         emit(ctx, &mut record, false);
     }
     0

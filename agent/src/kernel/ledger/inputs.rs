@@ -20,6 +20,50 @@ use crate::{
 /// sends ten a second per (kind, device), so there is room for many devices at once.
 const WAITING: usize = 256;
 
+/// What an event says about its device. A new kind of event is an arm of [`Meaning::of`].
+enum Meaning {
+    /// Nothing is wrong: the event is benign, or only a reason to take a snapshot.
+    Nothing,
+    /// A filesystem found an error in its own structures; with the name of what found it.
+    FilesystemError(&'static str),
+    /// A filesystem shuts down.
+    Shutdown,
+    /// Written data did not reach the disk.
+    LostWrite,
+    /// A request of a disk or of a metadata buffer failed.
+    FailedRequest,
+}
+
+impl Meaning {
+    fn of(event: &Event) -> Self {
+        if event.is_benign() {
+            return Self::Nothing;
+        }
+        match event.kind {
+            Kind::MountChange => Self::Nothing,
+            Kind::Ext4Error => Self::FilesystemError("ext4_error"),
+            Kind::XfsBuffer if event.is_corruption() => {
+                Self::FilesystemError("metadata verification")
+            }
+            Kind::Ext4Shutdown | Kind::XfsShutdown => Self::Shutdown,
+            Kind::Writeback => Self::LostWrite,
+            Kind::BlockRead
+            | Kind::BlockWrite
+            | Kind::BlockFlush
+            | Kind::BlockDiscard
+            | Kind::BlockZeroes
+            | Kind::BlockReadahead
+            | Kind::BioRead
+            | Kind::BioWrite
+            | Kind::BioFlush
+            | Kind::BioDiscard
+            | Kind::BioZeroes
+            | Kind::BioReadahead
+            | Kind::XfsBuffer => Self::FailedRequest,
+        }
+    }
+}
+
 impl Ledger {
     /// Takes in an event of the kernel.
     pub fn event(&mut self, event: &Event, now: Now) {
@@ -36,18 +80,14 @@ impl Ledger {
 
     /// Takes in an event, unless no known filesystem is on its device; then returns false.
     fn try_event(&mut self, event: &Event, now: Now) -> bool {
-        if event.is_benign() {
-            return true;
-        }
-        match event.kind {
-            Kind::MountChange => true,
-            Kind::Ext4Error => self.filesystem_error(event.dev, event, "ext4_error", now),
-            Kind::Ext4Shutdown | Kind::XfsShutdown => self.shut_down(event, now),
-            _ if event.is_corruption() => {
-                self.filesystem_error(event.dev, event, "metadata verification", now)
+        match Meaning::of(event) {
+            Meaning::Nothing => true,
+            Meaning::FilesystemError(source) => {
+                self.filesystem_error(event.dev, event, source, now)
             }
-            Kind::Writeback => self.lost_write(event, now),
-            _ => self.io_error(event, now),
+            Meaning::Shutdown => self.shut_down(event, now),
+            Meaning::LostWrite => self.lost_write(event, now),
+            Meaning::FailedRequest => self.io_error(event, now),
         }
     }
 
@@ -110,17 +150,14 @@ impl Ledger {
 
     /// The fault to which an event of this kind and device belongs.
     fn key_of(event: &Event) -> Option<Key> {
-        if event.is_benign() {
-            return None;
-        }
-        match event.kind {
-            // One lost write gives a Writeback event for each page, which says nothing about the number of losses.
-            Kind::MountChange | Kind::Writeback => None,
-            Kind::Ext4Error => Some((FaultKind::FilesystemError, event.dev)),
-            Kind::Ext4Shutdown | Kind::XfsShutdown => Some((FaultKind::FilesystemRo, event.dev)),
-            _ if event.is_corruption() => Some((FaultKind::FilesystemError, event.dev)),
-            _ => Some((FaultKind::IoError, event.dev)),
-        }
+        let kind = match Meaning::of(event) {
+            // One lost write gives an event for each page, which says nothing about the number of losses.
+            Meaning::Nothing | Meaning::LostWrite => return None,
+            Meaning::FilesystemError(_) => FaultKind::FilesystemError,
+            Meaning::Shutdown => FaultKind::FilesystemRo,
+            Meaning::FailedRequest => FaultKind::IoError,
+        };
+        Some((kind, event.dev))
     }
 
     /// Closes the faults of what is not mounted any more.
