@@ -12,7 +12,13 @@ use tocsin_controller::{
     cli::{ALIASES, Cli, Command},
     heartbeat, remediation,
 };
-use tocsin_runtime::command_line::{self, Program, USAGE};
+use tocsin_runtime::{
+    command_line::{self, Program, USAGE},
+    log,
+};
+
+/// kube-runtime warns at every attempt; the programs tell a loss themselves, once.
+const QUIET: [log::Quiet; 1] = [("kube_runtime", log::Level::OFF)];
 
 /// The name that begins messages.
 const PROGRAM: Program = Program("tocsin-controller");
@@ -22,7 +28,7 @@ fn main() -> ExitCode {
         Ok(Command::Heartbeat(args)) => {
             let common = args.common.clone();
             match heartbeat::settings::Settings::new(*args) {
-                Ok(settings) => PROGRAM.run(&common.log, common.log_format, &[], |dropped| {
+                Ok(settings) => PROGRAM.run(&common.log, common.log_format, &QUIET, |dropped| {
                     heartbeat::run(settings, dropped)
                 }),
                 Err(error) => PROGRAM.fail(&error.to_string(), ExitCode::from(USAGE)),

@@ -13,7 +13,11 @@ use kube::{
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tocsin_runtime::{jitter, kube::describe};
+use tocsin_runtime::{
+    jitter,
+    kube::{describe, error::LENGTH},
+    text::one_line,
+};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -70,7 +74,7 @@ pub async fn follow<K, S>(
                             if is_of_the_connection(&error) {
                                 bad = Some(shared.number);
                             }
-                            break describe(&error);
+                            break words(&error);
                         }
                         Some(None) => break "the watch has ended".to_owned(),
                         None => {
@@ -88,6 +92,21 @@ pub async fn follow<K, S>(
         }
         sleep(pause + jitter::up_to(JITTER)).await;
         pause = (pause * 2).min(RETRY_MAX);
+    }
+}
+
+/// What went wrong, in one line: the API server's own words where it answered.
+fn words(error: &watcher::Error) -> String {
+    let status = match error {
+        watcher::Error::WatchError(status) => Some(status),
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
+        _ => None,
+    };
+    match status.filter(|status| !status.message.is_empty()) {
+        Some(status) => format!("{} ({})", one_line(&status.message, LENGTH), status.code),
+        None => describe(error),
     }
 }
 

@@ -23,6 +23,8 @@ mod health_http2_limits;
 mod health_listener;
 mod health_listener_abuse;
 mod heartbeat;
+mod heartbeat_abuse;
+mod heartbeat_manifests;
 mod http_probes;
 mod invalid_input;
 mod io_errors;

@@ -62,12 +62,12 @@ pub(crate) fn objects(cluster: &ControlPlane, name: &str) -> Vec<Value> {
     objects.collect()
 }
 
-fn apply(cluster: &ControlPlane, name: &str) {
+pub(crate) fn apply(cluster: &ControlPlane, name: &str) {
     kubectl(cluster, &["apply", "--server-side"], name);
 }
 
 /// Kind, namespace, name and resource version of a directory's objects in the API server, which has to have all of them.
-fn applied(cluster: &ControlPlane, name: &str) -> BTreeSet<[String; 4]> {
+pub(crate) fn applied(cluster: &ControlPlane, name: &str) -> BTreeSet<[String; 4]> {
     let output = kubectl(cluster, &["get", "--output=json"], name);
     let list: Value = serde_json::from_slice(&output.stdout).unwrap();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
