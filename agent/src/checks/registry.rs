@@ -8,7 +8,7 @@ use super::{
 /// Every built-in check, in the order in which they are shown.
 #[must_use]
 pub fn all() -> &'static [Check] {
-    static ALL: [Check; 11] = [
+    static ALL: &[Check] = &[
         node_ready::CHECK,
         schedulable::CHECK,
         custom_conditions::CHECK,
@@ -21,7 +21,7 @@ pub fn all() -> &'static [Check] {
         disk_pressure::CHECK,
         network::CHECK,
     ];
-    &ALL
+    ALL
 }
 
 /// The built-in check of that name.
