@@ -5,12 +5,14 @@
 
 use std::{error::Error, iter::successors};
 
-use kube::{client::AuthError, config::KubeconfigError};
+use kube::{client::AuthError, config::KubeconfigError, core::Status};
 
 use crate::text::one_line;
 
 /// Characters of a description, at most: a line of a log.
 pub const LENGTH: usize = 300;
+/// Characters of an error's text that are looked at: an API server's may be as long as it likes.
+const READ: usize = 64 * 1024;
 
 /// One line about an error and its causes, each told once, without secrets; at most [`LENGTH`] characters.
 #[must_use]
@@ -22,7 +24,16 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
             // after is where it comes from.
             return text;
         }
-        let text = one_line(cause, LENGTH);
+        let text = one_line(cause, READ);
+        if let Some(status) = status(cause) {
+            // kube's text has the whole object in it, and the texts around it repeat that.
+            let answer = answer(status);
+            match parts.last_mut() {
+                Some(last) if last.contains(&text) => *last = last.replace(&text, &answer),
+                _ => parts.push(answer),
+            }
+            break;
+        }
         match parts.last_mut() {
             Some(last) if last.contains(&text) => {}
             Some(last) if text.contains(last.as_str()) => *last = text,
@@ -30,6 +41,22 @@ pub fn describe(error: &(dyn Error + 'static)) -> String {
         }
     }
     one_line(&parts.join(": "), LENGTH)
+}
+
+/// The API server's own error.
+fn status<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
+    match error.downcast_ref() {
+        Some(kube::Error::Api(status)) => Some(status),
+        _ => error.downcast_ref(),
+    }
+}
+
+/// `it answers 403: Forbidden: nodes is forbidden`
+fn answer(status: &Status) -> String {
+    let code = if status.code == 0 { String::new() } else { format!(" {}", status.code) };
+    let words = [&status.reason, &status.message].map(|text| one_line(text, LENGTH));
+    let words = words.iter().filter(|text| !text.is_empty()).map(|text| format!(": {text}"));
+    format!("it answers{code}{}", words.collect::<String>())
 }
 
 /// The words for an error whose own text is not for everybody.
@@ -67,6 +94,8 @@ fn redacted(error: &(dyn Error + 'static)) -> Option<String> {
 mod tests {
     use std::{io, os::unix::process::ExitStatusExt, process};
 
+    use anyhow::anyhow;
+
     use super::*;
 
     /// An error with these texts, the first one outermost.
@@ -87,6 +116,28 @@ mod tests {
             (&["a", long], &format!("a: {}", &long[..LENGTH - 3])),
         ] {
             assert_eq!(describe(chain(texts).as_ref()), expected);
+        }
+    }
+
+    #[test]
+    fn an_answer_of_the_api_server_is_told_in_its_words() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("failed to list: {0}")]
+        struct Around(#[source] kube::Error);
+
+        let status =
+            |code| Status::failure("nodes is\nforbidden", "Forbidden").with_code(code).boxed();
+        let api = |code| kube::Error::Api(status(code));
+        for (error, expected) in [
+            (anyhow!(api(403)), "it answers 403: Forbidden: nodes is forbidden"),
+            (
+                anyhow!(Around(api(403))),
+                "failed to list: it answers 403: Forbidden: nodes is forbidden",
+            ),
+            (anyhow!(api(0)).context("watch"), "watch: it answers: Forbidden: nodes is forbidden"),
+            (anyhow!(*status(410)), "it answers 410: Forbidden: nodes is forbidden"),
+        ] {
+            assert_eq!(describe(error.as_ref()), expected);
         }
     }
 
