@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     checks::{Policy, disk_pressure::FullestFilesystem},
-    cluster::{self, Cluster, stats::ApiStats},
+    cluster::{self, ClusterTask, FaultFeed, stats::ApiStats},
     config::Config,
     health::Board,
     host::{Paths, is_pid_namespaced, raise_open_files},
@@ -126,7 +126,7 @@ impl Inputs {
         tasks.spawn_background("kernel", kernel.run());
         // A listener that opened earlier would answer without the Node's state.
         if let Some(mut cluster) = cluster {
-            cluster.first_word().await;
+            cluster.first_answer().await;
             tasks.spawn_background("cluster", cluster.run());
         }
         let fullest = config.probes.fullest(paths);
@@ -159,17 +159,18 @@ fn start_cluster(
     policy: &Arc<Policy>,
     published: &Published,
     stats: &Arc<ApiStats>,
-) -> anyhow::Result<(Option<Cluster>, watch::Receiver<Arc<NodeView>>)> {
-    let Some(source) = config.cluster.clone() else { return Ok((None, cluster::none())) };
+) -> anyhow::Result<(Option<ClusterTask>, watch::Receiver<Arc<NodeView>>)> {
+    let Some(source) = config.cluster.clone() else { return Ok((None, cluster::not_configured())) };
     let Some(node_name) = policy.node_name.clone() else {
         error!("NODE_NAME is not set: requests whose checks need it are answered with 500");
-        return Ok((None, cluster::none()));
+        return Ok((None, cluster::not_configured()));
     };
-    let (cluster, node) = Cluster::start(cluster::Start {
+    let faults = FaultFeed { view: published.faults.clone(), changes: published.changes() };
+    let (cluster, node) = cluster::start(cluster::Options {
         source,
         node_name,
         policy: policy.clone(),
-        publish: config.publish_conditions.then(|| published.faults.clone()),
+        publish: config.publish_conditions.then_some(faults),
         stats: stats.clone(),
     })
     .context("start the cluster side")?;

@@ -1,280 +1,354 @@
-//! Tells the cluster what the kernel says: three conditions of the Node, and events about it.
+//! Publishes the kernel's faults in the cluster: conditions of the Node, and events about it.
 //!
-//! The conditions are a level: whatever the Node says is compared with what it should say, so a restart, a missed
-//! write or somebody else's write heals. At most one write of them a second, and one of each kind of event, with backoff
-//! while writes fail.
+//! Conditions are a level, made of the fault view; events are edges, made of the stream of fault changes. At most one
+//! write of conditions is made a second, and one event for each kind of fault and direction; fewer while writes fail.
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
-use k8s_openapi::api::events;
-use kube::{
-    Api, Client,
-    api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams},
-};
-use serde_json::json;
-use tocsin_runtime::jitter;
+use kube::Client;
 use tokio::{
-    sync::watch,
-    time::{sleep_until, timeout},
+    sync::{
+        broadcast::{
+            self,
+            error::{RecvError, TryRecvError},
+        },
+        watch,
+    },
+    time::sleep_until,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
-    conditions::{Book, Due, wanted},
-    events::{Event, Journal},
-    session::nodes,
+    condition_state::{ConditionAction, ConditionState},
+    conditions::desired,
+    event_recorder::EventRecorder,
+    settings,
     stats::ApiStats,
+    write_backoff::WriteBackoff,
+    writer::{WriteError, Writer},
 };
 use crate::{
     checks::{CheckContext, Policy},
-    cluster::settings,
-    model::{ApiState, Condition, FaultView, Node, NodeView},
+    model::{ApiState, FaultChange, FaultView, Node, NodeView},
 };
 
-/// The name under which fields are owned and events reported.
-pub const MANAGER: &str = "tocsin";
-/// Events about a Node, which has no namespace, are in this one: kubelet's are too.
-const NAMESPACE: &str = "default";
+/// What the kernel task publishes about faults. Both receivers must be made before that task starts, so that the stream
+/// begins with the first change.
+#[derive(Debug)]
+pub struct FaultFeed {
+    /// What is open now.
+    pub view: watch::Receiver<Arc<FaultView>>,
+    /// What opened and closed.
+    pub changes: broadcast::Receiver<FaultChange>,
+}
 
-/// The task.
-pub struct Publisher {
+/// What the session publishes.
+pub(super) struct SessionFeed {
+    /// The Node as the watch shows it.
+    pub(super) node: watch::Receiver<Arc<NodeView>>,
+    /// The client for writes; none while there is no watch.
+    pub(super) client: watch::Receiver<Option<Client>>,
+}
+
+/// The task that writes.
+pub(super) struct Publisher {
     node_name: String,
     policy: Arc<Policy>,
-    faults: watch::Receiver<Arc<FaultView>>,
-    node: watch::Receiver<Arc<NodeView>>,
-    clients: watch::Receiver<Option<Client>>,
+    faults: FaultFeed,
+    session: SessionFeed,
     stats: Arc<ApiStats>,
-    book: Book,
-    journal: Journal,
-    /// Writes of conditions, and of events: neither waits for the other.
-    conditions: Lane,
-    events: Lane,
-}
-
-/// When the next write may be.
-#[derive(Debug)]
-struct Lane {
-    what: &'static str,
-    earliest: Instant,
-    /// Writes that failed in a row.
-    failures: u32,
-}
-
-impl Lane {
-    fn new(what: &'static str) -> Self {
-        Self { what, earliest: Instant::now(), failures: 0 }
-    }
-
-    /// A write ended.
-    fn wrote(&mut self, result: Result<(), &Failed>) {
-        let what = self.what;
-        match result {
-            Ok(()) => {
-                if self.failures > 0 {
-                    info!("{what} can be written again");
-                }
-                self.failures = 0;
-            }
-            Err(Failed { why, .. }) => {
-                if self.failures == 0 {
-                    warn!("{what} cannot be written, and will be tried again: {why}");
-                }
-                self.failures = self.failures.saturating_add(1);
-            }
-        }
-        self.earliest = Instant::now() + self.pause();
-    }
-
-    fn pause(&self) -> Duration {
-        if self.failures == 0 {
-            return settings::PUBLISH_INTERVAL;
-        }
-        let backoff = settings::PUBLISH_INTERVAL * 2_u32.pow((self.failures - 1).min(5));
-        backoff.min(settings::PUBLISH_RETRY_MAX) + jitter::up_to(settings::API_JITTER)
-    }
+    conditions: ConditionState,
+    events: EventRecorder,
+    /// Failing writes of conditions do not delay events, nor the other way round.
+    condition_backoff: WriteBackoff,
+    event_backoff: WriteBackoff,
 }
 
 impl Publisher {
-    /// A publisher of what `faults` says, through the latest of `clients`.
-    #[must_use]
-    pub fn new(
+    /// A publisher of `faults` to that Node.
+    pub(super) fn new(
         node_name: String,
         policy: Arc<Policy>,
-        faults: watch::Receiver<Arc<FaultView>>,
-        node: watch::Receiver<Arc<NodeView>>,
-        clients: watch::Receiver<Option<Client>>,
+        faults: FaultFeed,
+        session: SessionFeed,
         stats: Arc<ApiStats>,
     ) -> Self {
         Self {
             node_name,
             policy,
             faults,
-            node,
-            clients,
+            session,
             stats,
-            book: Book::new(),
-            journal: Journal::default(),
-            conditions: Lane::new("the Node's conditions"),
-            events: Lane::new("events"),
+            conditions: ConditionState::default(),
+            events: EventRecorder::default(),
+            condition_backoff: WriteBackoff::new("the Node's conditions"),
+            event_backoff: WriteBackoff::new("events"),
         }
     }
 
-    /// Writes what is due until nobody tells it anything any more.
-    pub async fn run(mut self) {
+    /// Writes what is due, until one of the tasks that it reads from has ended.
+    pub(super) async fn run(mut self) {
+        // The kernel task has not looked at the host before its first view.
+        if self.faults.view.changed().await.is_err() {
+            return;
+        }
         loop {
-            let wake = self.turn().await;
+            let wake = self.write_due().await;
             tokio::select! {
-                changed = self.faults.changed() => if changed.is_err() { return },
-                changed = self.node.changed() => if changed.is_err() { return },
-                changed = self.clients.changed() => if changed.is_err() { return },
+                changed = self.faults.view.changed() => if changed.is_err() { return },
+                changed = self.session.node.changed() => if changed.is_err() { return },
+                changed = self.session.client.changed() => if changed.is_err() { return },
+                received = self.faults.changes.recv() => match received {
+                    Ok(change) => self.events.record(&change),
+                    Err(RecvError::Lagged(missed)) => self.recover(missed),
+                    Err(RecvError::Closed) => return,
+                },
                 () = sleep_until(wake.into()) => {}
             }
         }
     }
 
-    /// Writes what is due; tells when to look again.
-    async fn turn(&mut self) -> Instant {
-        let faults = self.faults.borrow_and_update().clone();
-        let view = self.node.borrow_and_update().clone();
-        let client = self.clients.borrow_and_update().clone();
-        // Seen at every change, not at every write: a fault that is over before the next write is told all the same.
-        self.journal.see(&faults.faults);
+    /// Writes what is due; gives the time of the next write.
+    async fn write_due(&mut self) -> Instant {
+        // Also without a client: the stream is bounded, and what it holds would be lost.
+        self.read_changes();
+        let kernel = self.faults.view.borrow_and_update().clone();
+        let client = self.session.client.borrow_and_update().clone();
+        let view = self.session.node.borrow_and_update().clone();
         let node = match (&view.api, &view.last) {
-            (ApiState::Up, Some(word)) => word.node.as_ref(),
+            (ApiState::Up, Some(observation)) => observation.node.as_ref(),
             _ => None,
         };
         let (Some(client), Some(node)) = (client, node) else {
-            // Woken by whoever brings it.
+            // A client or a Node wakes this task.
             return Instant::now() + settings::PUBLISH_HEARTBEAT;
         };
+        let node_name = self.node_name.clone();
+        let writer = Writer { client, node_name: &node_name, node_uid: &node.uid };
+        let conditions = self.write_conditions(&writer, kernel, node).await;
+        let events = self.write_events(&writer).await;
+        events.map_or(conditions, |events| events.min(conditions))
+    }
+
+    /// Writes the Node's conditions if they are due; gives the time at which they may be due again.
+    async fn write_conditions(
+        &mut self,
+        writer: &Writer<'_>,
+        kernel: Arc<FaultView>,
+        node: &Node,
+    ) -> Instant {
         // The conditions rest on the kernel side alone.
         let context = CheckContext::new(self.policy.clone(), Instant::now());
-        let wanted = wanted(&CheckContext { kernel: faults.clone(), ..context });
-        let due = self.book.due(&wanted, node, Instant::now(), SystemTime::now());
-        let again = match due {
-            Due::At(at) => at,
-            Due::Write(_) if Instant::now() < self.conditions.earliest => self.conditions.earliest,
-            Due::Write(conditions) => {
-                let result = bounded(self.write_conditions(&client, &conditions)).await;
-                if result.is_ok() {
-                    self.book.wrote(&wanted, Instant::now());
-                }
-                self.stats.wrote_conditions(result.is_ok());
-                self.conditions.wrote(result.as_ref().map(drop));
-                self.conditions.earliest
+        let desired = desired(&CheckContext { kernel, ..context });
+        let now = Instant::now();
+        let conditions = match self.conditions.action(&desired, node, now, SystemTime::now()) {
+            ConditionAction::WaitUntil(at) => return at,
+            ConditionAction::Write(_) if now < self.condition_backoff.earliest() => {
+                return self.condition_backoff.earliest();
             }
+            ConditionAction::Write(conditions) => conditions,
         };
-        if self.journal.next(Instant::now()).is_none() {
-            return again;
+        let result = writer.conditions(&conditions).await;
+        if result.is_ok() {
+            self.conditions.wrote(&desired, Instant::now());
         }
-        if Instant::now() >= self.events.earliest {
-            self.write_events(&client, node).await;
-        }
-        if self.journal.next(Instant::now()).is_none() {
-            again
-        } else {
-            again.min(self.events.earliest)
-        }
+        self.stats.count_condition_write(result.is_ok());
+        self.condition_backoff.wrote(result.as_ref().map(drop));
+        self.condition_backoff.earliest()
     }
 
-    /// Everything that waits, which is one event for each kind of fault and direction at most.
-    async fn write_events(&mut self, client: &Client, node: &Node) {
-        while let Some(event) = self.journal.next(Instant::now()) {
-            let result = bounded(self.write_event(client, node, &event)).await;
-            self.stats.wrote_event(result.is_ok());
-            self.events.wrote(result.as_ref().map(drop));
+    /// Writes the events that wait: one for each kind of fault and direction at most. Gives the time of the next write,
+    /// if events still wait.
+    async fn write_events(&mut self, writer: &Writer<'_>) -> Option<Instant> {
+        self.events.next(Instant::now())?;
+        if Instant::now() >= self.event_backoff.earliest() {
+            self.write_waiting_events(writer).await;
+        }
+        self.events.next(Instant::now()).map(|_| self.event_backoff.earliest())
+    }
+
+    async fn write_waiting_events(&mut self, writer: &Writer<'_>) {
+        loop {
+            // What opened or closed during the last write, which may have taken two seconds.
+            self.read_changes();
+            let Some(event) = self.events.next(Instant::now()) else { return };
+            let result = writer.event(&event).await;
+            self.stats.count_event_write(result.is_ok());
+            self.event_backoff.wrote(result.as_ref().map(drop));
             match (result, &event.series) {
-                (Ok(name), _) => self.journal.wrote(&event, name, Instant::now()),
-                // An event lives for an hour, and may not be ours to change: then it is a new one.
-                (Err(Failed { is_refused: true, .. }), Some((name, _))) => {
-                    self.journal.forget(name);
-                    return;
+                (Ok(name), _) => self.events.wrote(&event, name, Instant::now()),
+                // The API keeps an event for an hour, and may refuse to change it: then a new one is written.
+                (Err(WriteError { is_refused: true, .. }), Some(series)) => {
+                    return self.events.forget(&series.name);
                 }
-                // Others first, then.
-                (Err(_), _) => return self.journal.postpone(&event),
+                // The other events come first, then.
+                (Err(_), _) => return self.events.postpone(&event),
             }
         }
     }
 
-    async fn write_conditions(
-        &self,
-        client: &Client,
-        conditions: &[Condition],
-    ) -> kube::Result<()> {
-        let patch = json!({
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": { "name": self.node_name },
-            "status": { "conditions": conditions },
-        });
-        // Forced: a condition that another manager (an earlier version's, or node-problem-detector's) owned is ours now.
-        let params = PatchParams::apply(MANAGER).force();
-        let (nodes, patch) = (nodes(client.clone()), Patch::Apply(&patch));
-        nodes.patch_status(&self.node_name, &params, &patch).await.map(drop)
+    /// Takes in every change of the stream that has arrived.
+    fn read_changes(&mut self) {
+        loop {
+            match self.faults.changes.try_recv() {
+                Ok(change) => self.events.record(&change),
+                Err(TryRecvError::Lagged(missed)) => self.recover(missed),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
     }
 
-    /// The name of the event.
-    async fn write_event(
-        &self,
-        client: &Client,
-        node: &Node,
-        event: &Event,
-    ) -> kube::Result<String> {
-        let resource = ApiResource::erase::<events::v1::Event>(&());
-        let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &resource);
-        let time = SystemTime::now();
-        let now = humantime::format_rfc3339_micros(time).to_string();
-        if let Some((name, count)) = &event.series {
-            let series = json!({ "series": { "count": count, "lastObservedTime": now } });
-            events.patch(name, &PatchParams::default(), &Patch::Merge(&series)).await?;
-            return Ok(name.clone());
-        }
-        let nanos = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        // The API takes 253 characters, which a node's name alone may have.
-        let node_part: String = self.node_name.chars().take(230).collect();
-        let name = format!("{}.{nanos:x}", node_part.trim_end_matches(['-', '.']));
-        let object = json!({
-            "apiVersion": "events.k8s.io/v1",
-            "kind": "Event",
-            "metadata": { "name": name, "namespace": NAMESPACE },
-            "eventTime": now,
-            "reportingController": MANAGER,
-            // The API takes 128 characters, a node's name may have 253.
-            "reportingInstance": self.node_name.chars().take(128).collect::<String>(),
-            "action": if event.opened { "FaultOpened" } else { "FaultClosed" },
-            "reason": event.reason,
-            "type": if event.opened { "Warning" } else { "Normal" },
-            "note": event.note,
-            "regarding": {
-                "apiVersion": "v1",
-                "kind": "Node",
-                "name": self.node_name,
-                "uid": node.uid,
-            },
-        });
-        let event = serde_json::from_value(object).map_err(kube::Error::SerdeError)?;
-        events.create(&PostParams::default(), &event).await?;
-        Ok(name)
+    /// Goes on after a gap in the stream: the view shows what is open.
+    fn recover(&mut self, missed: u64) {
+        warn!(
+            missed,
+            "fault changes were not read in time: a fault that opened and closed meanwhile leaves no event"
+        );
+        self.stats.count_missed_changes(missed);
+        self.events.resync(&self.faults.view.borrow());
     }
 }
 
-async fn bounded<T>(write: impl Future<Output = kube::Result<T>>) -> Result<T, Failed> {
-    match timeout(settings::API_CONNECT_TIMEOUT + settings::API_READ_TIMEOUT, write).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(error)) => {
-            let code = if let kube::Error::Api(status) = &error { status.code } else { 0 };
-            Err(Failed { why: error.to_string(), is_refused: matches!(code, 403 | 404) })
-        }
-        Err(_) => Err(Failed { why: "no answer in time".to_owned(), is_refused: false }),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
 
-/// A write that did not work.
-struct Failed {
-    why: String,
-    /// What it was to change is not there, or may not be changed.
-    is_refused: bool,
+    use http_body_util::BodyExt;
+    use hyper::{Request, Response};
+    use kube::client::Body;
+    use serde_json::Value;
+    use tokio::{
+        sync::{Semaphore, mpsc},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        checks::tests::fault,
+        model::{Fault, FaultKind, NodeObservation, Scope, Transition},
+    };
+
+    /// A publisher that runs, and its surroundings: the kernel task, the session and an API server that answers a write
+    /// only when it may.
+    struct Scene {
+        view: watch::Sender<Arc<FaultView>>,
+        changes: broadcast::Sender<FaultChange>,
+        answers: Arc<Semaphore>,
+        writes: mpsc::UnboundedReceiver<Value>,
+        stats: Arc<ApiStats>,
+        _session: (watch::Sender<Arc<NodeView>>, watch::Sender<Option<Client>>),
+    }
+
+    impl Scene {
+        fn start(capacity: usize) -> Self {
+            let (view, view_seen) = watch::channel(Arc::default());
+            let (changes, changes_seen) = broadcast::channel(capacity);
+            let (answers, (sent, writes)) =
+                (Arc::new(Semaphore::new(0)), mpsc::unbounded_channel());
+            let last = NodeObservation { at: SystemTime::UNIX_EPOCH, node: Some(Node::default()) };
+            let node = NodeView { api: ApiState::Up, last: Some(last) };
+            let (node, node_seen) = watch::channel(Arc::new(node));
+            let (client, client_seen) = watch::channel(Some(server(sent, answers.clone())));
+            let faults = FaultFeed { view: view_seen, changes: changes_seen };
+            let session = SessionFeed { node: node_seen, client: client_seen };
+            let stats = Arc::<ApiStats>::default();
+            let publisher =
+                Publisher::new("n".into(), Arc::default(), faults, session, stats.clone());
+            tokio::spawn(publisher.run());
+            Self { view, changes, answers, writes, stats, _session: (node, client) }
+        }
+
+        /// Publishes a view with these faults and the change that led to it, as the kernel task does.
+        fn publish(&self, open: &[u32], transition: Transition, changed: u32) {
+            let sequence = self.view.borrow().sequence + 1;
+            let faults = open.iter().copied().map(numbered).collect();
+            self.view.send_replace(Arc::new(FaultView {
+                faults,
+                sequence,
+                ..FaultView::default()
+            }));
+            let (at, fault) = (SystemTime::now(), Arc::new(numbered(changed)));
+            self.changes.send(FaultChange { sequence, at, transition, fault }).unwrap();
+        }
+
+        /// The body of the next write.
+        async fn write(&mut self) -> Value {
+            timeout(Duration::from_mins(1), self.writes.recv()).await.unwrap().unwrap()
+        }
+
+        /// The notes of that many events.
+        async fn notes(&mut self, count: usize) -> Vec<String> {
+            let mut notes = Vec::new();
+            while notes.len() < count {
+                notes.extend(self.write().await["note"].as_str().map(str::to_owned));
+            }
+            notes
+        }
+    }
+
+    fn numbered(number: u32) -> Fault {
+        let (id, reason) = (format!("io_error-7:{number}"), format!("loop{number}: EIO"));
+        Fault { id, reason, ..fault(FaultKind::IoError, Scope::Host) }
+    }
+
+    /// A client of an API server that sends on what is written, and takes it when it has a permit.
+    fn server(sent: mpsc::UnboundedSender<Value>, answers: Arc<Semaphore>) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (sent, answers) = (sent.clone(), answers.clone());
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                sent.send(serde_json::from_slice(&body).unwrap()).unwrap();
+                answers.acquire().await.unwrap().forget();
+                let object = r#"{"metadata":{"name":"n"},"spec":{}}"#;
+                Ok::<_, Infallible>(Response::new(Body::from(object.as_bytes().to_vec())))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_fault_that_opens_and_closes_during_a_write_leaves_two_events() {
+        let mut scene = Scene::start(16);
+        scene.publish(&[1], Transition::Opened, 1);
+        let conditions = scene.write().await["status"]["conditions"].clone();
+        assert_eq!(conditions[1]["status"], "True", "{conditions}");
+        // The write is under way.
+        scene.publish(&[1, 2], Transition::Opened, 2);
+        scene.publish(&[1], Transition::Closed, 2);
+        scene.answers.add_permits(16);
+        let expected = ["2 faults: loop1: EIO; loop2: EIO", "no longer: loop2: EIO"];
+        assert_eq!(scene.notes(2).await, expected);
+        // The same during the write of an event.
+        scene.answers.forget_permits(16);
+        scene.publish(&[1, 3], Transition::Opened, 3);
+        assert_eq!(scene.notes(1).await, ["loop3: EIO"]);
+        scene.publish(&[1, 3, 4], Transition::Opened, 4);
+        scene.publish(&[1, 3], Transition::Closed, 4);
+        scene.answers.add_permits(16);
+        assert_eq!(scene.notes(2).await, ["loop4: EIO", "no longer: loop4: EIO"]);
+        assert_eq!(scene.stats.missed_changes(), 0);
+    }
+
+    #[tokio::test]
+    async fn changes_that_were_not_read_in_time_are_counted_and_what_is_open_is_told() {
+        let mut scene = Scene::start(4);
+        scene.publish(&[1], Transition::Opened, 1);
+        let _conditions = scene.write().await;
+        for number in [2, 3] {
+            scene.publish(&[1, number], Transition::Opened, number);
+            scene.publish(&[1], Transition::Closed, number);
+        }
+        scene.publish(&[], Transition::Closed, 1);
+        scene.publish(&[4], Transition::Opened, 4);
+        scene.publish(&[4], Transition::Updated, 4);
+        scene.answers.add_permits(16);
+        let expected = ["2 faults: loop1: EIO; loop4: EIO", "no longer: loop1: EIO"];
+        let mut notes = scene.notes(2).await;
+        notes.sort();
+        assert_eq!(notes, expected);
+        assert_eq!(scene.stats.missed_changes(), 3);
+    }
 }

@@ -1,4 +1,4 @@
-//! What the cluster side counts.
+//! Counters of the cluster side, for metrics.
 
 use std::sync::{
     Arc,
@@ -7,47 +7,72 @@ use std::sync::{
 
 use tocsin_runtime::kube::RequestCounts;
 
-/// Counters for metrics.
+/// Counters since the start of the agent.
 #[derive(Debug, Default)]
 pub struct ApiStats {
     /// Requests by status.
     pub requests: Arc<RequestCounts>,
-    lost: AtomicU64,
-    condition_writes: [AtomicU64; 2],
-    event_writes: [AtomicU64; 2],
+    losses: AtomicU64,
+    condition_writes: WriteCounts,
+    event_writes: WriteCounts,
+    missed_changes: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct WriteCounts {
+    ok: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl WriteCounts {
+    fn count(&self, is_ok: bool) {
+        let counter = if is_ok { &self.ok } else { &self.failed };
+        counter.fetch_add(1, Relaxed);
+    }
 }
 
 impl ApiStats {
-    /// The API server was lost.
-    pub fn lost(&self) {
-        self.lost.fetch_add(1, Relaxed);
+    /// Counts a loss of the API server.
+    pub fn count_loss(&self) {
+        self.losses.fetch_add(1, Relaxed);
     }
 
-    /// Losses.
+    /// Losses of the API server.
     #[must_use]
     pub fn losses(&self) -> u64 {
-        self.lost.load(Relaxed)
+        self.losses.load(Relaxed)
     }
 
-    /// A write of conditions ended.
-    pub fn wrote_conditions(&self, ok: bool) {
-        self.condition_writes[usize::from(ok)].fetch_add(1, Relaxed);
+    /// Counts a write of the Node's conditions.
+    pub fn count_condition_write(&self, is_ok: bool) {
+        self.condition_writes.count(is_ok);
     }
 
-    /// A write of an event ended.
-    pub fn wrote_event(&self, ok: bool) {
-        self.event_writes[usize::from(ok)].fetch_add(1, Relaxed);
+    /// Counts a write of an event.
+    pub fn count_event_write(&self, is_ok: bool) {
+        self.event_writes.count(is_ok);
     }
 
-    /// Writes by what was written and whether it worked.
+    /// Writes as (what was written, result, count).
     #[must_use]
     pub fn writes(&self) -> [(&'static str, &'static str, u64); 4] {
-        let of = |what, counters: &[AtomicU64; 2]| {
-            let [failed, ok] = counters;
+        let of = |what, counts: &WriteCounts| {
+            let WriteCounts { ok, failed } = counts;
             [(what, "ok", ok.load(Relaxed)), (what, "failed", failed.load(Relaxed))]
         };
         let [a, b] = of("conditions", &self.condition_writes);
         let [c, d] = of("event", &self.event_writes);
         [a, b, c, d]
+    }
+
+    /// Counts changes of faults that the event recorder did not read in time.
+    pub fn count_missed_changes(&self, count: u64) {
+        self.missed_changes.fetch_add(count, Relaxed);
+    }
+
+    /// Changes of faults that the event recorder did not read in time.
+    #[must_use]
+    pub fn missed_changes(&self) -> u64 {
+        self.missed_changes.load(Relaxed)
     }
 }

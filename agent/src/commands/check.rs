@@ -19,7 +19,7 @@ use super::{client, print, printable, table};
 use crate::{
     checks::{self, OnApiLoss, Policy},
     cli::{ALIASES, AgentArgs, CheckArgs, Cli, Command, KernelArgs, Output},
-    cluster::{self, Cluster},
+    cluster,
     config::Config,
     health::{Board, HealthQuery, Sources},
     host::Paths,
@@ -126,17 +126,17 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
     let (_runner, probes) = config.probes.start(&policy, &paths).context("start the probes")?;
     let node = match (config.cluster, &policy.node_name) {
         (Some(source), Some(node_name)) => {
-            let (mut cluster, node) = Cluster::start(cluster::Start {
+            let (mut cluster, node) = cluster::start(cluster::Options {
                 source,
                 node_name: node_name.clone(),
                 policy: policy.clone(),
                 publish: None,
                 stats: Arc::default(),
             })?;
-            cluster.first_word().await;
+            cluster.first_answer().await;
             node
         }
-        _ => cluster::none(),
+        _ => cluster::not_configured(),
     };
     let board = Board::new(Sources { kernel: receiver, node, probes }, policy);
     let query = HealthQuery { checks: args.names.clone(), ..HealthQuery::default() };

@@ -4,7 +4,7 @@ use super::ConfigError;
 use crate::{
     checks::{self, BadCondition, Check, CheckSource, Policy, probes},
     cli::ClusterArgs,
-    cluster::conditions::PUBLISHED,
+    cluster::conditions::OWN_CONDITIONS,
 };
 
 /// The policy. `has_cluster` says whether a cluster is configured.
@@ -34,7 +34,7 @@ fn custom_conditions(list: &str, are_published: bool) -> Result<Vec<BadCondition
     let parts = list.split(',').filter(|part| !part.trim().is_empty());
     let mut conditions: Vec<BadCondition> = parts.map(str::parse).collect::<Result<_, _>>()?;
     if are_published {
-        conditions.retain(|bad| PUBLISHED.iter().all(|own| own.kind != bad.kind));
+        conditions.retain(|bad| OWN_CONDITIONS.iter().all(|own| own.kind != bad.kind));
     }
     Ok(conditions)
 }
