@@ -25,10 +25,11 @@ tocsin_runtime::descriptions! {
     AGENT_CHECKS = counter "agent_checks" [] "Answers to HAProxy's agent-check";
     STATE_FILE = counter "state_file_failures" [] "Attempts to write the state file that failed";
     TLS_FAILURES = counter "tls_reload_failures" [] "Attempts to read a changed certificate that failed";
-    API_UP = gauge "api_up" [] "1 while the Kubernetes API is heard, 0 while it is not or no cluster is configured";
+    API_UP = gauge "api_up" [] "1 while the Node is watched through the Kubernetes API, 0 while the API server is lost or no cluster is configured";
     API_LOST = counter "api_lost" [] "Times that the Kubernetes API was lost for longer than a reconnection";
     API_REQUESTS = counter "api_requests" ["code"] "Requests to the Kubernetes API by status of the answer, or none";
     WRITES = counter "api_writes" ["what", "result"] "Writes of the Node's conditions and of events";
+    CHANGES_MISSED = counter "fault_changes_missed" ["reader"] "Changes of faults that a reader did not read in time, by reader: events";
     PROBES = gauge "probes_running" [] "Write probes that are running or stuck";
     LOOK = gauge "look_duration_seconds" [] "How long the last reading of the mount table and sysfs took";
     LOG_DROPPED = counter "log_lines_dropped" [] "Log lines dropped because whoever reads standard error does not";

@@ -197,7 +197,8 @@ impl MetricSources {
         for (what, result, count) in self.api.writes() {
             writes.counter(&[("what", what), ("result", result)], count)?;
         }
-        Ok(())
+        let mut missed = encoder.family(&described::CHANGES_MISSED)?;
+        missed.counter(&[("reader", "events")], self.api.missed_changes())
     }
 }
 

@@ -86,6 +86,7 @@ async fn every_metric_is_written_as_described_and_none_besides() {
         "tocsin_probe_outcome{check=\"kubelet\",outcome=\"pass\"} 0",
         "tocsin_api_requests_total{code=\"none\"} 0",
         "tocsin_api_writes_total{what=\"event\",result=\"failed\"} 0",
+        "tocsin_fault_changes_missed_total{reader=\"events\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
