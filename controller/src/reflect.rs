@@ -98,8 +98,8 @@ pub async fn follow<K, S>(
 /// What went wrong, in one line: the API server's own words where it answered.
 fn words(error: &watcher::Error) -> String {
     let status = match error {
-        watcher::Error::WatchError(status) => Some(status),
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        watcher::Error::WatchError(status)
+        | watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
         _ => None,
