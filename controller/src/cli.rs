@@ -1,9 +1,9 @@
 //! What was typed: the controller's commands, their flags, and the environment names they answer to.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 
-use clap::{Args, Parser, Subcommand};
-use tocsin_runtime::{command_line::Alias, log::Format};
+use clap::{Parser, Subcommand};
+use tocsin_runtime::command_line::Alias;
 
 use crate::{heartbeat, remediation};
 
@@ -27,20 +27,6 @@ pub enum Command {
     Explain(Box<remediation::args::ExplainArgs>),
     /// Print the `CustomResourceDefinitions`
     Crds,
-}
-
-/// What every role has.
-#[derive(Clone, Debug, Args)]
-pub struct CommonArgs {
-    /// Kubeconfig files of the cluster [default: in a pod, its service account]
-    #[arg(long, env = "KUBECONFIG", value_name = "PATHS")]
-    pub kubeconfig: Option<OsString>,
-    /// How to write the log; auto is human on a terminal and JSON elsewhere
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t, value_name = "FORMAT")]
-    pub log_format: Format,
-    /// What to log: a level, or `target=level` pairs with commas (also `LOG_LEVEL`)
-    #[arg(long, env = "RUST_LOG", default_value = "info", value_name = "FILTER")]
-    pub log: String,
 }
 
 /// Names that the replaced programs have for the same thing.

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod api_server;
+pub mod args;
 pub mod cli;
 pub mod heartbeat;
 pub mod reflect;

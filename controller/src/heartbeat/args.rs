@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 
 use super::settings;
-use crate::cli::CommonArgs;
+use crate::args::CommonArgs;
 
 /// `tocsin-controller heartbeat`
 #[derive(Clone, Debug, Args)]

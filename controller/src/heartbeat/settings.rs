@@ -212,16 +212,17 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::{Cli, Command};
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: HeartbeatArgs,
+    }
 
     fn settings(flags: &[&str]) -> Result<Settings, String> {
-        let typed = ["tocsin-controller", "heartbeat", "--kubeconfig", "/k"]
-            .into_iter()
-            .chain(flags.iter().copied());
-        let Command::Heartbeat(args) = Cli::parse_from(typed).command else {
-            panic!("another command")
-        };
-        Settings::resolve(*args, |_| None).map_err(|error| error.to_string())
+        let typed = ["heartbeat", "--kubeconfig", "/k"].into_iter().chain(flags.iter().copied());
+        let Typed { args } = Typed::parse_from(typed);
+        Settings::resolve(args, |_| None).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     names,
     settings::{Amount, Settings},
 };
-use crate::cli::CommonArgs;
+use crate::args::CommonArgs;
 
 /// All addresses, both families.
 const ANY: IpAddr = IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED);
