@@ -63,6 +63,8 @@ fn adapt(command: Command, aliases: &[Alias]) -> Command {
         match set {
             // The help names a variable that is not set.
             None if env::var_os(name).is_none() => arg,
+            // clap's help names the variable, so it is taken away only where an empty value would count.
+            None if env::var_os(name).is_none() => arg,
             None => arg.env(None::<&str>),
             Some((alias, value)) => match (alias.translate)(&value) {
                 None => arg.env(alias.theirs),
@@ -162,7 +164,7 @@ impl Program {
 mod tests {
     use std::process;
 
-    use clap::Subcommand;
+    use clap::{CommandFactory, Subcommand};
 
     use super::*;
 
@@ -230,5 +232,8 @@ mod tests {
         let wrong = parsed(&[(port, "x")], &[]);
         assert!(wrong.starts_with("invalid value 'x' for '--port <PORT>'"), "{wrong}");
         assert!(parsed(&[], &["--prot", "1"]).contains("'--port'"));
+        let mut command = adapt(Cli::command(), &ALIASES);
+        let help = command.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+        assert!(help.contains("[env: TOCSIN_TEST_PORT=]"), "{help}");
     }
 }

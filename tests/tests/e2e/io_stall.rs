@@ -1,6 +1,6 @@
 //! `io_stall`: I/O that never completes is 503 after `IO_STALL_AFTER`, and the agent itself never waits for a disk.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use e2e::agent::{QUICK_STALL_AFTER, TIMEOUT, quick_stalls};
 use e2e::faulty_disk::{EVERYWHERE, Hang, Operation};
@@ -49,15 +49,20 @@ fn io_that_never_completes() {
 
 #[test]
 fn slow_is_not_stalled() {
+    const STALL_AFTER: Duration = Duration::from_secs(3);
+    const READS: u64 = 15;
     let Some(sandbox) = Sandbox::new() else { return };
     let volume = Volume::breakable(&sandbox, "vol", Filesystem::Ext4, "");
-    let agent = Agent::start_with(&sandbox, quick_stalls);
+    let agent = Agent::start_with(&sandbox, |command| {
+        command.env("IO_STALL_AFTER", format!("{}s", STALL_AFTER.as_secs()));
+    });
     let (device, name) = (volume.device().path(), volume.device().name());
-    // A request is in flight all the time for three times the limit, but never the same one.
-    volume.control().delay(Operation::Read, QUICK_STALL_AFTER / 4, EVERYWHERE);
+    // A request is in flight all the time for longer than the limit, but never the same one. Each takes a tenth of the
+    // limit, or more on a busy machine.
+    volume.control().delay(Operation::Read, STALL_AFTER / 10, EVERYWHERE);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            (0..12).for_each(|block| inject::read_block(&device, (32 + block) * MIB).unwrap());
+            (0..READS).for_each(|block| inject::read_block(&device, (32 + block) * MIB).unwrap());
         });
         loop {
             let health = agent.health("");
