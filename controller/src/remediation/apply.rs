@@ -58,6 +58,8 @@ pub enum Answer {
 pub enum Failure {
     /// The object is not as it was when it was decided on: the watch tells how it is.
     Conflict,
+    /// The object, or its namespace, is not there.
+    Missing,
     /// The API server said no.
     Refused(String),
     /// No answer: it may have been made.
@@ -69,7 +71,8 @@ pub enum Failure {
 impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match &error {
-            kube::Error::Api(status) if matches!(status.code, 404 | 409 | 412) => Self::Conflict,
+            kube::Error::Api(status) if matches!(status.code, 409 | 412) => Self::Conflict,
+            kube::Error::Api(status) if status.code == 404 => Self::Missing,
             kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
                 Self::Refused(words(status))
             }

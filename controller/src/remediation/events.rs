@@ -102,7 +102,7 @@ struct Written {
 }
 
 impl Writer {
-    /// Writes for ever.
+    /// Writes for ever, also when nobody tells anything any more because the process stops.
     pub async fn run(mut self, client: Client) {
         let api = Api::<Event>::namespaced(client, NAMESPACE);
         while let Some((about, note)) = self.queue.recv().await {
@@ -118,6 +118,7 @@ impl Writer {
                 }
             }
         }
+        std::future::pending().await
     }
 
     async fn write(&mut self, api: &Api<Event>, about: About, note: Note) -> kube::Result<()> {

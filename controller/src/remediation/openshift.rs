@@ -1,6 +1,13 @@
 //! What there is of `OpenShift`: asked now and then, as most of it changes seldom and most clusters have none.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
@@ -22,7 +29,11 @@ const LOOK: Duration = Duration::from_mins(10);
 const ETCD: &str = "openshift-etcd";
 
 /// Tells the engine, for ever.
-pub(super) async fn follow(client: Client, changes: mpsc::Sender<Change>) {
+pub(super) async fn follow(
+    client: Client,
+    changes: mpsc::Sender<Change>,
+    is_openshift: Arc<AtomicBool>,
+) {
     loop {
         let (config, machine) = match client.list_api_groups().await {
             Ok(groups) => {
@@ -35,6 +46,7 @@ pub(super) async fn follow(client: Client, changes: mpsc::Sender<Change>) {
                 continue;
             }
         };
+        is_openshift.store(config, Relaxed);
         let mut told = vec![OpenShiftChange::Present { config, machine }];
         if machine {
             told.extend(machine_health_checks(&client).await);

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use anyhow::Context;
@@ -40,11 +43,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let client = cluster.connect(&ClientSettings::new(USER_AGENT), &Arc::default()).await?.client;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
 
+    // Kept until the end: a receiver without its sender is an error.
+    let (alone, _) = watch::channel(true);
     let (candidate, leadership, leads) = if leader_election {
         let (candidate, leadership, leads) = Candidate::new(client.clone(), &namespace, identity);
         (Some(candidate), leadership, leads)
     } else {
-        (None, Leadership::alone(), watch::channel(true).1)
+        (None, Leadership::alone(), alone.subscribe())
     };
     let (events, event_writer) = events::queue();
     let (changes, receiver) = mpsc::channel(CHANGES);
@@ -53,9 +58,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         RemediationMetrics::new(leadership.clone(), events.dropped.clone(), sink.errors.clone());
 
     tasks.spawn_background("events", event_writer.run(client.clone()));
+    let is_openshift = Arc::<AtomicBool>::default();
+    let mut webhook_addr = None;
     if let Some((addr, certificate)) = webhook {
         let (listener, addr) = self::listener("the webhook's listener", addr)?;
-        let webhook = Webhook { client: client.clone(), metrics: metrics.clone() };
+        let webhook = Webhook {
+            client: client.clone(),
+            is_openshift: is_openshift.clone(),
+            metrics: metrics.clone(),
+        };
         let keeper = |name| Keeper::new(client.clone(), &namespace, name);
         let serve = match certificate {
             WebhookCertificate::Files(files) => {
@@ -68,7 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
             }
         };
         tasks.spawn_graceful("webhook", serve.run(listener, tasks.stop()));
-        info!(webhook = %addr, "listening");
+        webhook_addr = Some(addr.to_string());
     } else {
         warn!("no webhook: neither WEBHOOK_CERT nor WEBHOOK_CONFIGURATION is set");
     }
@@ -79,13 +90,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         metrics: metrics.clone(),
         leadership,
         leads,
+        is_openshift,
         changes: (sink, receiver),
     });
     tasks.spawn_graceful("engine", lead(engine, candidate, tasks.stop()));
     let admin = admin_handler(&metrics);
     tasks.spawn_graceful("admin", admin.server().run(admin_listener, tasks.stop()));
-    info!(admin = %admin_addr, "listening");
-    tasks.run().await
+    info!(admin = %admin_addr, webhook = webhook_addr, "listening");
+    let ended = tasks.run().await;
+    drop(alone);
+    ended
 }
 
 /// Runs the engine beside the election; when the writes have ended, the lease is given up.

@@ -1,6 +1,13 @@
 //! The validating webhook: reads a question of the API server, has [`admission`](super::admission) decide, answers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use kube::{
@@ -49,6 +56,8 @@ struct Question {
 pub struct Webhook {
     /// For what the rules ask about the cluster.
     pub client: Client,
+    /// Whether this is `OpenShift`: elsewhere nothing is asked of it.
+    pub is_openshift: Arc<AtomicBool>,
     /// Takes counts.
     pub metrics: RemediationMetrics,
 }
@@ -111,7 +120,12 @@ impl Webhook {
                     multiple.insert(kind.kind);
                 }
             }
-            Cluster { multiple, topology: openshift::topology(&self.client).await }
+            let topology = if self.is_openshift.load(Relaxed) {
+                openshift::topology(&self.client).await
+            } else {
+                None
+            };
+            Cluster { multiple, topology }
         };
         timeout(WITHIN, ask).await.map_err(|_| "the cluster could not be asked in time".to_owned())
     }

@@ -41,6 +41,7 @@ mod on_api_loss;
 mod pool_scenario;
 mod publish_conditions;
 mod rbac;
+mod remediation;
 mod shutdown;
 mod state_file;
 mod tls;

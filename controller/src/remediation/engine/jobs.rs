@@ -25,6 +25,8 @@ use super::{
 const AT_ONCE: usize = 32;
 /// 1 second before a write is tried again that met a change: the watch tells of it sooner.
 const CONFLICT: Duration = Duration::from_secs(1);
+/// A tenth of a second before a lease is made again whose namespace was missing: it is made in the meantime.
+const NAMESPACE: Duration = Duration::from_millis(100);
 /// 5 seconds before a write other than a creation is tried again that was refused or not answered.
 const FAILED: Duration = Duration::from_secs(5);
 /// 1 second after its first refusal a creation is tried again; doubled up to [`REFUSED_MAX`].
@@ -291,7 +293,7 @@ impl Jobs {
         self.busy.remove(&object);
         parts.metrics.wrote(match &result {
             Ok(_) => "ok",
-            Err(Failure::Conflict) => "conflict",
+            Err(Failure::Conflict | Failure::Missing) => "conflict",
             Err(Failure::Refused(_)) => "refused",
             Err(Failure::NoAnswer(_)) => "no_answer",
             Err(Failure::NotLeading) => "not_leading",
@@ -372,7 +374,7 @@ impl Jobs {
         store: &mut Store,
     ) {
         let pause = match failure {
-            Failure::Conflict => CONFLICT,
+            Failure::Conflict | Failure::Missing => CONFLICT,
             Failure::Refused(_) | Failure::NoAnswer(_) => FAILED,
             Failure::NotLeading => Duration::ZERO,
         };
@@ -381,7 +383,9 @@ impl Jobs {
             Failure::NoAnswer(why) => {
                 warn!(object, check = about.name, why, "a write was not answered");
             }
-            Failure::Conflict | Failure::NotLeading => debug!(object, ?failure, "not written"),
+            Failure::Conflict | Failure::Missing | Failure::NotLeading => {
+                debug!(object, ?failure, "not written")
+            }
         }
         match purpose {
             Purpose::Action(Action::Create(creation)) => {
@@ -394,9 +398,13 @@ impl Jobs {
                     return refuse(store, about, creation, why);
                 }
             }
-            // The namespace may have been deleted.
-            Purpose::Action(Action::AcquireLease { .. }) if *failure == Failure::Conflict => {
+            // The namespace is not there yet, or was deleted.
+            Purpose::Action(Action::AcquireLease { previous: None, .. })
+                if *failure == Failure::Missing =>
+            {
                 store.world.lease_namespace = false;
+                self.paused.insert(object, Instant::now() + NAMESPACE);
+                return;
             }
             Purpose::Action(_) | Purpose::Status(_) | Purpose::Silence(_) => {}
         }

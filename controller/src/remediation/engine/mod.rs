@@ -5,7 +5,11 @@
 
 mod jobs;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kube::Client;
@@ -53,6 +57,8 @@ pub struct Parts {
     pub leadership: Leadership,
     /// Tells when that changes.
     pub leads: watch::Receiver<bool>,
+    /// Whether this is `OpenShift`, for the webhook.
+    pub is_openshift: Arc<AtomicBool>,
     /// Changes, and where the watches tell of them.
     pub changes: (Sink, mpsc::Receiver<Change>),
 }
@@ -75,9 +81,12 @@ impl Engine {
     /// An engine that knows nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let mut store = Store::default();
+        // The first lease tells if it is not.
+        store.world.lease_namespace = true;
         Self {
             parts,
-            store: Store::default(),
+            store,
             jobs: Jobs::default(),
             watches: JoinSet::new(),
             kinds: BTreeMap::new(),
@@ -143,9 +152,9 @@ impl Engine {
             watches::leases(client, leases, told).await;
             "leases"
         });
-        let client = self.client();
-        self.watches.spawn(async {
-            openshift::follow(client, sink.changes).await;
+        let (client, is_openshift) = (self.client(), self.parts.is_openshift.clone());
+        self.watches.spawn(async move {
+            openshift::follow(client, sink.changes, is_openshift).await;
             "openshift"
         });
     }
