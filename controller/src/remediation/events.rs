@@ -118,7 +118,7 @@ impl Writer {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn write(&mut self, api: &Api<Event>, about: About, note: Note) -> kube::Result<()> {

@@ -384,7 +384,7 @@ impl Jobs {
                 warn!(object, check = about.name, why, "a write was not answered");
             }
             Failure::Conflict | Failure::Missing | Failure::NotLeading => {
-                debug!(object, ?failure, "not written")
+                debug!(object, ?failure, "not written");
             }
         }
         match purpose {
