@@ -61,8 +61,6 @@ fn adapt(command: Command, aliases: &[Alias]) -> Command {
         let mut ours = aliases.iter().filter(|alias| alias.ours == name);
         let set = ours.find_map(|alias| Some((alias, get(alias.theirs)?)));
         match set {
-            // The help names a variable that is not set.
-            None if env::var_os(name).is_none() => arg,
             // clap's help names the variable, so it is taken away only where an empty value would count.
             None if env::var_os(name).is_none() => arg,
             None => arg.env(None::<&str>),

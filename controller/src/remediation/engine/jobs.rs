@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::watcher::Event;
 use tokio::{sync::Semaphore, task::JoinSet, time::Instant};
 use tracing::{debug, error, info, warn};
 
@@ -14,10 +13,12 @@ use super::{
         decide::{Action, Creation, Note, Recovery, silence::Silent, whole_seconds},
         events::About,
         names,
-        store::{Change, KindState, Store},
-        world::{Kind, Owner, Refusal, Remediation, RemediationKey},
+        store::{KindState, Store},
+        world::{Kind, RemediationKey},
     },
-    Parts,
+    noted::{REFUSED_MAX, keep, place, refuse},
+    parts::Parts,
+    subject::{about, kind_of, object},
 };
 
 /// 32 writes at once: 200 nodes that fail together have their leases and objects within a second, and the API server
@@ -29,10 +30,6 @@ const CONFLICT: Duration = Duration::from_secs(1);
 const NAMESPACE: Duration = Duration::from_millis(100);
 /// 5 seconds before a write other than a creation is tried again that was refused or not answered.
 const FAILED: Duration = Duration::from_secs(5);
-/// 1 second after its first refusal a creation is tried again; doubled up to [`REFUSED_MAX`].
-const REFUSED: Duration = Duration::from_secs(1);
-/// 1 minute: a remediator's webhook that comes back is noticed by then.
-const REFUSED_MAX: Duration = Duration::from_mins(1);
 /// 60 seconds, the API server's longest request: a creation without an answer counts as made until then.
 const UNSURE: Duration = Duration::from_mins(1);
 /// 2 seconds for which a status waits for the writes that it will tell of.
@@ -91,37 +88,6 @@ impl Default for Jobs {
             told: BTreeMap::new(),
             slots: Arc::new(Semaphore::new(AT_ONCE)),
         }
-    }
-}
-
-fn about(check: &NodeHealthCheck) -> About {
-    About {
-        name: check.metadata.name.clone().unwrap_or_default(),
-        uid: check.metadata.uid.clone().unwrap_or_default(),
-    }
-}
-
-/// The object that an action writes.
-fn object(action: &Action) -> String {
-    let of = |key: &RemediationKey| {
-        format!("{}/{}/{}/{}", key.kind.api_version, key.kind.kind, key.namespace, key.name)
-    };
-    match action {
-        Action::MakeLeaseNamespace => "namespace".to_owned(),
-        Action::AcquireLease { node, .. }
-        | Action::RenewLease { node, .. }
-        | Action::ReleaseLease { node, .. } => names::lease(node),
-        Action::Create(creation) => of(&creation.key),
-        Action::Annotate { key, .. } | Action::Delete { key, .. } => of(key),
-        Action::RemoveConfirmation { node, .. } => format!("node/{node}"),
-    }
-}
-
-fn kind_of(action: &Action) -> Option<&Kind> {
-    match action {
-        Action::Create(creation) => Some(&creation.key.kind),
-        Action::Annotate { key, .. } | Action::Delete { key, .. } => Some(&key.kind),
-        _ => None,
     }
 }
 
@@ -410,50 +376,6 @@ impl Jobs {
         }
         self.paused.insert(object, Instant::now() + pause);
     }
-}
-
-/// A creation that is on its way counts as made: for the budget, for the control plane, for everything.
-fn place(store: &mut Store, check: &NodeHealthCheck, creation: &Creation) {
-    let labels = &creation.object["metadata"]["labels"];
-    let template = creation.object["metadata"]["annotations"][names::TEMPLATE_NAME].as_str();
-    let owner = Owner {
-        api_version: names::API_VERSION.to_owned(),
-        kind: names::KIND.to_owned(),
-        name: check.metadata.name.clone().unwrap_or_default(),
-    };
-    let remediation = Remediation {
-        key: creation.key.clone(),
-        created: Timestamp::now(),
-        owners: vec![owner],
-        control_plane: !labels[names::CONTROL_PLANE_LABEL].is_null(),
-        node_annotation: Some(creation.node.clone()),
-        template_annotation: template.map(str::to_owned),
-        ..Remediation::default()
-    };
-    store.world.remediations.entry(creation.key.clone()).or_insert_with(|| Arc::new(remediation));
-}
-
-/// What the API server answered is known at once, before a watch tells.
-fn keep(store: &mut Store, answer: Answer) {
-    let now = Timestamp::now();
-    match answer {
-        Answer::Lease(lease) => drop(store.take(Change::Lease(Event::Apply(*lease)), now)),
-        Answer::LeaseGone(name, uid) => drop(store.remove_lease(&name, Some(&uid))),
-        Answer::Remediation(kind, object) => drop(store.put_remediation(&kind, &object)),
-        Answer::RemediationGone(key, uid) => drop(store.remove_remediation(&key, Some(&uid))),
-        Answer::Node(node) => drop(store.take(Change::Node(Event::Apply(*node)), now)),
-        Answer::Check(check) => drop(store.put_check(*check)),
-        Answer::Namespace => store.world.lease_namespace = true,
-    }
-}
-
-fn refuse(store: &mut Store, about: &About, creation: &Creation, why: &str) {
-    let of = (about.name.clone(), creation.node.clone());
-    let times = store.world.refused.get(&of).map_or(0, |refusal| refusal.times) + 1;
-    let pause = REFUSED.saturating_mul(1 << times.saturating_sub(1).min(6)).min(REFUSED_MAX);
-    let pause = SignedDuration::try_from(pause).unwrap_or_default();
-    let retry = Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX);
-    store.world.refused.insert(of, Refusal { message: why.to_owned(), retry, times });
 }
 
 fn earlier(at: Option<Timestamp>, wait: Duration) -> Option<Timestamp> {

@@ -4,36 +4,30 @@
 //! replica leads. Writes run beside it, so that a remediator's webhook that hangs delays its own node only.
 
 mod jobs;
+mod noted;
+mod parts;
+mod subject;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use kube::Client;
 use tocsin_runtime::tasks::Stop;
 use tokio::{
-    sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{error, info};
 
 use super::{
-    apply::Writer,
     decide::{Decision, decide, silence},
-    events::Events,
-    leader::Leadership,
-    metrics::RemediationMetrics,
     openshift,
-    settings::Settings,
     store::{Change, Store},
-    watch::{self as watches, Sink},
+    watch as watches,
     world::Kind,
 };
 use jobs::Jobs;
+pub use parts::Parts;
 
 /// 1 minute at most between looks at the wall clock: it may be set, and a deadline must not be missed for it.
 const LOOK: Duration = Duration::from_mins(1);
@@ -41,27 +35,6 @@ const LOOK: Duration = Duration::from_mins(1);
 const GATHER: Duration = Duration::from_millis(20);
 /// 3 seconds for writes that are on their way when the process stops.
 const DRAIN: Duration = Duration::from_secs(3);
-
-/// What the engine works with.
-#[derive(Debug)]
-pub struct Parts {
-    /// What decisions go by.
-    pub settings: Settings,
-    /// Makes the writes.
-    pub writer: Writer,
-    /// Takes events.
-    pub events: Events,
-    /// Takes counts.
-    pub metrics: RemediationMetrics,
-    /// Whether this replica may write.
-    pub leadership: Leadership,
-    /// Tells when that changes.
-    pub leads: watch::Receiver<bool>,
-    /// Whether this is `OpenShift`, for the webhook.
-    pub is_openshift: Arc<AtomicBool>,
-    /// Changes, and where the watches tell of them.
-    pub changes: (Sink, mpsc::Receiver<Change>),
-}
 
 /// The engine.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! Makes one write, on the condition of what it was decided from: thin.
 
+mod failure;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,12 +18,12 @@ use kube::{
         ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
         Preconditions,
     },
-    core::Status,
 };
 use serde_json::{Value, json};
-use tocsin_runtime::kube::describe;
 use tokio::time::timeout;
 
+pub use self::failure::Failure;
+use self::failure::words;
 use super::{
     crd::{NodeHealthCheck, NodeHealthCheckStatus},
     decide::{Action, Creation, silence},
@@ -51,43 +53,6 @@ pub enum Answer {
     Check(Box<NodeHealthCheck>),
     /// The namespace of the leases.
     Namespace,
-}
-
-/// Why a write was not made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The object is not as it was when it was decided on: the watch tells how it is.
-    Conflict,
-    /// The object, or its namespace, is not there.
-    Missing,
-    /// The API server said no.
-    Refused(String),
-    /// No answer: it may have been made.
-    NoAnswer(String),
-    /// This process does not lead any more.
-    NotLeading,
-}
-
-impl From<kube::Error> for Failure {
-    fn from(error: kube::Error) -> Self {
-        match &error {
-            kube::Error::Api(status) if matches!(status.code, 409 | 412) => Self::Conflict,
-            kube::Error::Api(status) if status.code == 404 => Self::Missing,
-            kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
-                Self::Refused(words(status))
-            }
-            kube::Error::Api(status) if status.code == 500 => Self::Refused(words(status)),
-            _ => Self::NoAnswer(describe(&error)),
-        }
-    }
-}
-
-fn words(status: &Status) -> String {
-    if status.message.is_empty() {
-        format!("{} {}", status.code, status.reason)
-    } else {
-        status.message.clone()
-    }
 }
 
 /// Makes writes for the `NodeHealthCheck` of a name.

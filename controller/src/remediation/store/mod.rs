@@ -3,9 +3,11 @@
 //! Our own writes are seen at once, not when the watch tells of them; what the watch tells later of an older version
 //! changes nothing.
 
+mod kinds;
+mod list;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    hash::Hash,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -14,10 +16,11 @@ use k8s_openapi::api::coordination::v1::Lease as ApiLease;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
 use tracing::warn;
 
+use self::list::{List, is_older};
 use super::{
     crd::NodeHealthCheck,
     objects::{self, NodeObject, Texts},
-    world::{Kind, RemediationKey, Template, TemplateKey, TemplateState, World},
+    world::{Kind, RemediationKey, Template, TemplateKey, World},
 };
 
 /// What a watch, or the answer to a write, tells.
@@ -95,47 +98,6 @@ struct Lists {
     nodes: List<Arc<str>>,
     checks: List<String>,
     leases: List<String>,
-}
-
-/// A list that is being read: what is not in it when it is complete is gone.
-#[derive(Debug)]
-struct List<K> {
-    /// Names that it has told so far, while it is being read.
-    told: Option<HashSet<K>>,
-    /// Whether one has been complete.
-    synced: bool,
-}
-
-impl<K> Default for List<K> {
-    fn default() -> Self {
-        Self { told: None, synced: false }
-    }
-}
-
-impl<K: Eq + Hash> List<K> {
-    fn begin(&mut self) {
-        self.told = Some(HashSet::new());
-    }
-
-    fn tell(&mut self, name: K) {
-        if let Some(told) = &mut self.told {
-            told.insert(name);
-        }
-    }
-
-    fn end(&mut self) -> HashSet<K> {
-        self.synced = true;
-        self.told.take().unwrap_or_default()
-    }
-}
-
-/// Whether an object of version `new` is older than one of version `old`. Versions of one resource can be compared as
-/// numbers (KEP-5504); where they are none, the later word counts.
-fn is_older(new: &str, old: &str) -> bool {
-    match (new.parse::<u64>(), old.parse::<u64>()) {
-        (Ok(new), Ok(old)) => new < old,
-        _ => false,
-    }
 }
 
 impl Store {
@@ -382,84 +344,5 @@ impl Store {
         let there = self.world.remediations.get(key);
         let same = there.is_some_and(|there| uid.is_none_or(|uid| uid == there.uid));
         same && self.world.remediations.remove(key).is_some()
-    }
-
-    /// How things stand with a kind.
-    #[must_use]
-    pub fn kind(&self, kind: &Kind) -> Option<&KindState> {
-        self.kinds.get(kind)?.state.as_ref()
-    }
-
-    /// The kinds that have to be watched: those of the templates that are named, and of what they make.
-    #[must_use]
-    pub fn wanted_kinds(&self) -> BTreeSet<Kind> {
-        let templates = self.references();
-        templates.into_iter().filter_map(|key| Some([key.makes()?, key.kind])).flatten().collect()
-    }
-
-    /// Forgets a kind that is not watched any more.
-    pub fn forget_kind(&mut self, kind: &Kind) {
-        self.kinds.remove(kind);
-        self.templates.retain(|key, _| key.kind != *kind);
-        self.world.remediations.retain(|key, _| key.kind != *kind);
-        self.find_templates();
-    }
-
-    /// A kind that will be watched from now on.
-    pub fn expect_kind(&mut self, kind: &Kind) {
-        self.kinds.entry(kind.clone()).or_default();
-    }
-
-    fn references(&self) -> BTreeSet<TemplateKey> {
-        let specs = self.world.checks.values().map(|check| &check.spec);
-        let references = specs.flat_map(|spec| {
-            let steps = spec
-                .escalating_remediations
-                .iter()
-                .flatten()
-                .map(|step| &step.remediation_template);
-            spec.remediation_template.iter().chain(steps)
-        });
-        references.map(TemplateKey::of).collect()
-    }
-
-    /// What the API has for every template that is named.
-    fn find_templates(&mut self) {
-        let found = self.references().into_iter().filter_map(|key| {
-            let state = self.template_state(&key)?;
-            Some((key, state))
-        });
-        self.world.templates = found.collect();
-    }
-
-    /// `None`: that is not known yet.
-    fn template_state(&self, key: &TemplateKey) -> Option<TemplateState> {
-        let made = self.kinds.get(&key.makes()?)?;
-        let entry = self.kinds.get(&key.kind)?;
-        for entry in [entry, made] {
-            match entry.state.as_ref()? {
-                KindState::Missing(why) => return Some(TemplateState::NotFound(why.clone())),
-                KindState::Refused(why) if !entry.list.synced => {
-                    return Some(TemplateState::NotFound(why.clone()));
-                }
-                KindState::Served { .. } | KindState::Refused(_) => {}
-            }
-        }
-        let (resource, namespaced) = match entry.state.as_ref()? {
-            KindState::Served { resource, namespaced } => (resource.as_str(), *namespaced),
-            KindState::Missing(_) | KindState::Refused(_) => ("", true),
-        };
-        if namespaced && key.namespace.is_empty() {
-            return Some(TemplateState::NeedsNamespace);
-        }
-        if !entry.list.synced || !made.list.synced {
-            return None;
-        }
-        let namespace = if namespaced { key.namespace.clone() } else { String::new() };
-        let found = self.templates.get(&TemplateKey { namespace, ..key.clone() });
-        Some(match found {
-            Some(template) => TemplateState::Found(template.clone()),
-            None => TemplateState::NotFound(format!("{resource} \"{}\" not found", key.name)),
-        })
     }
 }

@@ -1,0 +1,31 @@
+//! What the engine works with.
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::remediation::{
+    apply::Writer, events::Events, leader::Leadership, metrics::RemediationMetrics,
+    settings::Settings, store::Change, watch::Sink,
+};
+
+/// What the engine works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// What decisions go by.
+    pub settings: Settings,
+    /// Makes the writes.
+    pub writer: Writer,
+    /// Takes events.
+    pub events: Events,
+    /// Takes counts.
+    pub metrics: RemediationMetrics,
+    /// Whether this replica may write.
+    pub leadership: Leadership,
+    /// Tells when that changes.
+    pub leads: watch::Receiver<bool>,
+    /// Whether this is `OpenShift`, for the webhook.
+    pub is_openshift: Arc<AtomicBool>,
+    /// Changes, and where the watches tell of them.
+    pub changes: (Sink, mpsc::Receiver<Change>),
+}

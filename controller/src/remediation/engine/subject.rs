@@ -1,0 +1,34 @@
+//! What a write is about: the `NodeHealthCheck`, the object and its kind.
+
+use crate::remediation::{crd::NodeHealthCheck, decide::Action, events::About, names, world::Kind};
+
+pub(super) fn about(check: &NodeHealthCheck) -> About {
+    About {
+        name: check.metadata.name.clone().unwrap_or_default(),
+        uid: check.metadata.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// The object that an action writes.
+pub(super) fn object(action: &Action) -> String {
+    let of = |key: &RemediationKey| {
+        format!("{}/{}/{}/{}", key.kind.api_version, key.kind.kind, key.namespace, key.name)
+    };
+    match action {
+        Action::MakeLeaseNamespace => "namespace".to_owned(),
+        Action::AcquireLease { node, .. }
+        | Action::RenewLease { node, .. }
+        | Action::ReleaseLease { node, .. } => names::lease(node),
+        Action::Create(creation) => of(&creation.key),
+        Action::Annotate { key, .. } | Action::Delete { key, .. } => of(key),
+        Action::RemoveConfirmation { node, .. } => format!("node/{node}"),
+    }
+}
+
+pub(super) fn kind_of(action: &Action) -> Option<&Kind> {
+    match action {
+        Action::Create(creation) => Some(&creation.key.kind),
+        Action::Annotate { key, .. } | Action::Delete { key, .. } => Some(&key.kind),
+        _ => None,
+    }
+}
