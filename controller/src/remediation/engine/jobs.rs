@@ -14,7 +14,7 @@ use super::{
         events::About,
         names,
         store::{KindState, Store},
-        world::{Kind, RemediationKey},
+        world::RemediationKey,
     },
     noted::{REFUSED_MAX, keep, place, refuse},
     parts::Parts,

@@ -1,6 +1,12 @@
 //! What a write is about: the `NodeHealthCheck`, the object and its kind.
 
-use crate::remediation::{crd::NodeHealthCheck, decide::Action, events::About, names, world::Kind};
+use crate::remediation::{
+    crd::NodeHealthCheck,
+    decide::Action,
+    events::About,
+    names,
+    world::{Kind, RemediationKey},
+};
 
 pub(super) fn about(check: &NodeHealthCheck) -> About {
     About {
