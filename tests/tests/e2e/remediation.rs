@@ -253,7 +253,7 @@ fn a_leader_that_wakes_up_late_writes_nothing() {
     first.process().signal(Signal::STOP);
     let stopped = Instant::now();
     node.set_ready("False", "KubeletNotReady");
-    second.wait("the second acts", Duration::from_secs(60), || {
+    second.wait("the second acts", Duration::from_mins(1), || {
         (remediator.names() == ["rem-leader-0"]).then_some(())
     });
     let took = stopped.elapsed();
@@ -272,7 +272,7 @@ fn a_leader_that_wakes_up_late_writes_nothing() {
     let after = writes(cluster.requests_of(&users[0]));
     assert_eq!(after.len(), before, "{:?}", &after[before..]);
     second.process().signal(Signal::CONT);
-    second.wait("the end of the remediation", Duration::from_secs(60), || {
+    second.wait("the end of the remediation", Duration::from_mins(1), || {
         remediator.names().is_empty().then_some(())
     });
 }
@@ -364,6 +364,7 @@ fn refusal(cluster: &ControlPlane, arguments: &[&str]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table, and what needs the same cluster")]
 fn the_webhook_speaks_the_words_of_the_reference() {
     let Some(cluster) = ControlPlane::private() else { return };
     define_node_health_check(&cluster);
@@ -446,16 +447,17 @@ fn the_webhook_speaks_the_words_of_the_reference() {
     controller.wait("remediating", TIMEOUT, || {
         (node_health_check(&cluster, space)["status"]["phase"] == "Remediating").then_some(())
     });
-    let patch = |patch: Value| {
+    let refused_patch = |patch: Value| {
         refusal(&cluster, &["patch", "nhc", space, "--type=merge", "--patch", &patch.to_string()])
     };
     let denied = "denied the request: ";
-    let said = patch(json!({ "spec": { "selector": { "matchLabels": { LABEL: "other" } } } }));
+    let said =
+        refused_patch(json!({ "spec": { "selector": { "matchLabels": { LABEL: "other" } } } }));
     assert!(
         said.ends_with(&format!("{denied}selector update prohibited due to running remediation")),
         "{said}"
     );
-    let said = patch(json!({ "spec": { "remediationTemplate": { "name": "b" } } }));
+    let said = refused_patch(json!({ "spec": { "remediationTemplate": { "name": "b" } } }));
     assert!(
         said.ends_with(&format!(
             "{denied}remediation template update prohibited due to running remediation"
