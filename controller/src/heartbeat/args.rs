@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 
-use super::settings;
+use super::defaults;
 use crate::args::CommonArgs;
 
 /// `tocsin-controller heartbeat`
@@ -14,16 +14,16 @@ pub struct HeartbeatArgs {
     #[command(flatten)]
     pub common: CommonArgs,
     /// Address of the API's listener
-    #[arg(long, env = "LISTEN_ADDR", default_value_t = settings::LISTEN_ADDR, value_name = "IP")]
+    #[arg(long, env = "LISTEN_ADDR", default_value_t = defaults::LISTEN_ADDR, value_name = "IP")]
     pub listen_addr: IpAddr,
     /// Port of the API's listener; 0 for any
-    #[arg(long, env = "PORT", default_value_t = settings::PORT, value_name = "PORT")]
+    #[arg(long, env = "PORT", default_value_t = defaults::PORT, value_name = "PORT")]
     pub port: u16,
     /// Address of the admin listener: /metrics, /livez and /readyz
-    #[arg(long, env = "ADMIN_ADDR", default_value_t = settings::LISTEN_ADDR, value_name = "IP")]
+    #[arg(long, env = "ADMIN_ADDR", default_value_t = defaults::LISTEN_ADDR, value_name = "IP")]
     pub admin_addr: IpAddr,
     /// Port of the admin listener; 0 for any
-    #[arg(long, env = "ADMIN_PORT", default_value_t = settings::ADMIN_PORT, value_name = "PORT")]
+    #[arg(long, env = "ADMIN_PORT", default_value_t = defaults::ADMIN_PORT, value_name = "PORT")]
     pub admin_port: u16,
     /// Whether a request has to show a token
     #[arg(long, env = "HEARTBEAT_AUTH", value_enum, default_value_t, value_name = "HOW")]
@@ -35,7 +35,7 @@ pub struct HeartbeatArgs {
     #[arg(long, env = "AUTH_TOKEN_FILE", value_name = "PATH")]
     pub auth_token_file: Option<PathBuf>,
     /// Requests per client and period; 0 refuses all of them
-    #[arg(long, env = "RATE_LIMIT", default_value_t = settings::RATE_LIMIT, allow_negative_numbers = true, value_name = "COUNT")]
+    #[arg(long, env = "RATE_LIMIT", default_value_t = defaults::RATE_LIMIT, allow_negative_numbers = true, value_name = "COUNT")]
     pub rate_limit: i64,
     /// The period, such as 30s, 1h or 1h30m; 0s limits nothing
     #[arg(long, env = "RATE_LIMIT_PERIOD", default_value = "1h", value_name = "TIME")]

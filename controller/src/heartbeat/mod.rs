@@ -8,6 +8,7 @@ pub mod answer;
 pub mod args;
 pub mod badge;
 pub mod client_addr;
+pub mod defaults;
 pub mod events;
 pub mod handler;
 pub mod metrics;

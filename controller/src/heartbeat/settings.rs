@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -17,14 +17,6 @@ use super::{
     tokens::{BadTokens, Tokens},
 };
 
-/// All addresses, IPv6 and IPv4.
-pub const LISTEN_ADDR: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
-/// The port of the controller that this replaces.
-pub const PORT: u16 = 8080;
-/// For people and Prometheus.
-pub const ADMIN_PORT: u16 = 25012;
-/// 3,600 requests per hour, one a second: the replaced controller's.
-pub const RATE_LIMIT: i64 = 3600;
 /// 100 objects per page of a first list: a page of pods is half a megabyte, and a limit of 500 makes it two and a half.
 pub const PAGE: u32 = 100;
 /// 64 namespaces whose events are watched at once; one more ends the watch of the one asked about longest ago.

@@ -67,7 +67,7 @@ fn ten_thousand_names_and_forged_addresses_are_bounded() {
         assert_eq!(ask(&mut connection, n % 10_000, client), 403);
     }
     assert!(heartbeat.metric("tocsin_heartbeat_clients") <= 65_536.0);
-    assert_eq!(heartbeat.metric("tocsin_heartbeat_event_namespaces"), 0.0, "nothing exists");
+    assert!(heartbeat.metric("tocsin_heartbeat_event_namespaces") < 1.0, "nothing exists");
     // What the client writes in front of the proxy's own word gives it no new window.
     let forged: Vec<u16> =
         (0..10).map(|n| ask(&mut connection, n, format!("198.51.100.{n}, 203.0.113.7"))).collect();

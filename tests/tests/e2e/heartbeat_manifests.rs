@@ -10,7 +10,7 @@ use crate::manifests::{applied, apply, objects};
 const HEARTBEAT: &str = "deploy/heartbeat";
 
 fn of_kind<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
-    objects.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
+    objects.iter().find(|object| object["kind"] == kind).unwrap()
 }
 
 #[test]
