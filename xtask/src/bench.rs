@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use anyhow::Result;
 
 use crate::cluster;
-use crate::release::build_agent;
+use crate::release::{build_agent, build_controller};
 use crate::setup::{self, Needs};
 use crate::workspace::{announce, cargo, check};
 
@@ -19,14 +19,15 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     // Figures of an agent without its kernel programs would mean nothing.
     setup::ensure(Needs::Tests)?;
-    let binary = build_agent(true)?;
+    let (agent, controller) = (build_agent(true)?, build_controller()?);
     let mut bench = cargo()?;
     bench
         .args(["run", "--quiet", "--release", "--package", "e2e", "--bin", "bench", "--"])
         .args(&options.which)
         // The size of this program does not matter, so optimisation over all crates would only cost time.
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("TOCSIN_BIN", binary);
+        .env("TOCSIN_BIN", agent)
+        .env("TOCSIN_CONTROLLER_BIN", controller);
     if let Some(programs) = cluster::programs() {
         bench.env(cluster::ASSETS, programs);
     }

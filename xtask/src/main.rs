@@ -30,8 +30,8 @@ enum Command {
     BuildEbpf,
     /// Build the agent and start it here, in the foreground
     Run(run::Options),
-    /// Break and repair a real filesystem while watching /health
-    Demo,
+    /// Break and repair a real filesystem, or a Deployment, while watching the answers
+    Demo(demo::Options),
     /// Build the agent and run every test
     Test(test::Options),
     /// Try the agent on Debian's kernels, in virtual machines
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Run(options) => run::run(&options),
-        Command::Demo => demo::run(),
+        Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Kernels(options) => kernels::run(&options),
         Command::Lint => lint::run(),

@@ -7,6 +7,7 @@
 mod cluster;
 mod detect;
 mod haproxy;
+mod heartbeat;
 mod http;
 mod idle;
 mod probes;
@@ -24,7 +25,7 @@ use crate::scale::{FULL, QUICK, Scale};
 /// Adds its figures to the report.
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 11] = [
+const MEASUREMENTS: [(&str, Measurement); 12] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
@@ -36,6 +37,7 @@ const MEASUREMENTS: [(&str, Measurement); 11] = [
     ("probes", probes::run),
     ("haproxy", haproxy::run),
     ("http", http::run),
+    ("heartbeat", heartbeat::run),
 ];
 
 fn main() -> ExitCode {
