@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::expect_none;
 use crate::imports::{self, Import};
-use crate::tree::{self, Crate, File};
+use crate::tree::{CRATES, Crate, File};
 
 /// Imports that close a circle today: which file uses which.
 const OPEN: &[(&str, &str)] =
@@ -75,8 +75,8 @@ pub(crate) fn circles(files: &[File], edges: &Edges) -> Vec<String> {
 fn no_files_use_each_other() {
     let mut found = Vec::new();
     let mut stale: BTreeSet<&(&str, &str)> = OPEN.iter().collect();
-    for unit in tree::crates() {
-        let mut edges = edges(&unit);
+    for unit in CRATES.iter() {
+        let mut edges = edges(unit);
         let number = |path: &str| unit.files.iter().position(|file| file.path == path);
         let known: Vec<_> = OPEN
             .iter()

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::tree::{self, Crate};
+use crate::tree::{self, CRATES, Crate};
 use crate::{expect_none, imports, root, without_known};
 
 /// The top modules of one package, lowest first. Modules of one line do not use each other.
@@ -114,7 +114,7 @@ impl Layers {
 
 #[test]
 fn no_module_uses_one_above_it() {
-    let found: Vec<_> = tree::crates()
+    let found: Vec<_> = CRATES
         .iter()
         // Integration tests are crates of their own, with modules of their own.
         .filter(|unit| unit.files.first().is_some_and(|root| root.path.contains("/src/")))
@@ -152,9 +152,8 @@ fn no_package_depends_on_one_above_it() {
 /// A file that no `mod` leads to is not compiled, and nothing shows when it is wrong.
 #[test]
 fn every_file_is_compiled() {
-    let crates = tree::crates();
     let compiled: BTreeSet<_> =
-        crates.iter().flat_map(|unit| unit.files.iter().map(|file| &file.path)).collect();
+        CRATES.iter().flat_map(|unit| unit.files.iter().map(|file| &file.path)).collect();
     let orphans: Vec<_> = tree::packages()
         .iter()
         .flat_map(|package| tree::on_disk(package))

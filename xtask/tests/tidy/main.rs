@@ -11,6 +11,7 @@ mod imports;
 mod layers;
 mod proof;
 mod sizes;
+mod source;
 mod tree;
 
 use std::path::Path;

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::LazyLock;
 
 use syn::{Item, UseTree, Visibility};
 
 use crate::root;
-
-/// Absolute within a crate: `["kernel", "task"]`; the crate's root is empty.
-pub(crate) type ModulePath = Vec<String>;
+use crate::source::{Function, ModulePath, Reference, is_for_tests, leaves, scan};
 
 /// One compiled unit: a library, a program, a test.
 pub(crate) struct Crate {
@@ -27,7 +25,10 @@ pub(crate) struct File {
     pub(crate) path: String,
     pub(crate) module: ModulePath,
     pub(crate) lines: usize,
-    pub(crate) syntax: Rc<syn::File>,
+    /// Everything in it that may be of another file.
+    pub(crate) references: Vec<Reference>,
+    /// Its functions, without those of tests.
+    pub(crate) functions: Vec<Function>,
     /// Whether it is only there for tests.
     pub(crate) is_test: bool,
 }
@@ -60,14 +61,14 @@ pub(crate) struct Target {
 /// More than there are re-exports of re-exports; an import that leads to itself ends there.
 const MAX_DEPTH: usize = 16;
 
-/// All crates of all packages of the workspace.
-pub(crate) fn crates() -> Vec<Crate> {
-    packages()
+/// All crates of all packages of the workspace, read once for all tests.
+pub(crate) static CRATES: LazyLock<Vec<Crate>> = LazyLock::new(|| {
+    let packages = packages();
+    let roots = packages
         .iter()
-        .flat_map(|package| roots(package).into_iter().map(move |file| (package, file)))
-        .map(|(package, file)| Crate::read(root(), package, &file))
-        .collect()
-}
+        .flat_map(|package| roots(package).into_iter().map(move |file| (package, file)));
+    roots.map(|(package, file)| Crate::read(root(), package, &file)).collect()
+});
 
 /// The directories of the packages, from the top of the tree.
 pub(crate) fn packages() -> Vec<String> {
@@ -138,14 +139,16 @@ impl Crate {
     fn read_file(&mut self, path: &Path, directory: &Path, module: &ModulePath, is_test: bool) {
         let text = fs::read_to_string(path)
             .unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
-        let syntax = syn::parse_file(&text).map(Rc::new);
-        let syntax = syntax.unwrap_or_else(|error| panic!("parse {}: {error}", path.display()));
+        let syntax = syn::parse_file(&text)
+            .unwrap_or_else(|error| panic!("parse {}: {error}", path.display()));
+        let (references, functions) = scan(&syntax, module);
         let number = self.files.len();
         self.files.push(File {
             path: below(&self.top, path),
             module: module.clone(),
             lines: text.lines().count(),
-            syntax: Rc::clone(&syntax),
+            references,
+            functions,
             is_test,
         });
         self.read_module(&syntax.items, number, directory, module, is_test);
@@ -283,48 +286,6 @@ impl Module {
             None => self.globs.push(path.to_vec()),
         });
     }
-}
-
-/// Calls `each` with every path of a `use` and the name that it gets here; no name for a glob.
-pub(crate) fn leaves(
-    tree: &UseTree,
-    path: &mut Vec<String>,
-    each: &mut impl FnMut(&[String], Option<String>),
-) {
-    match tree {
-        UseTree::Path(part) => {
-            path.push(part.ident.to_string());
-            leaves(&part.tree, path, each);
-            path.pop();
-        }
-        UseTree::Group(group) => group.items.iter().for_each(|tree| leaves(tree, path, each)),
-        UseTree::Name(name) if name.ident == "self" => {
-            let own = path.last().cloned();
-            each(path, own);
-        }
-        UseTree::Name(name) => {
-            let name = name.ident.to_string();
-            path.push(name.clone());
-            each(path, Some(name));
-            path.pop();
-        }
-        UseTree::Rename(rename) => {
-            path.push(rename.ident.to_string());
-            each(path, Some(rename.rename.to_string()));
-            path.pop();
-        }
-        UseTree::Glob(_) => each(path, None),
-    }
-}
-
-/// Whether attributes keep an item out of everything but tests.
-pub(crate) fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let path = attribute.path();
-        path.is_ident("test")
-            || (path.is_ident("cfg")
-                && attribute.parse_args::<syn::Ident>().is_ok_and(|what| what == "test"))
-    })
 }
 
 fn name_of(item: &Item) -> Option<String> {
