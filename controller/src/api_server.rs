@@ -2,12 +2,15 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use tocsin_runtime::kube::{ClientSettings, ClusterClient, ClusterSource, RequestCounts};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{info, warn};
+
+/// `User-Agent` of every role, which the API server's audit log shows.
+pub const USER_AGENT: &str = concat!("tocsin-controller/", env!("CARGO_PKG_VERSION"));
 
 /// 450 ms between PINGs on the connection of the watches, and 500 ms for each answer, as the agent has them: a server
 /// that hangs is noticed within a second.
@@ -63,7 +66,7 @@ impl ApiServer {
             ping_interval: PING_INTERVAL,
             ping_timeout: PING_TIMEOUT,
             connect_timeout: CONNECT_TIMEOUT,
-            ..ClientSettings::new(concat!("tocsin-controller/", env!("CARGO_PKG_VERSION")))
+            ..ClientSettings::new(USER_AGENT)
         };
         let cluster = self.source.connect(&settings, &self.requests).await?;
         let shared = Shared { number, cluster };
@@ -242,12 +245,6 @@ impl StreamHandle {
         };
         self.streams.set(self.index, Stream::Broken { since, why });
     }
-}
-
-/// The wall clock of a moment, for people.
-#[must_use]
-pub fn wall_clock(at: Instant) -> SystemTime {
-    SystemTime::now().checked_sub(at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]

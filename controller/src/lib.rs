@@ -5,5 +5,6 @@ pub mod api_server;
 pub mod args;
 pub mod cli;
 pub mod heartbeat;
+pub mod listen;
 pub mod reflect;
 pub mod remediation;

@@ -211,6 +211,15 @@ impl Metrics {
     /// Answers a scrape with the type of text that its `Accept` prefers.
     #[must_use]
     pub fn reply(&self, headers: &HeaderMap) -> Reply {
+        self.reply_with(headers, |_, _| Ok(()))
+    }
+
+    /// The same, with what `add` writes besides; it is told whether the text is `OpenMetrics`.
+    pub fn reply_with(
+        &self,
+        headers: &HeaderMap,
+        add: impl FnOnce(&mut String, bool) -> fmt::Result,
+    ) -> Reply {
         let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
         let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
         let content_type = if open {
@@ -218,7 +227,8 @@ impl Metrics {
         } else {
             "text/plain; version=0.0.4; charset=utf-8"
         };
-        match self.render() {
+        let text = self.render().and_then(|mut text| add(&mut text, open).map(|()| text));
+        match text {
             Ok(text) => reply(StatusCode::OK, content_type, text),
             Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
         }

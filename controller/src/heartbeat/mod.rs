@@ -25,14 +25,13 @@ pub mod trim;
 pub mod verdict;
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, RwLock, atomic::AtomicU64},
     time::Instant,
 };
 
 use anyhow::Context;
 use tocsin_runtime::{
-    http::{Listener, Server, Settings as HttpSettings, bind},
+    http::{Server, Settings as HttpSettings},
     log::DroppedLines,
     metrics::Metrics,
     tasks::Tasks,
@@ -52,6 +51,7 @@ use self::{
 use crate::{
     admin::Admin,
     api_server::{ApiServer, Streams},
+    listen,
 };
 
 /// Runs the heartbeat until a signal or a dead task ends it.
@@ -69,8 +69,8 @@ pub async fn run(settings: Settings, log_dropped: DroppedLines) -> anyhow::Resul
         badges,
         tls,
     } = settings;
-    let (listener, api_addr) = listener("the API's listener", listen)?;
-    let (admin_listener, admin_addr) = self::listener("admin listener", admin)?;
+    let (listener, api_addr) = listen::listen("the API's listener", listen)?;
+    let (admin_listener, admin_addr) = listen::listen("admin listener", admin)?;
 
     let reloads = Arc::<TokenReloads>::default();
     let tokens = auth.map(|source| tokens_file::start(source, &reloads)).transpose()?;
@@ -126,13 +126,4 @@ pub async fn run(settings: Settings, log_dropped: DroppedLines) -> anyhow::Resul
     tasks.spawn_graceful("heartbeat", http.run(listener, tasks.stop()));
     info!(api = %api_addr, admin = %admin_addr, compat, "listening");
     tasks.run().await
-}
-
-fn listener(what: &'static str, addr: SocketAddr) -> anyhow::Result<(Listener, SocketAddr)> {
-    let open = || {
-        let listener = bind(addr)?.listen(tocsin_runtime::http::BACKLOG)?;
-        let addr = listener.local_addr()?;
-        Ok::<_, std::io::Error>((Listener::Tcp(listener), addr))
-    };
-    open().with_context(|| format!("{what} on {addr}"))
 }

@@ -1,17 +1,14 @@
 //! Wiring: sockets, channels, named tasks.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64},
 };
 
 use anyhow::Context;
-use hyper::{HeaderMap, StatusCode, header};
+use hyper::HeaderMap;
 use tocsin_runtime::{
-    http::{BACKLOG, Listener, Reply, Server, Settings as HttpSettings, bind, error, reply},
+    http::{Listener, Server, Settings as HttpSettings},
     kube::ClientSettings,
     metrics::Metrics,
     tasks::{Stop, Tasks},
@@ -31,15 +28,13 @@ use super::{
     watch::{CHANGES, Sink},
     webhook::Webhook,
 };
-use crate::admin::Admin;
-
-const USER_AGENT: &str = concat!("tocsin-controller/", env!("CARGO_PKG_VERSION"));
+use crate::{admin::Admin, api_server::USER_AGENT, listen::listen};
 
 /// Runs the remediation until a signal or a dead task ends it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut tasks = Tasks::new().context("listen for signals")?;
     let Config { cluster, settings, namespace, identity, leader_election, webhook, admin } = config;
-    let (admin_listener, admin_addr) = listener("admin listener", admin)?;
+    let (admin_listener, admin_addr) = listen("admin listener", admin)?;
     let client = cluster.connect(&ClientSettings::new(USER_AGENT), &Arc::default()).await?.client;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
 
@@ -61,7 +56,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let is_openshift = Arc::<AtomicBool>::default();
     let mut webhook_addr = None;
     if let Some((addr, certificate)) = webhook {
-        let (listener, addr) = self::listener("the webhook's listener", addr)?;
+        let (listener, addr) = listen("the webhook's listener", addr)?;
         let webhook = Webhook {
             client: client.clone(),
             is_openshift: is_openshift.clone(),
@@ -152,37 +147,12 @@ impl Serve {
 fn admin_handler(metrics: &RemediationMetrics) -> Admin {
     let (scraped, ready) = (metrics.clone(), metrics.clone());
     let registry = Metrics::new(metrics.clone());
-    let scrape = move |headers: &HeaderMap| scrape(&registry, &scraped, headers);
+    let scrape = move |headers: &HeaderMap| {
+        registry.reply_with(headers, |text, open| scraped.add_to(text, open))
+    };
     Admin::with_scrape(scrape, move || {
         if ready.is_synced() { Ok(()) } else { Err("the first lists are being read".to_owned()) }
     })
-}
-
-fn scrape(registry: &Metrics, metrics: &RemediationMetrics, headers: &HeaderMap) -> Reply {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let open = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-    let content_type = if open {
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    } else {
-        "text/plain; version=0.0.4; charset=utf-8"
-    };
-    let text = registry.render().and_then(|mut text| {
-        metrics.add_to(&mut text, open)?;
-        Ok(text)
-    });
-    match text {
-        Ok(text) => reply(StatusCode::OK, content_type, text),
-        Err(failed) => error(StatusCode::INTERNAL_SERVER_ERROR, &failed.to_string()),
-    }
-}
-
-fn listener(what: &'static str, addr: SocketAddr) -> anyhow::Result<(Listener, SocketAddr)> {
-    let open = || {
-        let listener = bind(addr)?.listen(BACKLOG)?;
-        let addr = listener.local_addr()?;
-        Ok::<_, std::io::Error>((Listener::Tcp(listener), addr))
-    };
-    open().with_context(|| format!("{what} on {addr}"))
 }
 
 /// Runs `explain`, and gives its text.

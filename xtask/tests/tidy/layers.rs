@@ -37,7 +37,7 @@ const LAYERS: [Layers; 4] = [
     Layers {
         package: "controller",
         lowest_first: &[
-            &["api_server", "args"],
+            &["api_server", "args", "listen"],
             &["admin", "reflect"],
             &["heartbeat", "remediation"],
             &["cli"],
