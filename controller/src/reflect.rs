@@ -10,6 +10,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use kube::{
     Api, Client, Resource,
+    core::Status,
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
@@ -95,16 +96,21 @@ pub async fn follow<K, S>(
     }
 }
 
+/// The API server's own answer, where a list or a watch failed with one.
+#[must_use]
+pub fn refusal(error: &watcher::Error) -> Option<&Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
 /// What went wrong, in one line: the API server's own words where it answered.
 fn words(error: &watcher::Error) -> String {
-    let status = match error {
-        watcher::Error::WatchError(status)
-        | watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => Some(status),
-        _ => None,
-    };
-    match status.filter(|status| !status.message.is_empty()) {
+    match refusal(error).filter(|status| !status.message.is_empty()) {
         Some(status) => format!("{} ({})", one_line(&status.message, LENGTH), status.code),
         None => describe(error),
     }

@@ -26,7 +26,6 @@ use super::{
     rate_limit::{Quota, RateLimit},
     route::{Route, Routed, route},
     selector,
-    settings::Badges,
     store::{Found, Store},
     tokens::{self, Access, Scope, Tokens},
     verdict::{Facts, judge},
@@ -49,7 +48,7 @@ pub struct Handler {
     /// Networks of proxies that are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose badges need no token.
-    pub badges: Badges,
+    pub badges: Scope,
     /// Status codes and bodies.
     pub writer: Writer,
     /// How long a warning counts.
@@ -91,7 +90,7 @@ impl Handler {
     pub fn handle(&self, method: &Method, uri: &Uri, headers: &HeaderMap, peer: Peer) -> Reply {
         let is_preflight =
             headers.contains_key(ORIGIN) && headers.contains_key("access-control-request-method");
-        let mut reply = match route(method, uri, is_preflight) {
+        let reply = match route(method, uri, is_preflight) {
             Routed::Redirect(location) => answer::redirect(&location),
             Routed::NotFound => self.writer.not_found(),
             Routed::BadRequest => self.writer.bad_request("the path is not UTF-8"),
@@ -105,12 +104,6 @@ impl Handler {
                 reply
             }
         };
-        if *method == Method::HEAD
-            && self.writer.compat
-            && reply.headers().get("content-type").is_none()
-        {
-            without_length(&mut reply);
-        }
         self.answered.count(reply.status());
         reply
     }
@@ -153,7 +146,7 @@ impl Handler {
     fn scope(&self, route: &Route, uri: &Uri, headers: &HeaderMap) -> Result<Scope, Reply> {
         let Some(tokens) = &self.tokens else { return Ok(Scope::All) };
         if let Route::Badge { namespace, .. } = route
-            && self.badges.are_public(namespace)
+            && self.badges.contains(namespace)
         {
             return Ok(Scope::All);
         }
@@ -268,9 +261,4 @@ fn list(workloads: Vec<WorkloadHealth>, reason: Option<String>) -> WorkloadList 
     let reason =
         reason.or_else(|| workloads.is_empty().then(|| "there is no such workload".to_owned()));
     WorkloadList { status, reason, workloads }
-}
-
-/// Go's server gives no length for an empty body that it does not send.
-fn without_length(reply: &mut Reply) {
-    reply.headers_mut().remove(hyper::header::CONTENT_LENGTH);
 }

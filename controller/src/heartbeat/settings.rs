@@ -14,7 +14,7 @@ use tocsin_runtime::{kube::ClusterSource, tls::CertificateFiles};
 use super::{
     args::{Auth, HeartbeatArgs},
     rate_limit::Limit,
-    tokens::{BadTokens, Tokens},
+    tokens::{BadTokens, Scope, Tokens},
 };
 
 /// 100 objects per page of a first list: a page of pods is half a megabyte, and a limit of 500 makes it two and a half.
@@ -48,8 +48,8 @@ pub struct Settings {
     pub compat: bool,
     /// How long a warning counts.
     pub event_window: Duration,
-    /// Whose badges need no token.
-    pub badges: Badges,
+    /// The namespaces whose badges need no token.
+    pub badges: Scope,
     /// Certificate chain and key of the API's listener.
     pub tls: Option<CertificateFiles>,
 }
@@ -61,26 +61,6 @@ pub struct TokenSource {
     pub fixed: Option<Tokens>,
     /// `AUTH_TOKEN_FILE`
     pub file: Option<PathBuf>,
-}
-
-/// Namespaces whose badges need no token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Badges {
-    /// All of them.
-    All,
-    /// These.
-    Namespaces(Vec<String>),
-}
-
-impl Badges {
-    /// Whether a badge of this namespace needs no token.
-    #[must_use]
-    pub fn are_public(&self, namespace: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Namespaces(names) => names.iter().any(|name| name == namespace),
-        }
-    }
 }
 
 /// A value that cannot be used; one line, without secrets.
@@ -193,10 +173,10 @@ fn networks(text: &str) -> Result<Vec<IpNet>, SettingsError> {
     parts.map(parse).collect()
 }
 
-fn badges(text: &str) -> Badges {
+fn badges(text: &str) -> Scope {
     let names: Vec<String> =
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    if names.iter().any(|name| name == "*") { Badges::All } else { Badges::Namespaces(names) }
+    if names.iter().any(|name| name == "*") { Scope::All } else { Scope::Namespaces(names) }
 }
 
 #[cfg(test)]
@@ -270,11 +250,11 @@ mod tests {
         assert_eq!(found.limit, Limit { requests: 3600, period: Duration::from_hours(1) });
         assert_eq!((found.listen.port(), found.compat), (8080, true));
         assert_eq!(found.event_window, Duration::from_mins(10));
-        assert!(!found.badges.are_public("ns"));
+        assert!(!found.badges.contains("ns"));
         let found =
             settings(&["--auth=none", "--compat=false", "--rate-limit=-1", "--badge-namespaces=*"])
                 .unwrap();
-        assert_eq!((found.compat, found.limit.requests, found.badges), (false, -1, Badges::All));
+        assert_eq!((found.compat, found.limit.requests, found.badges), (false, -1, Scope::All));
         let found = settings(&[
             "--auth=none",
             "--rate-limit-period=1h30m",

@@ -47,7 +47,7 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// What a token lets its holder see.
+/// Namespaces: those that a token lets its holder see, or whose badges everybody may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// Every namespace.

@@ -56,8 +56,7 @@ pub fn stateful_set(object: StatefulSet) -> Option<Workload> {
     let status = object.status.unwrap_or_default();
     let strategy = spec.update_strategy.unwrap_or_default();
     let rolling = strategy.rolling_update.unwrap_or_default();
-    let max_unavailable = (strategy.type_.as_deref() != Some("OnDelete"))
-        .then(|| rolling.max_unavailable.map_or(SET_UNAVAILABLE, amount));
+    let max_unavailable = set_unavailable(strategy.type_.as_deref(), rolling.max_unavailable);
     workload(
         object.metadata,
         status.observed_generation,
@@ -82,14 +81,18 @@ pub fn daemon_set(object: DaemonSet) -> Option<Workload> {
     let status = object.status.unwrap_or_default();
     let strategy = spec.update_strategy.unwrap_or_default();
     let rolling = strategy.rolling_update.unwrap_or_default();
-    let max_unavailable = (strategy.type_.as_deref() != Some("OnDelete"))
-        .then(|| rolling.max_unavailable.map_or(SET_UNAVAILABLE, amount));
+    let max_unavailable = set_unavailable(strategy.type_.as_deref(), rolling.max_unavailable);
     workload(
         object.metadata,
         status.observed_generation,
         status.desired_number_scheduled,
         Details::DaemonSet { max_unavailable },
     )
+}
+
+/// How many pods of a set its updates may take away at once; `None` where it is updated by hand.
+fn set_unavailable(strategy: Option<&str>, max_unavailable: Option<IntOrString>) -> Option<Amount> {
+    (strategy != Some("OnDelete")).then(|| max_unavailable.map_or(SET_UNAVAILABLE, amount))
 }
 
 fn workload(

@@ -88,10 +88,7 @@ async fn read(client: &Client, settings: &Settings) -> anyhow::Result<Store> {
             None => None,
         };
         let Some((resource, capabilities)) = found else {
-            let why = format!(
-                "no matches for kind \"{}\" in version \"{}\"",
-                kind.kind, kind.api_version
-            );
+            let why = watch::no_matches(&kind);
             store.take(Change::Kind(kind, KindState::Missing(why)), Timestamp::now());
             continue;
         };

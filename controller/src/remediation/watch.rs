@@ -33,6 +33,7 @@ use super::{
     store::{Change, KindState},
     world::Kind,
 };
+use crate::reflect::refusal;
 
 /// 1,024 changes that wait for the engine, which takes each in microseconds; a full queue makes the watches wait, and
 /// nothing is lost.
@@ -75,8 +76,7 @@ pub async fn leases(client: Client, namespace: String, sink: Sink) {
 /// Follows the objects of a kind, and whether it is served at all.
 pub async fn kind(client: Client, kind: Kind, sink: Sink) {
     let Some(gvk) = gvk(&kind) else {
-        let why =
-            format!("no matches for kind \"{}\" in version \"{}\"", kind.kind, kind.api_version);
+        let why = no_matches(&kind);
         sink.tell(Change::Kind(kind, KindState::Missing(why))).await;
         return std::future::pending().await;
     };
@@ -93,10 +93,7 @@ pub async fn kind(client: Client, kind: Kind, sink: Sink) {
                 follow_kind(&client, &kind, &resource, &sink).await;
             }
             Err(error) if is_missing(&error) => {
-                let why = format!(
-                    "no matches for kind \"{}\" in version \"{}\"",
-                    kind.kind, kind.api_version
-                );
+                let why = no_matches(&kind);
                 if !sink.tell(Change::Kind(kind.clone(), KindState::Missing(why))).await {
                     return;
                 }
@@ -119,10 +116,7 @@ async fn follow_kind(client: &Client, kind: &Kind, resource: &ApiResource, sink:
         let state = if status.code == 403 {
             KindState::Refused(status.message.clone())
         } else {
-            KindState::Missing(format!(
-                "no matches for kind \"{}\" in version \"{}\"",
-                kind.kind, kind.api_version
-            ))
+            KindState::Missing(no_matches(kind))
         };
         sink.tell(Change::Kind(kind.clone(), state)).await;
     }
@@ -134,6 +128,12 @@ pub fn gvk(kind: &Kind) -> Option<GroupVersionKind> {
     let (group, version) = kind.api_version.split_once('/').unwrap_or(("", &kind.api_version));
     (!version.is_empty() && !version.contains('/'))
         .then(|| GroupVersionKind::gvk(group, version, &kind.kind))
+}
+
+/// What the API server's clients say of a kind that it does not serve.
+#[must_use]
+pub fn no_matches(kind: &Kind) -> String {
+    format!("no matches for kind \"{}\" in version \"{}\"", kind.kind, kind.api_version)
 }
 
 fn is_missing(error: &kube::Error) -> bool {
@@ -184,14 +184,4 @@ where
         }
     }
     None
-}
-
-fn refusal(error: &watcher::Error) -> Option<&Status> {
-    match error {
-        watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status))
-        | watcher::Error::WatchError(status) => Some(status),
-        _ => None,
-    }
 }
