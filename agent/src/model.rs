@@ -4,12 +4,14 @@ mod blind_spot;
 mod dev;
 mod fault;
 mod node;
+mod peers;
 
 pub use self::{
     blind_spot::{BlindSpot, BlindSpots},
     dev::{BadDev, Dev},
     fault::{Fault, FaultChange, FaultKind, FaultView, MOUNT_POINTS_SHOWN, Scope, Transition},
     node::{ApiState, Condition, Node, NodeObservation, NodeView},
+    peers::{Peer, PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState, PeerView},
 };
 
 /// What a check found.

@@ -25,6 +25,7 @@ const LAYERS: [Layers; 4] = [
             &["kernel"],
             &["checks"],
             &["cluster"],
+            &["peers"],
             &["health"],
             &["serve"],
             &["cli"],
