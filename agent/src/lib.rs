@@ -14,4 +14,5 @@ pub mod health;
 pub mod host;
 pub mod kernel;
 pub mod model;
+pub mod peers;
 pub mod serve;

@@ -5,6 +5,7 @@ use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duratio
 use clap::{Args, builder::BoolishValueParser};
 use tocsin_runtime::log;
 
+use super::PeerArgs;
 use crate::{checks, checks::OnApiLoss, kernel, serve, serve::weight};
 
 /// The arguments of `tocsin agent`.
@@ -37,6 +38,9 @@ pub struct AgentArgs {
     /// The kernel side.
     #[command(flatten)]
     pub kernel: KernelArgs,
+    /// The peers.
+    #[command(flatten)]
+    pub peers: PeerArgs,
     /// Faults of pods' volumes fail the node's checks too
     #[arg(long, env = "FAIL_ON_VOLUMES", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]
@@ -172,7 +176,7 @@ pub struct KernelArgs {
     pub mount_table: PathBuf,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
 }

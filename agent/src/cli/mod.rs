@@ -1,13 +1,17 @@
 //! The command line: commands, flags, and the environment variables for them.
 
 mod agent;
+mod peers;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tocsin_runtime::command_line::Alias;
 
-pub use self::agent::{AgentArgs, ClusterArgs, KernelArgs, ListenerArgs, ProbeArgs};
+pub use self::{
+    agent::{AgentArgs, ClusterArgs, KernelArgs, ListenerArgs, ProbeArgs},
+    peers::{PeerArgs, Switch},
+};
 use crate::{kernel, serve};
 
 /// Tells load balancers, Kubernetes and people, within milliseconds of the kernel noticing, whether this

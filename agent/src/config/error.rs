@@ -1,12 +1,15 @@
 //! A value of the command line that cannot be used.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use humantime::format_duration;
 
-use crate::checks::{
-    BadConditionError, container_runtime::BadSocket, disk_pressure::BadThreshold,
-    http::HttpProbeError, network::BadName,
+use crate::{
+    checks::{
+        BadConditionError, container_runtime::BadSocket, disk_pressure::BadThreshold,
+        http::HttpProbeError, network::BadName,
+    },
+    peers::settings::BadShare,
 };
 
 /// A value that cannot be used, in one line that begins with the name of its environment variable.
@@ -42,6 +45,27 @@ pub enum ConfigError {
     /// One of `TLS_CERT` and `TLS_KEY` is set without the other.
     #[error("{0} needs {1}")]
     HalfOfTls(&'static str, &'static str),
+    /// `PEERS=on` is set without something that it takes.
+    #[error("PEERS=on needs {0}")]
+    PeersNeed(&'static str),
+    /// `POD_IP` is no address that peers can send to.
+    #[error("POD_IP: {0} is not the address of one host")]
+    PodIp(IpAddr),
+    /// `PEERS_JOIN` is neither a list of addresses nor a name.
+    #[error("PEERS_JOIN: {0:?} is neither ip:port, with commas, nor a DNS name")]
+    PeersJoin(String),
+    /// Both ways to find peers are set.
+    #[error("PEERS_JOIN and SERVICE_NAME are two ways to find peers: set one of them")]
+    TwoWaysToJoin,
+    /// `SERVICE_NAME` is set without `NAMESPACE`.
+    #[error("SERVICE_NAME needs NAMESPACE")]
+    ServiceNeeds,
+    /// A URL of the peers that cannot be used.
+    #[error("{0}: {1:?} is not an http:// or https:// URL")]
+    PeersUrl(&'static str, String),
+    /// `STORM_GUARD` is no share.
+    #[error("STORM_GUARD: {0}")]
+    StormGuard(#[from] BadShare),
     /// A time that is too short or too long.
     #[error("{0}: {t} is not between {least} and {most}",
         t = format_duration(*.1), least = format_duration(*.2), most = format_duration(*.3))]

@@ -2,6 +2,7 @@
 
 mod error;
 mod listener;
+mod peers;
 mod policy;
 
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
@@ -35,6 +36,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Path of the control socket.
     pub control_socket: PathBuf,
+    /// The peers; `None` without `PEERS=on`.
+    pub peers: Option<crate::peers::Settings>,
     /// The kernel side.
     pub kernel: kernel::settings::Settings,
     /// Path of the mount table that is watched.
@@ -56,6 +59,7 @@ impl Config {
             control_socket,
             default_checks,
             kernel,
+            peers,
             fail_on_volumes,
             log_format,
             log: _,
@@ -69,6 +73,7 @@ impl Config {
         let default_checks = default_checks.as_deref();
         let policy =
             policy::policy(&cluster_args, default_checks, fail_on_volumes, &probes, has_cluster)?;
+        let peers = peers::settings(peers, policy.node_name.as_deref())?;
         let publish_conditions = publish_conditions(&cluster_args, &policy, has_cluster)?;
         if nodecheck_down_status != 200 && !(400..600).contains(&nodecheck_down_status) {
             return Err(ConfigError::BadStatus(nodecheck_down_status));
@@ -82,6 +87,7 @@ impl Config {
             listener: ListenerSettings::new(listener)?,
             admin: SocketAddr::new(admin_addr, admin_port),
             control_socket,
+            peers,
             kernel,
             mount_table,
             log_format,

@@ -1,0 +1,19 @@
+//! The agents of all nodes watch each other: membership, coordinator, and what they tell each other.
+//!
+//! [`task`] owns the UDP socket and is the one writer of the [`PeerView`](crate::model::PeerView). What it decides is in
+//! pure state machines that take packets, timers and the time: [`channels`] has the ends for the other tasks.
+
+mod channels;
+pub mod gossip;
+pub mod settings;
+mod stats;
+
+pub use self::{
+    channels::{
+        Channels, Discovered, DiscoveredPeer, ProbePacket, ProbeResults, Prober, Published,
+        SanityQuestion, SanityQuestions, TaskChannels, channels, not_configured,
+    },
+    gossip::{Gossip, GossipItem, Topic},
+    settings::Settings,
+    stats::{PeerStats, Rejection},
+};
