@@ -1,4 +1,4 @@
-//! Builds the kernel programs with aya-build and leaves the object at `$OUT_DIR/tocsin-ebpf`.
+//! Builds the kernel programs with aya-build and leaves the object, without DWARF, at `$OUT_DIR/tocsin-ebpf`.
 //!
 //! The toolchain is `TOCSIN_BPF_TOOLCHAIN`, else the one that `cargo xtask setup` found and wrote into
 //! `bpf-toolchain` in the target directory, else `nightly`. `AYA_BUILD_SKIP=1` leaves an empty file
@@ -52,7 +52,28 @@ fn object() -> Result<()> {
             "the kernel programs did not build with `{toolchain}`: unless the warnings show a \
              mistake in them, run `cargo xtask setup`"
         )
-    })
+    })?;
+    without_dwarf(&object).with_context(|| format!("take DWARF out of {}", object.display()))
+}
+
+/// Deletes the DWARF sections, nine tenths of the object. The linker has made BTF of them, which is all that the kernel
+/// and aya read.
+fn without_dwarf(path: &Path) -> Result<()> {
+    let whole = fs::read(path)?;
+    let mut object = object::build::elf::Builder::read(whole.as_slice())?;
+    for section in &mut object.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    object.delete_orphans();
+    // LLVM keeps the names of sections and symbols in one table; this writer wants two.
+    let names = object.sections.add();
+    names.name = b".shstrtab".as_slice().into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.data = object::build::elf::SectionData::SectionString;
+    let mut small = Vec::new();
+    object.write(&mut object::write::StreamingBuffer::new(&mut small))?;
+    Ok(fs::write(path, small)?)
 }
 
 fn toolchain(out: &Path) -> String {
