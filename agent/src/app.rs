@@ -19,13 +19,16 @@ use tracing::{error, info, warn};
 
 use crate::{
     checks::{Policy, disk_pressure::FullestFilesystem},
-    cluster::{self, ClusterTask, FaultFeed, stats::ApiStats},
+    cluster::{self, ClusterTask, FaultFeed, event_recorder::Notice, stats::ApiStats},
     config::Config,
-    health::Board,
+    health::{
+        Board,
+        storm_guard::{GuardView, task::StormGuard},
+    },
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{self, Channels, Command, HookState, Published, task::Kernel},
     model::{BlindSpot, NodeView},
-    serve,
+    peers, serve,
     serve::{
         admin::Admin,
         agent_check::{self, AgentCheck},
@@ -120,7 +123,8 @@ impl Inputs {
         let Channels { task, published, commands } = kernel::channels();
         let policy = Arc::new(config.policy.clone());
         let api = Arc::<ApiStats>::default();
-        let (cluster, node) = start_cluster(config, &policy, &published, &api)?;
+        let (notices, notices_read) = mpsc::channel(cluster::settings::NOTICES);
+        let (cluster, node) = start_cluster(config, &policy, &published, notices_read, &api)?;
         let kernel =
             Kernel::start(&config.kernel, paths, task).await.context("read the mount table")?;
         tasks.spawn_background("kernel", kernel.run());
@@ -133,8 +137,22 @@ impl Inputs {
         let (runner, probes) = config.probes.start(&policy, paths).context("start the probes")?;
         tasks.spawn_background("probes", runner.run());
         let kernel = published.faults.clone();
-        let sources = crate::health::Sources { kernel, node: node.clone(), probes };
+        let peers = peers::not_configured();
+        let threshold = config.peers.as_ref().and_then(|peers| peers.storm_guard);
+        let (guard, guard_seen) = watch::channel(Arc::new(GuardView::new(threshold)));
+        let sources = crate::health::Sources {
+            kernel,
+            node: node.clone(),
+            peers: peers.view.clone(),
+            guard: guard_seen,
+            probes,
+        };
         let board = Board::new(sources, policy);
+        if config.peers.is_some() {
+            let (board, view, gossip) = (board.clone(), peers.view.clone(), peers.gossip.clone());
+            let task = StormGuard { board, peers: view, gossip, view: guard, notices };
+            tasks.spawn_background("storm guard", task.run());
+        }
         Ok(Self { published, node, api, board, fullest, commands })
     }
 }
@@ -158,6 +176,7 @@ fn start_cluster(
     config: &Config,
     policy: &Arc<Policy>,
     published: &Published,
+    notices: mpsc::Receiver<Notice>,
     stats: &Arc<ApiStats>,
 ) -> anyhow::Result<(Option<ClusterTask>, watch::Receiver<Arc<NodeView>>)> {
     let Some(source) = config.cluster.clone() else { return Ok((None, cluster::not_configured())) };
@@ -165,7 +184,8 @@ fn start_cluster(
         error!("NODE_NAME is not set: requests whose checks need it are answered with 500");
         return Ok((None, cluster::not_configured()));
     };
-    let faults = FaultFeed { view: published.faults.clone(), changes: published.changes() };
+    let (view, changes) = (published.faults.clone(), published.changes());
+    let faults = FaultFeed { view, changes, notices };
     let (cluster, node) = cluster::start(cluster::Options {
         source,
         node_name,

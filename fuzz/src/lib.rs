@@ -8,7 +8,7 @@ use std::{
 
 use hyper::StatusCode;
 use tocsin::{
-    checks::{self, Policy, samples::Probes},
+    checks::{self, Policy},
     health::{Board, Sources},
     model::{ApiState, Dev, Fault, FaultKind, FaultView, Node, NodeObservation, NodeView, Scope},
     serve::health::{
@@ -49,8 +49,7 @@ impl Listener {
             default_checks: names.iter().filter_map(|name| checks::find(name)).collect(),
             ..Policy::default()
         };
-        let board =
-            Board::new(Sources { kernel, node, probes: Probes::default() }, Arc::new(policy));
+        let board = Board::new(Sources { kernel, node, ..Sources::default() }, Arc::new(policy));
         let router = Router::new(board, 200);
         Self { cache: ResponseCache::new(router.clone()), router, faults }
     }

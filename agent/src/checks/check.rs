@@ -1,9 +1,9 @@
 //! A check, and what the operator wants of checks: plain data.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::{bad_condition::BadCondition, node::OnApiLoss};
-use crate::model::{BlindSpots, Node, Outcome, Scope};
+use crate::model::{BlindSpots, Node, Outcome, PeerView, Scope};
 
 /// One row of the registry.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub enum CheckSource {
     Kernel(fn(&BlindSpots) -> Option<String>),
     /// The Node object in the cluster. The function judges it.
     Node(fn(&Node, &Policy) -> Outcome),
+    /// The agents of other nodes. The function judges what this one knows of them.
+    Peers(fn(&PeerView, &Policy) -> Outcome),
     /// The check's own probe: the latest sample that the [`runner`](super::runner) took.
     Probe,
 }
@@ -63,6 +65,10 @@ pub struct Policy {
     pub custom_conditions: Vec<BadCondition>,
     /// `HTTP_PROBES`: the operator's own checks.
     pub own: Vec<&'static Check>,
+    /// `PEERS_MIN`: the share of its peers that this node has to reach, 0 to 1.
+    pub peers_min: f64,
+    /// `REQUIRE_WRITABLE`: mount points whose kernel faults the storm guard never holds up.
+    pub require_writable: Vec<PathBuf>,
     /// `PROBE_INTERVAL`: the time between two samples of a probe.
     pub probe_interval: Duration,
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{Check, CheckSource, Policy, kernel, node, samples::Probes};
-use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome};
+use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome, PeerView};
 
 /// What every source says at one moment, and what the operator wants.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct CheckContext {
     pub kernel: Arc<FaultView>,
     /// What the cluster says about this node.
     pub node: Arc<NodeView>,
+    /// The agents of other nodes.
+    pub peers: Arc<PeerView>,
     /// The samples of the probes.
     pub probes: Probes,
     /// What the operator wants.
@@ -24,8 +26,8 @@ impl CheckContext {
     /// A context in which no source has said anything yet. Its fields are public, to be set.
     #[must_use]
     pub fn new(policy: Arc<Policy>, now: Instant) -> Self {
-        let (kernel, node, probes) = (Arc::default(), Arc::default(), Probes::default());
-        Self { kernel, node, probes, policy, now }
+        let (kernel, node, peers) = (Arc::default(), Arc::default(), Arc::default());
+        Self { kernel, node, peers, probes: Probes::default(), policy, now }
     }
 
     /// The check's outcome.
@@ -41,6 +43,7 @@ impl CheckContext {
                 let name = self.policy.node_name.as_deref().unwrap_or_default();
                 node::outcome(&self.node, name, self.policy.on_api_loss, judge)
             }
+            CheckSource::Peers(judge) => judge(&self.peers, &self.policy),
             CheckSource::Probe => {
                 self.probes.outcome(check.name, self.policy.probe_interval, self.now)
             }
@@ -55,6 +58,7 @@ impl CheckContext {
             CheckSource::Node(_) => {
                 self.policy.node_name.is_some() && self.node.api != ApiState::NotConfigured
             }
+            CheckSource::Peers(_) => self.peers.is_configured,
             CheckSource::Probe => self.probes.latest(check.name).is_some(),
         }
     }

@@ -19,6 +19,7 @@ mod kernel;
 pub mod network;
 mod node;
 mod node_ready;
+pub mod peers;
 pub mod probes;
 mod registry;
 pub mod runner;

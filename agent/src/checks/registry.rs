@@ -2,7 +2,7 @@
 
 use super::{
     Check, Policy, container_runtime, custom_conditions, disk_pressure, filesystem_ro, http,
-    io_errors, io_stall, network, node_ready, schedulable,
+    io_errors, io_stall, network, node_ready, peers, schedulable,
 };
 
 /// Every built-in check, in the order in which they are shown.
@@ -20,6 +20,7 @@ pub fn all() -> &'static [Check] {
         container_runtime::CHECK,
         disk_pressure::CHECK,
         network::CHECK,
+        peers::CHECK,
     ];
     ALL
 }

@@ -22,9 +22,9 @@ const SERIES: usize = 64;
 /// An event about the Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEvent {
-    /// The kind of the faults.
-    pub kind: FaultKind,
-    /// Whether they opened (a warning) or closed.
+    /// What it is about.
+    pub subject: Subject,
+    /// Whether that began (a warning) or ended.
     pub direction: Direction,
     /// The reason: one word for machines.
     pub reason: &'static str,
@@ -34,12 +34,32 @@ pub struct NodeEvent {
     pub series: Option<Series>,
 }
 
-/// Whether faults opened or closed.
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// Faults of that kind.
+    Faults(FaultKind),
+    /// A check that fails on so many nodes that failing it takes none of them out.
+    StormGuard,
+}
+
+/// Something that began or ended and is no fault of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// What it is about.
+    pub subject: Subject,
+    /// Whether it began or ended.
+    pub direction: Direction,
+    /// The text for people.
+    pub text: String,
+}
+
+/// Whether something began or ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// They opened.
+    /// It began.
     Opened,
-    /// They closed.
+    /// It ended.
     Closed,
 }
 
@@ -52,18 +72,21 @@ pub struct Series {
     pub count: i32,
 }
 
-/// An event's reason, by kind: (opened, closed). Reasons are API.
+/// An event's reason, by subject: (began, ended). Reasons are API.
 #[must_use]
-pub fn reasons(kind: FaultKind) -> (&'static str, &'static str) {
-    match kind {
-        FaultKind::FilesystemRo => ("ReadonlyFilesystem", "ReadonlyFilesystemOver"),
-        FaultKind::FilesystemError => ("FilesystemError", "FilesystemErrorOver"),
-        FaultKind::IoError => ("DiskIOError", "DiskIOErrorOver"),
-        FaultKind::IoStall => ("DiskStalled", "DiskStalledOver"),
+pub fn reasons(subject: Subject) -> (&'static str, &'static str) {
+    match subject {
+        Subject::Faults(FaultKind::FilesystemRo) => {
+            ("ReadonlyFilesystem", "ReadonlyFilesystemOver")
+        }
+        Subject::Faults(FaultKind::FilesystemError) => ("FilesystemError", "FilesystemErrorOver"),
+        Subject::Faults(FaultKind::IoError) => ("DiskIOError", "DiskIOErrorOver"),
+        Subject::Faults(FaultKind::IoStall) => ("DiskStalled", "DiskStalledOver"),
+        Subject::StormGuard => ("StormGuard", "StormGuardOver"),
     }
 }
 
-type Key = (Direction, FaultKind);
+type Key = (Direction, Subject);
 
 /// Changes that wait to be written as one event.
 #[derive(Debug, Default)]
@@ -137,13 +160,22 @@ impl EventRecorder {
             Scope::Volume => " [a pod's volume]",
             Scope::Member => " [a member of a redundant device]",
         };
-        self.add((Direction::Opened, fault.kind), format!("{}{scope}", fault.reason));
+        self.add(
+            (Direction::Opened, Subject::Faults(fault.kind)),
+            format!("{}{scope}", fault.reason),
+        );
         self.open.insert(fault.id.clone(), fault);
     }
 
     fn closed(&mut self, fault: &Fault) {
-        self.add((Direction::Closed, fault.kind), fault.reason.clone());
+        self.add((Direction::Closed, Subject::Faults(fault.kind)), fault.reason.clone());
         self.open.remove(&fault.id);
+    }
+
+    /// Takes in something that is no fault.
+    pub fn notice(&mut self, notice: Notice) {
+        let Notice { subject, direction, text } = notice;
+        self.add((direction, subject), text);
     }
 
     fn add(&mut self, key: Key, text: String) {
@@ -160,9 +192,9 @@ impl EventRecorder {
     /// The event to write next.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<NodeEvent> {
-        let key @ (direction, kind) = *self.order.front()?;
-        let note = note(direction, self.pending.get(&key)?);
-        let (opened, closed) = reasons(kind);
+        let key @ (direction, subject) = *self.order.front()?;
+        let note = note(key, self.pending.get(&key)?);
+        let (opened, closed) = reasons(subject);
         let reason = match direction {
             Direction::Opened => opened,
             Direction::Closed => closed,
@@ -176,12 +208,12 @@ impl EventRecorder {
             name: name.clone(),
             count: count.saturating_add(1),
         });
-        Some(NodeEvent { kind, direction, reason, note, series })
+        Some(NodeEvent { subject, direction, reason, note, series })
     }
 
     /// The event of [`Self::next`] was written under that name. No change may be recorded between the two.
     pub fn wrote(&mut self, event: &NodeEvent, name: String, now: Instant) {
-        let key = (event.direction, event.kind);
+        let key = (event.direction, event.subject);
         self.order.retain(|other| *other != key);
         self.pending.remove(&key);
         let count = event.series.as_ref().map_or(1, |series| series.count);
@@ -195,7 +227,7 @@ impl EventRecorder {
 
     /// The event could not be written: the others come first.
     pub fn postpone(&mut self, event: &NodeEvent) {
-        let key = (event.direction, event.kind);
+        let key = (event.direction, event.subject);
         if let Some(place) = self.order.iter().position(|other| *other == key) {
             self.order.remove(place);
             self.order.push_back(key);
@@ -208,10 +240,11 @@ impl EventRecorder {
     }
 }
 
-fn note(direction: Direction, pending: &Pending) -> String {
+fn note((direction, subject): Key, pending: &Pending) -> String {
     let texts = pending.texts.join("; ");
     let more = usize::try_from(pending.count).unwrap_or(usize::MAX) - pending.texts.len();
     let mut note = match (direction, pending.count) {
+        _ if subject == Subject::StormGuard => texts,
         (Direction::Opened, 1) => texts,
         (Direction::Opened, count) => format!("{count} faults: {texts}"),
         (Direction::Closed, 1) => format!("no longer: {texts}"),
@@ -229,145 +262,4 @@ fn note(direction: Direction, pending: &Pending) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::*;
-    use crate::checks::tests::fault;
-
-    fn io(id: usize) -> Fault {
-        Fault {
-            id: format!("io_error-7:{id}"),
-            reason: format!("loop{id}: EIO"),
-            ..fault(FaultKind::IoError, Scope::Host)
-        }
-    }
-
-    fn opened_at(seconds: u64, fault: Fault) -> Fault {
-        Fault { opened: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), ..fault }
-    }
-
-    /// A recorder, and the numbers that the kernel task gives to changes.
-    #[derive(Default)]
-    struct Recorder {
-        recorder: EventRecorder,
-        sequence: u64,
-    }
-
-    impl Recorder {
-        fn record(&mut self, transition: Transition, faults: impl IntoIterator<Item = Fault>) {
-            for fault in faults {
-                self.sequence += 1;
-                let (sequence, at) = (self.sequence, SystemTime::UNIX_EPOCH);
-                let fault = Arc::new(fault);
-                self.recorder.record(&FaultChange { sequence, at, transition, fault });
-            }
-        }
-
-        /// Every event that is due, written at `now`: direction, reason and note.
-        fn write_all(&mut self, now: Instant) -> Vec<(Direction, &'static str, String)> {
-            let mut written = Vec::new();
-            while let Some(event) = self.recorder.next(now) {
-                self.recorder.wrote(&event, format!("e{}", written.len()), now);
-                written.push((event.direction, event.reason, event.note));
-            }
-            written
-        }
-    }
-
-    fn event(direction: Direction, note: &str) -> (Direction, &'static str, String) {
-        let (opened, closed) = reasons(FaultKind::IoError);
-        let reason = if direction == Direction::Opened { opened } else { closed };
-        (direction, reason, note.to_owned())
-    }
-
-    #[test]
-    fn a_fault_is_one_event_when_it_opens_and_one_when_it_closes() {
-        use Direction::{Closed, Opened};
-        let (mut recorder, now) = (Recorder::default(), Instant::now());
-        assert_eq!(recorder.write_all(now), []);
-        recorder.record(Transition::Opened, [io(1)]);
-        assert_eq!(recorder.write_all(now), [event(Opened, "loop1: EIO")]);
-        // The same fault with another text is the same fault.
-        let again = Fault { reason: "loop1: EIO again".into(), ..io(1) };
-        recorder.record(Transition::Updated, [again.clone()]);
-        assert_eq!(recorder.write_all(now), []);
-        recorder.record(Transition::Closed, [again]);
-        assert_eq!(recorder.write_all(now), [event(Closed, "no longer: loop1: EIO again")]);
-        // A fault that opens and closes between two writes, and one that closes and opens.
-        recorder.record(Transition::Opened, [io(2)]);
-        recorder.record(Transition::Closed, [io(2)]);
-        let both = [event(Opened, "loop2: EIO"), event(Closed, "no longer: loop2: EIO")];
-        assert_eq!(recorder.write_all(now), both);
-        recorder.record(Transition::Opened, [io(2)]);
-        let _opened = recorder.write_all(now);
-        recorder.record(Transition::Closed, [io(2)]);
-        recorder.record(Transition::Opened, [opened_at(1, io(2))]);
-        let both = [event(Closed, "no longer: loop2: EIO"), event(Opened, "loop2: EIO")];
-        assert_eq!(recorder.write_all(now), both);
-    }
-
-    #[test]
-    fn a_gap_in_the_stream_is_filled_from_the_view() {
-        use Direction::{Closed, Opened};
-        let (mut recorder, now) = (Recorder::default(), Instant::now());
-        recorder.record(Transition::Opened, [io(1), io(2), io(3)]);
-        let _opened = recorder.write_all(now);
-        // In the gap: 1 closed, 2 closed and opened again, 4 opened.
-        let faults = vec![opened_at(9, io(2)), io(3), io(4)];
-        recorder.recorder.resync(&FaultView { faults, sequence: 7, ..FaultView::default() });
-        let closed = event(Closed, "no longer, 2 faults: loop1: EIO; loop2: EIO");
-        let opened = event(Opened, "2 faults: loop2: EIO; loop4: EIO");
-        assert_eq!(recorder.write_all(now), [closed, opened]);
-        // The rest of the stream up to the view is no news; what comes after it is.
-        recorder.sequence = 5;
-        recorder.record(Transition::Opened, [opened_at(9, io(2)), io(4)]);
-        assert_eq!(recorder.write_all(now), []);
-        recorder.record(Transition::Closed, [io(4)]);
-        assert_eq!(recorder.write_all(now), [event(Closed, "no longer: loop4: EIO")]);
-    }
-
-    #[test]
-    fn faults_of_a_kind_share_an_event_of_bounded_size() {
-        let (mut recorder, now) = (Recorder::default(), Instant::now());
-        recorder.record(Transition::Opened, [io(1), io(2)]);
-        assert_eq!(recorder.recorder.next(now).unwrap().note, "2 faults: loop1: EIO; loop2: EIO");
-        let many = (0..1000).map(|id| Fault { reason: "ü".repeat(1000), ..io(id) });
-        recorder.record(Transition::Opened, many);
-        let note = recorder.recorder.next(now).unwrap().note;
-        assert!(note.len() <= 1024 && note.ends_with("…; and 998 more"), "{note}");
-        // Another kind is another event: after this one, or before it where this one cannot be written.
-        recorder.record(Transition::Opened, [fault(FaultKind::IoStall, Scope::Volume)]);
-        let recorder = &mut recorder.recorder;
-        let first = recorder.next(now).unwrap();
-        assert_eq!((first.kind, first.direction), (FaultKind::IoError, Direction::Opened));
-        recorder.postpone(&first);
-        let second = recorder.next(now).unwrap();
-        assert_eq!(second.note, "loop3 (7:3) ext4 on /mnt/x: io_stall [a pod's volume]");
-        recorder.wrote(&second, "a".into(), now);
-        assert_eq!(recorder.next(now), Some(first));
-    }
-
-    #[test]
-    fn a_repetition_is_counted_up_for_some_minutes() {
-        let (mut recorder, start) = (Recorder::default(), Instant::now());
-        let mut series = Vec::new();
-        for (turn, minutes) in [0, 1, 2, 20].into_iter().enumerate() {
-            let now = start + Duration::from_mins(minutes);
-            recorder.record(Transition::Opened, [opened_at(minutes, io(1))]);
-            let event = recorder.recorder.next(now).unwrap();
-            series.push(event.series.clone());
-            let name =
-                event.series.clone().map_or_else(|| format!("e{turn}"), |series| series.name);
-            recorder.recorder.wrote(&event, name, now);
-            recorder.record(Transition::Closed, [opened_at(minutes, io(1))]);
-            let over = recorder.recorder.next(now).unwrap();
-            recorder.recorder.wrote(&over, "over".into(), now);
-        }
-        let counted = |count| Some(Series { name: "e0".into(), count });
-        assert_eq!(series, [None, counted(2), counted(3), None]);
-        recorder.recorder.forget("e3");
-        recorder.record(Transition::Opened, [io(1)]);
-        assert_eq!(recorder.recorder.next(start + Duration::from_mins(20)).unwrap().series, None);
-    }
-}
+mod tests;

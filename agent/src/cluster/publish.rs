@@ -15,7 +15,7 @@ use tokio::{
             self,
             error::{RecvError, TryRecvError},
         },
-        watch,
+        mpsc, watch,
     },
     time::sleep_until,
 };
@@ -24,7 +24,7 @@ use tracing::warn;
 use super::{
     condition_state::{ConditionAction, ConditionState},
     conditions::desired,
-    event_recorder::EventRecorder,
+    event_recorder::{EventRecorder, Notice},
     settings,
     stats::ApiStats,
     write_backoff::WriteBackoff,
@@ -35,7 +35,7 @@ use crate::{
     model::{ApiState, FaultChange, FaultView, Node, NodeView},
 };
 
-/// What the kernel task publishes about faults. Both receivers must be made before that task starts, so that the stream
+/// What there is to publish. Both receivers of faults must be made before the kernel task starts, so that the stream
 /// begins with the first change.
 #[derive(Debug)]
 pub struct FaultFeed {
@@ -43,6 +43,8 @@ pub struct FaultFeed {
     pub view: watch::Receiver<Arc<FaultView>>,
     /// What opened and closed.
     pub changes: broadcast::Receiver<FaultChange>,
+    /// What else is worth an event; [`settings::NOTICES`] wait at most.
+    pub notices: mpsc::Receiver<Notice>,
 }
 
 /// What the session publishes.
@@ -101,6 +103,7 @@ impl Publisher {
                 changed = self.faults.view.changed() => if changed.is_err() { return },
                 changed = self.session.node.changed() => if changed.is_err() { return },
                 changed = self.session.client.changed() => if changed.is_err() { return },
+                Some(notice) = self.faults.notices.recv() => self.events.notice(notice),
                 received = self.faults.changes.recv() => match received {
                     Ok(change) => self.events.record(&change),
                     Err(RecvError::Lagged(missed)) => self.recover(missed),
@@ -252,7 +255,8 @@ mod tests {
             let node = NodeView { api: ApiState::Up, last: Some(last) };
             let (node, node_seen) = watch::channel(Arc::new(node));
             let (client, client_seen) = watch::channel(Some(server(sent, answers.clone())));
-            let faults = FaultFeed { view: view_seen, changes: changes_seen };
+            let (_nobody, notices) = mpsc::channel(1);
+            let faults = FaultFeed { view: view_seen, changes: changes_seen, notices };
             let session = SessionFeed { node: node_seen, client: client_seen };
             let stats = Arc::<ApiStats>::default();
             let publisher =

@@ -48,6 +48,9 @@ pub const PUBLISH_HEARTBEAT: Duration = Duration::from_mins(5);
 /// 6 minutes during which a repeated event is counted up instead of written again: client-go's event recorder's.
 pub const EVENT_SERIES: Duration = Duration::from_mins(6);
 
+/// 32 notices that wait to become events: one for each check that can begin or end a storm.
+pub const NOTICES: usize = 32;
+
 /// How the client talks to the API server.
 #[must_use]
 pub fn client() -> ClientSettings {

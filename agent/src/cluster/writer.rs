@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
-    event_recorder::{Direction, NodeEvent, Series},
+    event_recorder::{Direction, NodeEvent, Series, Subject},
     node_object, settings,
 };
 use crate::model::Condition;
@@ -82,9 +82,11 @@ impl Writer<'_> {
     }
 
     fn event_object(&self, event: &NodeEvent, name: &str, now: SystemTime) -> serde_json::Value {
-        let (action, kind) = match event.direction {
-            Direction::Opened => ("FaultOpened", "Warning"),
-            Direction::Closed => ("FaultClosed", "Normal"),
+        let (action, kind) = match (event.subject, event.direction) {
+            (Subject::Faults(_), Direction::Opened) => ("FaultOpened", "Warning"),
+            (Subject::Faults(_), Direction::Closed) => ("FaultClosed", "Normal"),
+            (Subject::StormGuard, Direction::Opened) => ("FailuresHeldUp", "Warning"),
+            (Subject::StormGuard, Direction::Closed) => ("FailuresCountAgain", "Normal"),
         };
         json!({
             "apiVersion": "events.k8s.io/v1",

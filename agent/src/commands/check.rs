@@ -138,7 +138,8 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
         }
         _ => cluster::not_configured(),
     };
-    let board = Board::new(Sources { kernel: receiver, node, probes }, policy);
+    let board =
+        Board::new(Sources { kernel: receiver, node, probes, ..Sources::default() }, policy);
     let query = HealthQuery { checks: args.names.clone(), ..HealthQuery::default() };
     Ok(board.ask(&query).await?)
 }

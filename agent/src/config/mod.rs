@@ -71,8 +71,10 @@ impl Config {
             ClusterSource::find(cluster_args.kubeconfig.as_deref(), |name| env::var_os(name));
         let has_cluster = cluster.is_some();
         let default_checks = default_checks.as_deref();
-        let policy =
+        let mut policy =
             policy::policy(&cluster_args, default_checks, fail_on_volumes, &probes, has_cluster)?;
+        policy.peers_min = peers.peers_min.get();
+        policy.require_writable.clone_from(&kernel.rules.require_writable);
         let peers = peers::settings(peers, policy.node_name.as_deref())?;
         let publish_conditions = publish_conditions(&cluster_args, &policy, has_cluster)?;
         if nodecheck_down_status != 200 && !(400..600).contains(&nodecheck_down_status) {

@@ -25,6 +25,7 @@ pub(super) fn policy(
         custom_conditions: custom_conditions(&args.custom_conditions, args.publish_conditions)?,
         own,
         probe_interval: probes.interval,
+        ..Policy::default()
     })
 }
 
@@ -52,7 +53,7 @@ fn default_set(
         let by_default = |check: &&Check| match check.source {
             CheckSource::Kernel(_) => true,
             CheckSource::Node(_) => in_cluster && check.name == "node_ready",
-            CheckSource::Probe => false,
+            CheckSource::Peers(_) | CheckSource::Probe => false,
         };
         return Ok(checks::all().iter().filter(by_default).collect());
     };

@@ -3,6 +3,7 @@
 mod changes;
 mod query;
 mod sources;
+pub mod storm_guard;
 mod verdict;
 mod zpage;
 
@@ -17,6 +18,7 @@ pub use self::{
     changes::{ANSWER_AGE, Changes},
     query::{HealthQuery, MAX_NAMES, Refused},
     sources::Sources,
+    storm_guard::{GuardView, Storm},
     verdict::is_only_cordoned,
     zpage::zpage,
 };
@@ -82,6 +84,14 @@ impl Board {
 
     /// Answers at once from what is known, and starts no probe.
     pub fn answer(&self, query: &HealthQuery) -> Result<HealthResponse, Refused> {
+        self.guarded_answer(query, &self.guard())
+    }
+
+    fn guarded_answer(
+        &self,
+        query: &HealthQuery,
+        guard: &GuardView,
+    ) -> Result<HealthResponse, Refused> {
         let context = self.sources.context(self.policy.clone());
         let mut results = Vec::new();
         for name in self.names(query) {
@@ -90,7 +100,10 @@ impl Board {
                 return Err(Refused::NoNodeName(name.to_owned()));
             }
             let mut result = match check {
-                Some(check) => verdict::result(check, context.outcome(check)),
+                Some(check) => {
+                    let result = verdict::result(check, context.outcome(check));
+                    storm_guard::apply(result, check, &context, guard)
+                }
                 None => verdict::unknown_check(name),
             };
             let took = context.probes.latest(name).map(|sample| sample.took);
@@ -104,6 +117,22 @@ impl Board {
     /// while they run.
     #[must_use]
     pub fn everything(&self) -> Vec<CheckResult> {
+        self.all_results(&self.guard())
+    }
+
+    /// The same before the storm guard: what this agent tells its peers.
+    #[must_use]
+    pub fn unguarded(&self) -> Vec<CheckResult> {
+        self.all_results(&GuardView::default())
+    }
+
+    /// What the storm guard holds up.
+    #[must_use]
+    pub fn guard(&self) -> Arc<GuardView> {
+        self.sources.guard.borrow().clone()
+    }
+
+    fn all_results(&self, guard: &GuardView) -> Vec<CheckResult> {
         let context = self.sources.context(self.policy.clone());
         let shown = self.policy.all().filter(|check| context.has_source(check));
         let checks: Vec<_> = shown.map(|check| check.name.to_owned()).collect();
@@ -111,13 +140,19 @@ impl Board {
             return Vec::new();
         }
         let query = HealthQuery { checks, ..HealthQuery::default() };
-        self.answer(&query).map(|response| response.checks).unwrap_or_default()
+        self.guarded_answer(&query, guard).map(|response| response.checks).unwrap_or_default()
     }
 
     /// The signal that answers may have changed.
     #[must_use]
     pub fn changes(&self) -> Changes {
         self.sources.changes()
+    }
+
+    /// The signal that checks may have changed, but for the storm guard.
+    #[must_use]
+    pub fn unguarded_changes(&self) -> Changes {
+        self.sources.unguarded_changes()
     }
 
     /// The open faults, for answers that show more than verdicts.
@@ -156,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        checks::{find, samples::Probes, tests::fault},
+        checks::{find, tests::fault},
         model::{FaultKind, Scope},
     };
 
@@ -174,7 +209,8 @@ mod tests {
             default_checks: defaults(),
             ..Policy::default()
         };
-        Board::new(Sources { kernel, node, probes: Probes::default() }, Arc::new(policy))
+        let sources = Sources { kernel, node, ..Sources::default() };
+        Board::new(sources, Arc::new(policy))
     }
 
     fn ask(board: &Board, query: &str) -> String {
@@ -263,5 +299,61 @@ mod tests {
             ask(&nameless, "check=node_ready&exclude=node_ready")
                 .starts_with(r#"{"status":"ready""#)
         );
+    }
+
+    #[test]
+    fn the_storm_guard_holds_up_failures_but_not_those_of_the_root() {
+        use crate::{
+            health::storm_guard::judge::{OwnChecks, count},
+            model::{Peer, PeerIdentity, PeerRole, PeerState, PeerView},
+        };
+
+        let names = || [Arc::from("io_errors"), Arc::from("io_stall")].into_iter().collect();
+        let identity = |number: u8| PeerIdentity {
+            id: number.to_string().into(),
+            node: number.to_string().into(),
+            address: ([10, 0, 0, number], 1).into(),
+        };
+        let peer = |number| Peer {
+            identity: identity(number),
+            state: PeerState::Alive,
+            since: tokio::time::Instant::now(),
+            failing: names(),
+            passing: None,
+            probe: None,
+            reaches: Vec::new(),
+        };
+        let (own, peers) = (Some(identity(1)), vec![peer(2), peer(3)]);
+        let view = PeerView { own, role: PeerRole::Coordinator, peers, ..PeerView::default() };
+        let own = OwnChecks { failing: names(), ..OwnChecks::default() };
+        let mut guard = GuardView::new(Some("30%".parse().unwrap()));
+        let (now, wall) = (tokio::time::Instant::now(), std::time::SystemTime::now());
+        guard.update(count(&own, &view).as_ref(), now, wall);
+
+        let mut root = fault(FaultKind::IoStall, Scope::Host);
+        root.mount_points = vec!["/".into()];
+        let faults = vec![fault(FaultKind::IoError, Scope::Host), root];
+        let kernel = FaultView { faults, ..FaultView::default() };
+        let sources = Sources {
+            kernel: watch::channel(Arc::new(kernel)).1,
+            guard: watch::channel(Arc::new(guard)).1,
+            ..Sources::default()
+        };
+        let policy = Policy { default_checks: defaults(), ..Policy::default() };
+        let board = Board::new(sources, Arc::new(policy));
+        let held = "storm guard: fails on 3 of 3 nodes, more than 30%, so this node stays in: \
+                    loop3 (7:3) ext4 on /mnt/x: io_error";
+        let response = board.answer(&HealthQuery::default()).unwrap();
+        let found: Vec<_> = response.checks.iter().map(|check| check.passed).collect();
+        assert_eq!(found, [true, true, false], "{response:?}");
+        assert_eq!(response.checks[1].degraded.as_deref(), Some(held));
+        assert_eq!(response.checks[1].reason, None);
+        // What the peers are told is what it was before the guard.
+        let failing = |results: Vec<CheckResult>| {
+            let failing = results.into_iter().filter(|check| !check.passed);
+            failing.map(|check| check.name).collect::<Vec<_>>()
+        };
+        assert_eq!(failing(board.unguarded()), ["io_errors", "io_stall"]);
+        assert_eq!(failing(board.everything()), ["io_stall"]);
     }
 }

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::watch;
 
-use super::Changes;
+use super::{Changes, GuardView};
 use crate::{
     checks::{CheckContext, Policy, samples::Probes},
-    model::{FaultView, NodeView},
+    model::{FaultView, NodeView, PeerView},
 };
 
 /// What each source publishes.
@@ -18,18 +18,36 @@ pub struct Sources {
     pub kernel: watch::Receiver<Arc<FaultView>>,
     /// Written by the cluster task.
     pub node: watch::Receiver<Arc<NodeView>>,
+    /// Written by the peers task.
+    pub peers: watch::Receiver<Arc<PeerView>>,
+    /// Written by the storm guard's task.
+    pub guard: watch::Receiver<Arc<GuardView>>,
     /// Written by the runner of the probes.
     pub probes: Probes,
+}
+
+impl Default for Sources {
+    /// Sources that never say anything.
+    fn default() -> Self {
+        Self {
+            kernel: watch::channel(Arc::default()).1,
+            node: watch::channel(Arc::default()).1,
+            peers: watch::channel(Arc::default()).1,
+            guard: watch::channel(Arc::default()).1,
+            probes: Probes::default(),
+        }
+    }
 }
 
 impl Sources {
     /// What all sources say now.
     #[must_use]
     pub fn context(&self, policy: Arc<Policy>) -> CheckContext {
-        let Self { kernel, node, probes } = self;
+        let Self { kernel, node, peers, guard: _, probes } = self;
         CheckContext {
             kernel: kernel.borrow().clone(),
             node: node.borrow().clone(),
+            peers: peers.borrow().clone(),
             probes: probes.clone(),
             policy,
             now: Instant::now(),
@@ -39,7 +57,17 @@ impl Sources {
     /// The signal that one of them published something.
     #[must_use]
     pub fn changes(&self) -> Changes {
-        let Self { kernel, node, probes } = self;
-        Changes::default().and(kernel.clone()).and(node.clone()).and(probes.changes())
+        self.unguarded_changes().and(self.guard.clone())
+    }
+
+    /// The signal that one of them, but for the storm guard, published something.
+    #[must_use]
+    pub fn unguarded_changes(&self) -> Changes {
+        let Self { kernel, node, peers, guard: _, probes } = self;
+        Changes::default()
+            .and(kernel.clone())
+            .and(node.clone())
+            .and(peers.clone())
+            .and(probes.changes())
     }
 }

@@ -57,8 +57,10 @@ pub struct Peer {
     pub state: PeerState,
     /// When that began.
     pub since: Instant,
-    /// The names of its default checks that fail, as it says itself.
+    /// The names of its checks that fail, as it says itself: before its storm guard.
     pub failing: BTreeSet<Arc<str>>,
+    /// The names of its checks that pass, as it says itself; none where it does not say all of them.
+    pub passing: Option<BTreeSet<Arc<str>>>,
     /// The latest direct probe of it from here.
     pub probe: Option<PeerProbe>,
     /// What it says of those that it probed itself: a row of the mesh, by identifier.

@@ -9,7 +9,7 @@ use super::settings;
 /// What an item is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
-    /// The names of the origin's default checks that fail, with commas between them; see [`status`].
+    /// The names of the origin's checks that fail, and of those that pass; see [`status`].
     Status,
     /// The origin's own row of the mesh, as [`Prober`](super::Prober) encodes it.
     Reach,
@@ -80,48 +80,105 @@ pub mod status {
     /// Stands for the checks that have no room.
     const MORE: &str = "+";
 
-    /// Encodes the names of the checks that fail. If there are more than fit, the last ones are left out.
+    /// What a peer says of its checks.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Status {
+        /// The names of those that fail.
+        pub failing: BTreeSet<Arc<str>>,
+        /// The names of those that pass; none where they did not all fit.
+        pub passing: Option<BTreeSet<Arc<str>>>,
+    }
+
+    /// Encodes the names of the checks that fail, and after `;` of those that pass. If there are more than fit, the last
+    /// ones are left out.
     #[must_use]
-    pub fn encode<'a>(failing: impl IntoIterator<Item = &'a str>) -> Vec<u8> {
+    pub fn encode<'a>(
+        failing: impl IntoIterator<Item = &'a str>,
+        passing: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<u8> {
         let mut text = String::new();
-        for name in failing {
-            if text.len() + name.len() + MORE.len() + 2 > GOSSIP_BYTES {
-                text.push(',');
-                text.push_str(MORE);
-                break;
-            }
-            if !text.is_empty() {
-                text.push(',');
-            }
-            text.push_str(name);
-        }
+        // Room for `,+;+`.
+        let room = GOSSIP_BYTES - 4;
+        append(&mut text, failing, room);
+        text.push(';');
+        append(&mut text, passing, room + 2);
         text.into_bytes()
     }
 
-    /// Decodes the names of the checks that fail; `None` if they are not what [`encode`] makes.
+    fn append<'a>(text: &mut String, names: impl IntoIterator<Item = &'a str>, room: usize) {
+        let mut comma = "";
+        for name in names {
+            let is_full = text.len() + comma.len() + name.len() > room;
+            text.push_str(comma);
+            text.push_str(if is_full { MORE } else { name });
+            if is_full {
+                return;
+            }
+            comma = ",";
+        }
+    }
+
+    /// Decodes what [`encode`] makes; `None` if it is something else.
     #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<BTreeSet<Arc<str>>> {
+    pub fn decode(bytes: &[u8]) -> Option<Status> {
         let is_name = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-_,+".contains(&c);
-        let text = str::from_utf8(bytes).ok().filter(|text| text.bytes().all(is_name))?;
-        let names = text.split(',').filter(|name| !name.is_empty() && *name != MORE);
-        Some(names.map(Arc::from).collect())
+        let (failing, passing) = str::from_utf8(bytes).ok()?.split_once(';')?;
+        let set = |text: &str| -> Option<BTreeSet<Arc<str>>> {
+            let names = text.split(',').filter(|name| !name.is_empty() && *name != MORE);
+            text.bytes().all(is_name).then(|| names.map(Arc::from).collect())
+        };
+        let is_cut_off = passing.split(',').any(|name| name == MORE);
+        Some(Status {
+            failing: set(failing)?,
+            passing: set(passing).map(|names| (!is_cut_off).then_some(names))?,
+        })
     }
 
     #[cfg(test)]
     mod tests {
         use super::*;
 
+        fn names(list: &[&str]) -> BTreeSet<Arc<str>> {
+            list.iter().copied().map(Arc::from).collect()
+        }
+
         #[test]
         fn names_of_checks_survive_the_wire() {
-            let round = |names: &[&str]| decode(&encode(names.iter().copied())).unwrap();
-            assert!(round(&[]).is_empty());
-            let names: Vec<_> = round(&["io_errors", "io_stall"]).into_iter().collect();
-            assert_eq!(names, ["io_errors".into(), "io_stall".into()]);
+            for (failing, passing) in [
+                (&[][..], &[][..]),
+                (&["io_errors", "io_stall"], &[]),
+                (&[], &["node_ready"]),
+                (&["io_errors"], &["io_stall", "node_ready"]),
+            ] {
+                let bytes = encode(failing.iter().copied(), passing.iter().copied());
+                let expected = Status { failing: names(failing), passing: Some(names(passing)) };
+                assert_eq!(decode(&bytes), Some(expected), "{failing:?} {passing:?}");
+            }
+        }
+
+        #[test]
+        fn what_does_not_fit_is_left_out_and_that_is_said() {
             let many: Vec<_> = (0..100).map(|i| format!("check_{i}")).collect();
-            let bytes = encode(many.iter().map(String::as_str));
-            assert!(bytes.len() <= GOSSIP_BYTES && decode(&bytes).unwrap().len() > 20);
-            assert_eq!(decode(b"A"), None);
-            assert_eq!(decode(&[0xff]), None);
+            let many = || many.iter().map(String::as_str);
+            let failing = encode(many(), many());
+            let status = decode(&failing).unwrap();
+            assert!(failing.len() <= GOSSIP_BYTES && status.failing.len() > 20);
+            assert_eq!(status.passing, None);
+            let passing = encode(["a"], many());
+            let status = decode(&passing).unwrap();
+            assert!(passing.len() <= GOSSIP_BYTES);
+            assert_eq!(status, Status { failing: names(&["a"]), passing: None });
+            for length in 200..GOSSIP_BYTES {
+                let name = "x".repeat(length);
+                assert!(encode([&*name], [&*name]).len() <= GOSSIP_BYTES, "{length}");
+            }
+        }
+
+        #[test]
+        fn what_encode_does_not_make_is_nothing() {
+            for bytes in [&b""[..], b"a", b"A;", b";a b", b"a;b;c", &[0xff, b';']] {
+                assert_eq!(decode(bytes), None, "{bytes:?}");
+            }
         }
     }
 }

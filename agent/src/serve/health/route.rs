@@ -243,7 +243,10 @@ pub(super) mod tests {
             default_checks: vec![checks::find("io_stall").unwrap()],
             ..Policy::default()
         };
-        let board = Board::new(health::Sources { kernel, node, probes }, Arc::new(policy));
+        let board = Board::new(
+            health::Sources { kernel, node, probes, ..health::Sources::default() },
+            Arc::new(policy),
+        );
         (Router::new(board, down), sender)
     }
 

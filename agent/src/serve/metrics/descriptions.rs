@@ -18,6 +18,9 @@ tocsin_runtime::descriptions! {
     PROBE_OUTCOME = gauge "probe_outcome" ["check", "outcome"] "1 for what the last sample of a running probe was: pass, degraded, fail or unknown";
     PROBE_DURATION = gauge "probe_duration_seconds" ["check"] "How long the last sample of a running probe took";
     PROBE_AGE = gauge "probe_age_seconds" ["check"] "How long ago the last sample of a running probe was taken";
+    STORM_GUARD_ACTIVE = gauge "storm_guard_active" ["check"] "1 for every check that fails on so many nodes that failing it takes none of them out";
+    STORM_GUARD_SHARE = gauge "storm_guard_failing_ratio" ["check"] "The share of nodes on which such a check fails, 0 to 1";
+    STORM_GUARD_BEGUN = counter "storm_guard_begun" [] "How often a check began to fail on so many nodes";
     REQUESTS = counter "health_requests" ["code"] "Answers of the health listener by class: 200, 503 or refused";
     CONNECTIONS = gauge "health_connections" [] "Open connections to the health listener";
     EVICTED = counter "health_connections_evicted" [] "Connections ended because there were too many of them";

@@ -23,7 +23,7 @@ pub use self::descriptions::DESCRIPTIONS;
 use super::health::{ConnectionCounts, ResponseCounts};
 use crate::{
     cluster::stats::ApiStats,
-    health::Board,
+    health::{Board, GuardView},
     kernel::{HookState, KernelStats},
     model::{ApiState, FaultKind, FaultView, NodeView, Outcome},
 };
@@ -75,6 +75,7 @@ impl Collect for MetricSources {
         faults(encoder, &self.faults.borrow().clone())?;
         kernel(encoder, &stats)?;
         self.checks(encoder)?;
+        storm_guard(encoder, &self.board.guard())?;
         self.probes(encoder)?;
         self.listeners(encoder)?;
         self.cluster(encoder)?;
@@ -118,6 +119,19 @@ fn faults(encoder: &mut Encoder<'_>, view: &FaultView) -> fmt::Result {
         }
     }
     Ok(())
+}
+
+/// What the storm guard holds up.
+fn storm_guard(encoder: &mut Encoder<'_>, guard: &GuardView) -> fmt::Result {
+    let mut active = encoder.family(&described::STORM_GUARD_ACTIVE)?;
+    for check in guard.storms.keys() {
+        active.flag(&[("check", &**check)], true)?;
+    }
+    let mut shares = encoder.family(&described::STORM_GUARD_SHARE)?;
+    for (check, storm) in &guard.storms {
+        shares.float(&[("check", &**check)], storm.share.share())?;
+    }
+    encoder.counter(&described::STORM_GUARD_BEGUN, guard.begun)
 }
 
 /// State of the hooks, and the kernel side's own work.

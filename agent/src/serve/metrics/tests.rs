@@ -53,7 +53,12 @@ async fn every_metric_is_written_as_described_and_none_besides() {
         Runner::start(vec![probe], &["kubelet"], Duration::from_mins(1)).unwrap();
     probes.demand(["kubelet"]).await;
     let board = Board::new(
-        crate::health::Sources { kernel: faults.clone(), node: node.clone(), probes },
+        crate::health::Sources {
+            kernel: faults.clone(),
+            node: node.clone(),
+            probes,
+            ..crate::health::Sources::default()
+        },
         Arc::new(policy),
     );
     let text = Metrics::new(MetricSources {

@@ -1,0 +1,30 @@
+//! The storm guard: a check that fails on many nodes at once does not take all of them out of the load balancer.
+//!
+//! [`judge`] decides from what the agents say of their checks, before any guard; [`task`] says it and listens. So a
+//! check that passes only thanks to the guard still counts as failing, and the guard cannot switch itself off.
+
+pub mod exempt;
+pub mod judge;
+pub mod settings;
+pub mod task;
+
+pub use self::judge::{Failing, GuardView, Storm};
+use crate::checks::{Check, CheckContext};
+use tocsin_api::health::CheckResult;
+
+/// The result after the guard: a failure that it holds up passes, and says so.
+pub(super) fn apply(
+    result: CheckResult,
+    check: &Check,
+    context: &CheckContext,
+    guard: &GuardView,
+) -> CheckResult {
+    let reason = result.reason.as_deref().filter(|_| !result.passed);
+    let held = reason.and_then(|reason| guard.holds(check.name, reason));
+    match held {
+        Some(why) if !exempt::is_exempt(check, &context.kernel, &context.policy) => {
+            CheckResult { passed: true, reason: None, degraded: Some(why), ..result }
+        }
+        _ => result,
+    }
+}
