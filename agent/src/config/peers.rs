@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use hyper::Uri;
-
 use super::{ConfigError, error::within};
 use crate::{
     cli::{PeerArgs, Switch},
     model::PeerIdentity,
-    peers::settings::{Join, Retries, Settings, Share, WebhookSettings},
+    peers::{
+        settings::{Join, Retries, Settings, Share, WebhookSettings},
+        url::Url,
+    },
 };
 
 /// The settings of the peers; `None` without `PEERS=on`, and then the other variables are not looked at: they have
@@ -77,14 +78,9 @@ fn text(value: Option<&str>) -> Option<&str> {
     value.map(str::trim).filter(|text| !text.is_empty())
 }
 
-fn url(name: &'static str, value: Option<&str>) -> Result<Option<Uri>, ConfigError> {
+fn url(name: &'static str, value: Option<&str>) -> Result<Option<Url>, ConfigError> {
     let Some(text) = text(value) else { return Ok(None) };
-    let is_http = |uri: &Uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.host().is_some_and(|host| !host.is_empty())
-    };
-    let uri = text.parse().ok().filter(is_http);
-    uri.map(Some).ok_or_else(|| ConfigError::PeersUrl(name, text.to_owned()))
+    text.parse().map(Some).map_err(|_| ConfigError::PeersUrl(name, text.to_owned()))
 }
 
 fn join(args: &PeerArgs) -> Result<Join, ConfigError> {

@@ -5,8 +5,11 @@
 
 mod channels;
 pub mod gossip;
+pub mod http_client;
 pub mod settings;
 mod stats;
+pub mod url;
+pub mod webhooks;
 
 pub use self::{
     channels::{

@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
 
-use hyper::Uri;
-
+use super::url::Url;
 use crate::model::PeerIdentity;
 
 /// Port of the peers' traffic: UDP for membership, TCP for `/ping` and `/coordinator`. Beside the agent's other ports.
@@ -51,7 +50,7 @@ pub struct Settings {
     /// The webhooks.
     pub webhooks: WebhookSettings,
     /// A URL that has to answer 2xx before this agent blames a peer.
-    pub sanity_check_url: Option<Uri>,
+    pub sanity_check_url: Option<Url>,
     /// The share of its peers that a node has to reach, for the check `peers`.
     pub peers_min: Share,
     /// The share of peers with the same failing check beyond which that check passes.
@@ -85,9 +84,9 @@ pub enum Join {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookSettings {
     /// Deaths, and with `recovery` recoveries, one each.
-    pub peer_status_url: Option<Uri>,
+    pub peer_status_url: Option<Url>,
     /// The state of the cluster, every `cluster_status_interval`.
-    pub cluster_status_url: Option<Uri>,
+    pub cluster_status_url: Option<Url>,
     /// The file with the key that signs the bodies by HMAC-SHA256.
     pub key_file: Option<PathBuf>,
     /// Recoveries are posted too.
