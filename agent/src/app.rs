@@ -192,6 +192,7 @@ fn start_cluster(
         policy: policy.clone(),
         publish: config.publish_conditions.then_some(faults),
         stats: stats.clone(),
+        beside: None,
     })
     .context("start the cluster side")?;
     Ok((Some(cluster), node))

@@ -21,8 +21,9 @@ mod task;
 mod write_backoff;
 mod writer;
 
-use std::{future, io, sync::Arc, thread};
+use std::{fmt, future, io, pin::Pin, sync::Arc, thread};
 
+use kube::Client;
 use tocsin_runtime::kube::ClusterSource;
 use tokio::sync::{mpsc, watch};
 
@@ -50,15 +51,40 @@ pub struct Options {
     pub publish: Option<FaultFeed>,
     /// The counters to count in.
     pub stats: Arc<ApiStats>,
+    /// What else talks to the API server.
+    pub beside: Option<Beside>,
+}
+
+/// What runs beside the session, on its thread and with its client: none while the API server cannot be reached. The
+/// same client is told again whenever the session renews its watch.
+pub struct Beside(Box<dyn FnOnce(watch::Receiver<Option<Client>>) -> BesideTask + Send>);
+
+/// A task that ends with the session.
+pub type BesideTask = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Beside {
+    /// What makes the task from the session's client.
+    pub fn new(
+        task: impl FnOnce(watch::Receiver<Option<Client>>) -> BesideTask + Send + 'static,
+    ) -> Self {
+        Self(Box::new(task))
+    }
+}
+
+impl fmt::Debug for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Beside")
+    }
 }
 
 /// Starts the thread that talks to the API server; gives the task that follows it, and the view that the task publishes.
 pub fn start(options: Options) -> io::Result<(ClusterTask, watch::Receiver<Arc<NodeView>>)> {
-    let Options { source, node_name, policy, publish, stats } = options;
+    let Options { source, node_name, policy, publish, stats, beside } = options;
     let (events, received) = mpsc::channel(settings::SESSION_EVENTS);
     let (client, clients) = watch::channel(None);
     let (task, view) = ClusterTask::new(received, policy.clone(), stats.clone());
     let session = Session::new(source, node_name.clone(), events, client, stats.clone());
+    let beside = beside.map(|beside| beside.0(clients.clone()));
     let feed = SessionFeed { node: view.clone(), client: clients };
     let publish = async move {
         match publish {
@@ -66,10 +92,17 @@ pub fn start(options: Options) -> io::Result<(ClusterTask, watch::Receiver<Arc<N
             None => future::pending().await,
         }
     };
-    let both = async move {
+    let beside = async move {
+        if let Some(task) = beside {
+            task.await;
+        }
+        future::pending::<()>().await;
+    };
+    let all = async move {
         tokio::select! {
             () = session.run() => {}
             () = publish => {}
+            () = beside => {}
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -77,7 +110,7 @@ pub fn start(options: Options) -> io::Result<(ClusterTask, watch::Receiver<Arc<N
         .max_blocking_threads(RESOLVER_THREADS)
         .build()?;
     thread::Builder::new().name("tocsin-cluster".to_owned()).spawn(move || {
-        runtime.block_on(both);
+        runtime.block_on(all);
         runtime.shutdown_background();
     })?;
     Ok((task, view))

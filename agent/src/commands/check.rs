@@ -132,6 +132,7 @@ async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
                 policy: policy.clone(),
                 publish: None,
                 stats: Arc::default(),
+                beside: None,
             })?;
             cluster.first_answer().await;
             node
