@@ -122,6 +122,7 @@ mod tests {
             state,
             since: now.checked_sub(Duration::from_secs(seconds)).unwrap(),
             failing: BTreeSet::default(),
+            passing: None,
             probe: None,
             reaches: Vec::new(),
         };

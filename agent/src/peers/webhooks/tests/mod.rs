@@ -36,6 +36,7 @@ pub(super) fn view(own: &str, alive: &[&str], coordinator: Option<&str>) -> Peer
         state: PeerState::Alive,
         since: Instant::now(),
         failing: BTreeSet::default(),
+        passing: None,
         probe: None,
         reaches: Vec::new(),
     };
