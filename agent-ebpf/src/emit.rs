@@ -7,11 +7,11 @@ use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     programs::TracePointContext,
 };
 use aya_log_ebpf::debug;
-use tocsin_ebpf::{CountKey, CountValue, Layouts, LimitKey, LimitValue, Record};
+use tocsin_ebpf::{CountKey, CountValue, Gate, Layouts, LimitKey, LimitValue, Record};
 
 /// The layouts. The agent writes them before it attaches a program. They have a section of their own, so that they are one
 /// map with one value that can be written again.
@@ -36,6 +36,10 @@ static LIMITS: LruHashMap<LimitKey, LimitValue> = LruHashMap::with_max_entries(1
 /// Events for which `COUNTS` had no room, per CPU.
 #[map]
 static UNCOUNTED: PerCpuArray<CountValue> = PerCpuArray::with_max_entries(1, 0);
+
+/// The time for which these programs count. It begins as all zeroes, which is open without an end.
+#[map]
+static GATE: Array<Gate> = Array::with_max_entries(1, 0);
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -94,11 +98,15 @@ fn counter(key: &CountKey) -> Option<*mut CountValue> {
     COUNTS.get_ptr_mut(key)
 }
 
-/// Counts an event and, unless it is `silent`, sends a record of it to the agent.
+/// Counts an event and, unless it is `silent`, sends a record of it to the agent. Outside the time of the gate it does
+/// nothing: the programs of another agent count the event.
 #[inline(always)]
 pub(crate) fn emit<C: EbpfContext>(ctx: &C, record: &mut Record, silent: bool) {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
+    if GATE.get(0).is_some_and(|gate| !gate.is_open(now)) {
+        return;
+    }
     record.ktime = now;
     let key = CountKey { dev: record.dev, errno: record.errno, kind: record.kind, reserved: 0 };
     // Without room among the counters, the event is counted in `UNCOUNTED`, and its record is sent all the same.

@@ -5,8 +5,8 @@
 //! fail.
 #![no_std]
 
-/// The kinds of events. Their numbers are the ABI between the programs and the agent (and, once maps are pinned, between
-/// an old agent and a new one), so a number is never used again for another kind.
+/// The kinds of events. Their numbers are the ABI between the programs and the agent, and through pinned maps between an
+/// old agent and a new one, so a number is never used again for another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Kind {
@@ -218,6 +218,32 @@ pub struct CountValue {
     pub dropped: u64,
     /// When the last one happened, in `CLOCK_MONOTONIC` nanoseconds.
     pub last: u64,
+}
+
+/// Version of what an agent leaves pinned in the kernel for the next one: [`CountKey`], [`CountValue`], [`Gate`] and the
+/// numbers of [`Kind`]. A change of one of them needs another version.
+pub const PINNED_VERSION: u32 = 1;
+
+/// The time for which the programs of one agent count. While one agent takes over from another, the programs of both are
+/// attached, and each event is counted by one of them: the later gate opens when the earlier one closes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Gate {
+    /// The programs count from here on, in `CLOCK_MONOTONIC` nanoseconds.
+    pub from: u64,
+    /// The programs do not count any more from here on, in `CLOCK_MONOTONIC` nanoseconds; 0 for no end.
+    pub until: u64,
+}
+
+impl Gate {
+    /// A gate that is not open yet.
+    pub const CLOSED: Self = Self { from: u64::MAX, until: 0 };
+
+    /// Whether events at that time are counted.
+    #[must_use]
+    pub const fn is_open(&self, now: u64) -> bool {
+        now >= self.from && (self.until == 0 || now < self.until)
+    }
 }
 
 /// Key of the rate limiter.

@@ -2,13 +2,14 @@
 //!
 //! Exit codes: 0 ended in order, 1 failed, 2 wrong flag or value. `tocsin check` has its own.
 
-use std::{env, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
 use tocsin::{
     app,
     cli::{ALIASES, Cli, Command},
     commands::{check, faults},
     config::Config,
+    kernel,
 };
 use tocsin_runtime::{
     command_line::{self, Program, USAGE},
@@ -22,6 +23,7 @@ const QUIET: [log::Quiet; 1] = [("aya", log::Level::WARN)];
 
 fn main() -> ExitCode {
     match command_line::parse::<Cli>(env::args_os(), &ALIASES).map(|cli| cli.command) {
+        Ok(Command::Agent(args)) if args.kernel.unpin => unpin(&args.kernel.bpf_pin_dir),
         Ok(Command::Agent(args)) => {
             let filter = args.log.clone();
             match Config::new(*args) {
@@ -39,5 +41,13 @@ fn main() -> ExitCode {
             }
         }),
         Err(error) => PROGRAM.usage(&error),
+    }
+}
+
+/// `tocsin agent --unpin`
+fn unpin(dir: &Path) -> ExitCode {
+    match kernel::unpin(dir) {
+        Ok(_count) => ExitCode::SUCCESS,
+        Err(error) => PROGRAM.fail(&error.to_string(), ExitCode::FAILURE),
     }
 }

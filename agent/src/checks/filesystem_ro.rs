@@ -14,6 +14,7 @@ fn blind_spot(blind_spots: &BlindSpots) -> Option<String> {
     // Without events the mount table still shows most losses, but not all, and later.
     let why = |spot| blind_spots.get(spot);
     let polling = why(BlindSpot::NoEvents).map(|why| format!("seen by polling only: {why}"));
-    let others = || why(BlindSpot::HooksFailed).or_else(|| why(BlindSpot::Unprobed));
+    let unprobed = || why(BlindSpot::Unprobed).or_else(|| why(BlindSpot::Missed));
+    let others = || why(BlindSpot::HooksFailed).or_else(unprobed);
     polling.or_else(|| others().map(str::to_owned))
 }

@@ -13,6 +13,7 @@ pub(super) const CHECK: Check = Check {
 fn blind_spot(blind_spots: &BlindSpots) -> Option<String> {
     let polling = |why| format!("only errors that filesystems report in sysfs are seen: {why}");
     let why = |spot| blind_spots.get(spot);
-    let block_events = || why(BlindSpot::NoBlockEvents).map(str::to_owned);
+    let some = || why(BlindSpot::NoBlockEvents).or_else(|| why(BlindSpot::Missed));
+    let block_events = || some().map(str::to_owned);
     why(BlindSpot::NoEvents).map(polling).or_else(block_events)
 }

@@ -171,6 +171,15 @@ pub struct KernelArgs {
     /// Time between two reads of the mount table and sysfs while nothing happens
     #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "900ms", value_name = "TIME")]
     pub reread_interval: Duration,
+    /// File on a tmpfs in which open faults outlive a restart of the agent; empty for none
+    #[arg(long, env = "CHECKPOINT_FILE", default_value = kernel::settings::CHECKPOINT_FILE, value_name = "PATH")]
+    pub checkpoint_file: PathBuf,
+    /// Directory in bpffs in which counters and hooks outlive the agent, so that events are counted while none runs; empty for none
+    #[arg(long, env = "BPF_PIN_DIR", default_value = kernel::settings::PIN_DIR, value_name = "PATH")]
+    pub bpf_pin_dir: PathBuf,
+    /// Remove what stopped agents have left in `BPF_PIN_DIR`, and end
+    #[arg(long)]
+    pub unpin: bool,
     /// Mount table to watch
     #[arg(long, env = "MOUNT_TABLE", default_value = kernel::settings::MOUNT_TABLE, value_name = "PATH")]
     pub mount_table: PathBuf,

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     health::{Board, HealthQuery, Sources},
     host::Paths,
-    kernel::{self, Channels, task::Kernel},
+    kernel::{self, Channels, settings::Keep, task::Kernel},
     model::BlindSpot,
 };
 
@@ -107,7 +107,9 @@ async fn run_checks(args: &CheckArgs) -> anyhow::Result<(HealthResponse, Origin)
 
 /// Runs the checks in this process, without eBPF.
 async fn look_once(args: &CheckArgs) -> anyhow::Result<HealthResponse> {
-    let config = Config::new(agent_args(args)?)?;
+    let mut config = Config::new(agent_args(args)?)?;
+    // A single look leaves nothing to anybody.
+    config.kernel.keep = Keep::default();
     let (paths, _own_table) = Paths::new(&config.mount_table)?;
     let Channels { task, published, commands: _commands } = kernel::channels();
     let _kernel =

@@ -14,7 +14,7 @@ pub use self::{error::ConfigError, listener::ListenerSettings};
 use crate::{
     checks::{self, Policy, http, probes},
     cli::{AgentArgs, ClusterArgs, KernelArgs, ProbeArgs},
-    kernel::{self, ledger::Rules},
+    kernel::{self, ledger::Rules, settings::Keep},
 };
 
 /// The settings of `tocsin agent`.
@@ -121,6 +121,9 @@ fn kernel_settings(args: KernelArgs) -> Result<kernel::settings::Settings, Confi
         io_error_window,
         io_stall_after,
         reread_interval,
+        checkpoint_file,
+        bpf_pin_dir,
+        unpin: _,
         mount_table: _,
     } = args;
     let (second, day) = (Duration::from_secs(1), Duration::from_hours(24));
@@ -130,7 +133,8 @@ fn kernel_settings(args: KernelArgs) -> Result<kernel::settings::Settings, Confi
     let require_writable = require_writable.into_iter();
     let require_writable = require_writable.filter(|path| !path.as_os_str().is_empty()).collect();
     let rules = Rules { io_error_window, io_stall_after, require_writable };
-    Ok(kernel::settings::Settings { no_ebpf, bpf_log, mount_hooks, rules, reread_interval })
+    let keep = Keep { checkpoint: checkpoint_file, pin_dir: bpf_pin_dir };
+    Ok(kernel::settings::Settings { no_ebpf, bpf_log, mount_hooks, rules, reread_interval, keep })
 }
 
 fn probe_settings(args: ProbeArgs) -> Result<probes::Settings, ConfigError> {

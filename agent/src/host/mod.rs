@@ -6,6 +6,7 @@ mod open;
 mod open_files;
 mod paths;
 mod pid_namespace;
+mod replace;
 
 pub use self::{
     bounded::{Bounded, Stuck},
@@ -13,4 +14,5 @@ pub use self::{
     open_files::raise_open_files,
     paths::Paths,
     pid_namespace::is_pid_namespaced,
+    replace::replace,
 };

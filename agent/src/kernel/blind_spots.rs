@@ -21,5 +21,6 @@ pub(super) fn blind_spots(
         (BlindSpot::HooksFailed, loader.and_then(Loader::failed)),
         (BlindSpot::Unwatched, ledger.unwatched()),
         (BlindSpot::Unprobed, ledger.unprobed()),
+        (BlindSpot::Missed, ledger.missed()),
     ])
 }

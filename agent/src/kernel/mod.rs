@@ -12,11 +12,13 @@
 mod blind_spots;
 mod changes;
 mod channels;
+mod checkpoint;
 pub mod ebpf;
 pub mod ledger;
 pub mod probe;
 mod probe_runner;
 mod publish;
+mod recall;
 pub mod sampling;
 mod schedule;
 pub mod settings;
@@ -26,6 +28,6 @@ mod wake_ups;
 
 pub use self::{
     channels::{Channels, Command, Published, TaskChannels, channels},
-    ebpf::{HookState, HookStatus},
+    ebpf::{HookState, HookStatus, pins::unpin},
     stats::{KernelStats, NamedCount},
 };

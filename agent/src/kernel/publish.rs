@@ -1,6 +1,6 @@
 //! Publishes what the kernel task knows.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
@@ -16,6 +16,8 @@ pub(super) struct Publisher {
     changes: broadcast::Sender<FaultChange>,
     /// The ledger's version in the view that was published last.
     version: Option<u64>,
+    /// The ids of faults that were open when the agent before this one ended, until the first view.
+    restored: BTreeSet<String>,
 }
 
 impl Publisher {
@@ -25,7 +27,12 @@ impl Publisher {
         stats: watch::Sender<Arc<KernelStats>>,
         changes: broadcast::Sender<FaultChange>,
     ) -> Self {
-        Self { faults, stats, changes, version: None }
+        Self { faults, stats, changes, version: None, restored: BTreeSet::new() }
+    }
+
+    /// These faults were open when the agent before this one ended: they do not open with the first view, they go on.
+    pub(super) fn restored(&mut self, ids: BTreeSet<String>) {
+        self.restored = ids;
     }
 
     /// Whether the view that was published last is of this version of the ledger and has these blind spots.
@@ -38,15 +45,18 @@ impl Publisher {
     pub(super) fn publish(&mut self, version: u64, mut view: FaultView) {
         let before = self.faults.borrow().clone();
         let at = SystemTime::now();
+        let mut restored = std::mem::take(&mut self.restored);
         let changes: Vec<_> = (before.sequence + 1..)
             .zip(changes::between(&before.faults, &view.faults))
-            .map(|(sequence, (transition, fault))| FaultChange {
-                sequence,
-                at,
-                transition,
-                fault: Arc::new(fault.clone()),
+            .map(|(sequence, (transition, fault))| {
+                let goes_on = restored.remove(&fault.id);
+                let transition = if goes_on { Transition::Updated } else { transition };
+                FaultChange { sequence, at, transition, fault: Arc::new(fault.clone()) }
             })
             .collect();
+        for id in restored {
+            info!(id, "fault closed while no agent ran");
+        }
         view.sequence = changes.last().map_or(before.sequence, |change| change.sequence);
         self.version = Some(version);
         self.faults.send_replace(Arc::new(view));

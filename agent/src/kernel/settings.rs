@@ -1,11 +1,15 @@
 //! Settings of the kernel side, and its defaults, periods, deadlines and bounds, each with its unit and its reason.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use super::ledger::Rules;
 
 /// The mount table of process 1: the host's, also in a container with `hostPID`.
 pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
+/// The checkpoint file, on the tmpfs that a reboot empties.
+pub const CHECKPOINT_FILE: &str = "/run/tocsin/checkpoint.json";
+/// The directory for pinned counters and hooks, where systemd and every distribution mount bpffs.
+pub const PIN_DIR: &str = "/sys/fs/bpf/tocsin";
 /// 5 minutes: a disk that fails once an hour should not come and go all day, and a node should not stay
 /// out for an hour after one bad cable.
 pub const IO_ERROR_WINDOW: Duration = Duration::from_mins(5);
@@ -47,6 +51,15 @@ pub enum MountHooks {
     Syscalls,
 }
 
+/// Where an agent keeps what the next one has to know. An empty path keeps nothing there.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// The checkpoint: open faults, and what has been dealt with.
+    pub checkpoint: PathBuf,
+    /// The directory in bpffs for counters and hooks.
+    pub pin_dir: PathBuf,
+}
+
 /// Settings of the kernel side.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -60,4 +73,6 @@ pub struct Settings {
     pub rules: Rules,
     /// Time between snapshots if there are no events.
     pub reread_interval: Duration,
+    /// What is kept for the agent that starts next.
+    pub keep: Keep,
 }

@@ -22,6 +22,10 @@ pub struct KernelStats {
     pub missed: u64,
     /// Events that the agent gave up because too many waited for their filesystem.
     pub forgotten: u64,
+    /// Hooks that stay attached when this process ends.
+    pub pinned_hooks: usize,
+    /// Writes of the checkpoint that failed.
+    pub checkpoint_failures: u64,
     /// Probes that are running or stuck.
     pub probes_running: usize,
     /// Seconds that the last snapshot took.
@@ -101,6 +105,7 @@ impl StatsReader {
             hooks: source.loader().hooks(),
             uncounted: source.uncounted(),
             missed: self.missed,
+            pinned_hooks: source.loader().pinned_hooks(),
             ..KernelStats::default()
         }
     }

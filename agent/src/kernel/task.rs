@@ -16,13 +16,16 @@ use tracing::{debug, info, warn};
 use super::{
     blind_spots::blind_spots,
     channels::{Command, TaskChannels},
+    checkpoint::Keeper,
     ebpf::{
         BATCH, EventSource,
+        inherited::Carried,
         reader::{Event, kind_name},
     },
     ledger::{Ledger, Now, Probed},
     probe_runner::ProbeRunner,
     publish::Publisher,
+    recall::{Recalled, recall},
     sampling::{
         mounts::MountTable,
         sampler::Sampler,
@@ -46,6 +49,7 @@ const START_INTERVAL: Duration = Duration::from_millis(5);
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Kernel {
     ledger: Ledger,
+    keeper: Keeper,
     schedule: Schedule,
     wake_ups: WakeUps,
     sampler: SamplerHandle,
@@ -67,11 +71,14 @@ impl Kernel {
         channels: TaskChannels,
     ) -> io::Result<Self> {
         // Hooks first: what happens from here on is not missed.
-        let (wake_ups, error_marks) = WakeUps::open(config, paths);
+        let Recalled { wake_ups, error_marks, ledger, keeper, restored } =
+            recall(config, paths).await;
         let sampler = Sampler::new(paths, error_marks)?;
-        let TaskChannels { commands, publisher } = channels;
+        let TaskChannels { commands, mut publisher } = channels;
+        publisher.restored(restored);
         let mut kernel = Self {
-            ledger: Ledger::new(config.rules.clone()),
+            ledger,
+            keeper,
             schedule: Schedule::new(Instant::now()),
             wake_ups,
             sampler: thread::spawn(sampler, config.reread_interval)?,
@@ -97,6 +104,8 @@ impl Kernel {
                 Some(sample) = self.sampler.next() => self.sampled(sample),
                 () = sleep_until(deadline.into()) => break,
             }
+            // What was counted while no agent ran: what it means may need a probe.
+            self.publish_stats();
             while let Some(probed) = self.probes.try_next() {
                 self.probed(&probed);
             }
@@ -137,6 +146,7 @@ impl Kernel {
                     self.sampled(sample.ok_or_else(|| anyhow!("the sampler's thread has died"))?);
                 }
                 probed = self.probes.next() => self.probed(&probed),
+                is_written = self.keeper.written() => self.checkpoint_written(is_written),
                 command = self.commands.recv() => {
                     let gone = || anyhow!("nobody can send commands any more");
                     self.command(command.ok_or_else(gone)?);
@@ -156,7 +166,8 @@ impl Kernel {
             .next_probe()
             .map(|due| now + Duration::from_nanos(due.saturating_sub(clock::monotonic())));
         let far = now + Duration::from_hours(1);
-        self.schedule.next_snapshot().into_iter().chain(probe).min().unwrap_or(far)
+        let due = self.schedule.next_snapshot().into_iter().chain(probe).chain(self.keeper.due());
+        due.min().unwrap_or(far)
     }
 
     /// What follows every input: a snapshot and probes that are due are begun, and what has changed is published.
@@ -166,6 +177,7 @@ impl Kernel {
         }
         self.start_probes();
         self.publish();
+        self.keep();
         self.sampler.send_every(self.ledger.needs_every_snapshot());
     }
 
@@ -186,6 +198,7 @@ impl Kernel {
 
     fn events(&mut self, events: &mut Vec<Event>) {
         self.schedule.event(Instant::now());
+        self.keeper.changed();
         let now = now();
         for event in events.drain(..) {
             debug!(kind = kind_name(event.kind), dev = %event.dev, errno = event.errno,
@@ -272,7 +285,24 @@ impl Kernel {
         let version = self.ledger.version();
         let blind_spots = blind_spots(self.blind.as_deref(), self.wake_ups.source(), &self.ledger);
         if !self.publisher.is_current(version, &blind_spots) {
+            self.keeper.changed();
             self.publisher.publish(version, FaultView { blind_spots, ..self.ledger.view() });
+        }
+    }
+
+    /// Writes the checkpoint, if it is due.
+    fn keep(&mut self) {
+        if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
+            let none = Carried::new();
+            let carried = self.wake_ups.source().map_or(&none, EventSource::carried);
+            self.keeper.write(self.ledger.memory(), carried);
+        }
+    }
+
+    /// What an earlier agent left in the kernel is removed when it is in the checkpoint.
+    fn checkpoint_written(&mut self, is_written: bool) {
+        if is_written && let Some(source) = self.wake_ups.source_mut() {
+            source.forget_predecessors();
         }
     }
 
@@ -282,6 +312,7 @@ impl Kernel {
         let stats = self.stats.read(source, &before, &mut self.ledger, now());
         self.publisher.publish_stats(KernelStats {
             forgotten: self.ledger.forgotten(),
+            checkpoint_failures: self.keeper.failures(),
             probes_running: self.probes.calls(),
             snapshot_seconds: self.snapshot_seconds,
             ..stats

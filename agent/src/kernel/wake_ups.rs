@@ -7,7 +7,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tracing::{info, warn};
 
 use super::{
-    ebpf::{EventSource, reader::Event},
+    ebpf::{
+        EventSource,
+        pins::{NoPins, PinDir, Takeover},
+        reader::Event,
+    },
     sampling::fanotify::{self, ErrorEvents, ErrorMarks},
     settings::Settings,
 };
@@ -33,11 +37,19 @@ pub(super) struct WakeUps {
 impl WakeUps {
     /// Opens every source that this host has. Without eBPF that includes fanotify; then the sampler has to add each
     /// filesystem to the second value.
-    pub(super) fn open(config: &Settings, paths: &Paths) -> (Self, Option<ErrorMarks>) {
+    pub(super) fn open(
+        config: &Settings,
+        paths: &Paths,
+        pins: Result<PinDir, NoPins>,
+    ) -> (Self, Option<ErrorMarks>, Takeover) {
         let source = if config.no_ebpf {
             Err("eBPF is off (NO_EBPF)".to_owned())
         } else {
-            EventSource::load(config, paths)
+            EventSource::load(config, paths, pins)
+        };
+        let (source, takeover) = match source {
+            Ok((source, takeover)) => (Ok(source), takeover),
+            Err(why) => (Err(why), Takeover::default()),
         };
         let (mut fanotify, mut marks) = (None, None);
         if let Err(why) = &source {
@@ -47,12 +59,17 @@ impl WakeUps {
                 Err(error) => info!(%error, "no fanotify error events either"),
             }
         }
-        (Self { source, fanotify, mount_table: watch_mount_table(paths) }, marks)
+        (Self { source, fanotify, mount_table: watch_mount_table(paths) }, marks, takeover)
     }
 
     /// The loaded programs, or why there are none.
     pub(super) fn source(&self) -> Result<&EventSource, &str> {
         self.source.as_ref().map_err(String::as_str)
+    }
+
+    /// The loaded programs, to be changed; `None` if there are none.
+    pub(super) fn source_mut(&mut self) -> Option<&mut EventSource> {
+        self.source.as_mut().ok()
     }
 
     /// Attaches the hooks whose tracepoints have appeared since the last attempt.

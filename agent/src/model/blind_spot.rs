@@ -17,17 +17,20 @@ pub enum BlindSpot {
     Unwatched,
     /// After an event, some filesystems could not be tested with a write.
     Unprobed,
+    /// Events were missed, and what they may have told is being looked for.
+    Missed,
 }
 
 impl BlindSpot {
     /// Every kind, in the order in which they are declared.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Blind,
         Self::NoEvents,
         Self::NoBlockEvents,
         Self::HooksFailed,
         Self::Unwatched,
         Self::Unprobed,
+        Self::Missed,
     ];
 
     /// The name for machines.
@@ -40,6 +43,7 @@ impl BlindSpot {
             Self::HooksFailed => "hooks_failed",
             Self::Unwatched => "unwatched",
             Self::Unprobed => "unprobed",
+            Self::Missed => "missed",
         }
     }
 }

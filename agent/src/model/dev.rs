@@ -2,9 +2,14 @@
 
 use std::{fmt, num::ParseIntError, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// The number of a block device or superblock, in the kernel's own form: major << 20 | minor
 /// (`include/linux/kdev_t.h`). Every tracepoint has it in this form.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 pub struct Dev(pub u32);
 
 /// The text is not a device number as `major:minor`.
@@ -41,6 +46,20 @@ impl Dev {
 impl fmt::Display for Dev {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.major(), self.minor())
+    }
+}
+
+impl From<Dev> for String {
+    fn from(dev: Dev) -> Self {
+        dev.to_string()
+    }
+}
+
+impl TryFrom<String> for Dev {
+    type Error = BadDev;
+
+    fn try_from(text: String) -> Result<Self, BadDev> {
+        text.parse()
     }
 }
 

@@ -105,6 +105,9 @@ fn unseen(spot: BlindSpot) -> &'static str {
         BlindSpot::HooksFailed => "what a hook that could not be attached would show",
         BlindSpot::Unwatched => "filesystems whose line or devices are not understood",
         BlindSpot::Unprobed => "whether a filesystem can still be written after an event on it",
+        BlindSpot::Missed => {
+            "what events told that were missed, until everything has been looked at"
+        }
     }
 }
 

@@ -32,6 +32,7 @@ mod io_stall;
 mod kernel_programs;
 mod load_balancers;
 mod manifests;
+mod memory;
 mod mount_table;
 mod network_dns;
 mod network_gateway;

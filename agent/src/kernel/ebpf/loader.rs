@@ -11,39 +11,24 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::TracePoint,
+    programs::{TracePoint, trace_point::TracePointLinkId},
 };
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
     thread::{UnshareFlags, unshare_unsafe},
 };
-use tocsin_ebpf::{CountKey, CountValue, Layouts};
+use tocsin_ebpf::Layouts;
 use tracing::{debug, info, warn};
 
 use super::{
     hooks::{BLOCK_HOOKS, HOOKS, Hook, Wanted},
+    pins::{PinDir, Pins},
     tracefs::{NoTraceFs, TraceFs},
+    wire::{Counts, Uncounted, Wire, with_causes},
 };
 
 /// The object file that `build.rs` built; empty with `AYA_BUILD_SKIP=1`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tocsin-ebpf"));
-
-/// A value as it is in the kernel's maps.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(transparent)]
-pub(crate) struct Wire<T>(pub(crate) T);
-
-// SAFETY: `repr(C)` structs of integers without padding (their sizes are tested below).
-unsafe impl aya::Pod for Wire<CountKey> {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Wire<CountValue> {}
-// SAFETY: as above.
-unsafe impl aya::Pod for Wire<Layouts> {}
-
-/// The exact counters.
-pub(crate) type Counts = PerCpuHashMap<MapData, Wire<CountKey>, Wire<CountValue>>;
-/// Events that found no room in [`Counts`].
-pub(crate) type Uncounted = PerCpuArray<MapData, Wire<CountValue>>;
 
 /// The log of the programs, for debugging; off unless `BPF_LOG` is set.
 pub(crate) type ProgramLog = aya_log::EbpfLogger<&'static dyn log::Log>;
@@ -103,13 +88,15 @@ pub struct HookStatus {
 }
 
 /// The loaded object, and the states of its hooks.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Loader {
     ebpf: Ebpf,
     tracefs: TraceFs,
     layouts: Layouts,
     syscall_hooks: bool,
     states: BTreeMap<&'static str, (HookState, String)>,
+    /// What is pinned; `None` where nothing is.
+    pins: Option<Pins>,
 }
 
 impl Loader {
@@ -135,7 +122,24 @@ impl Loader {
             .load(OBJECT)
             .map_err(|error| LoadError::Load(with_causes(&error)))?;
         let layouts = Layouts { records_per_second, ..Layouts::default() };
-        Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new() })
+        Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new(), pins: None })
+    }
+
+    /// Pins the counters there, and from now on every hook that is attached. Called before the first one is.
+    pub(crate) fn pin(&mut self, dir: PinDir) -> Result<(), String> {
+        self.pins = Some(Pins::new(dir, &mut self.ebpf)?);
+        Ok(())
+    }
+
+    /// What is pinned; `None` where nothing is.
+    pub(crate) fn pins(&mut self) -> Option<&mut Pins> {
+        self.pins.as_mut()
+    }
+
+    /// Number of hooks that stay attached when this process ends.
+    #[must_use]
+    pub fn pinned_hooks(&self) -> usize {
+        self.pins.as_ref().map_or(0, Pins::hooks)
     }
 
     /// Attaches the hooks that are wanted and not attached yet. Called at the start and every
@@ -195,7 +199,7 @@ impl Loader {
     }
 
     fn attach(&mut self, hook: &Hook) -> Result<(), String> {
-        let Self { ebpf, tracefs, layouts, .. } = self;
+        let Self { ebpf, tracefs, layouts, pins, .. } = self;
         let map = ebpf.map_mut(".data.layouts").ok_or("no map for the layouts")?;
         let mut global =
             Array::<_, Wire<Layouts>>::try_from(map).map_err(|error| with_causes(&error))?;
@@ -205,10 +209,22 @@ impl Loader {
         if program.fd().is_err() {
             program.load().map_err(|error| with_causes(&error))?;
         }
-        let mut attach = || {
-            program.attach(hook.category, hook.event).map(drop).map_err(|error| with_causes(&error))
+        let is_private = tracefs.is_private();
+        let attach = |program: &mut TracePoint| {
+            let mut attach =
+                || program.attach(hook.category, hook.event).map_err(|error| with_causes(&error));
+            if is_private { with_tracefs(attach) } else { attach() }
         };
-        if tracefs.is_private() { with_tracefs(attach) } else { attach() }
+        let link = attach(program)?;
+        if let Some(pinned) = pins
+            && let Err(why) = pinned.pin_hook(program, link, hook.event)
+        {
+            // The attempt has detached it.
+            warn!(why, "hooks cannot be pinned: events while no agent runs are not counted");
+            *pins = None;
+            attach(program)?;
+        }
+        Ok(())
     }
 
     /// Every hook with its state.
@@ -279,7 +295,9 @@ impl Loader {
 /// Runs `attach` on a thread that has a tracefs at `/sys/kernel/tracing`, where aya expects it. The thread has a mount
 /// namespace of its own that ends with it, so the host's mount table does not change. Mounts that the host removes in the
 /// meantime disappear from this namespace as well (`DOWNSTREAM`, that is slave propagation).
-fn with_tracefs(mut attach: impl FnMut() -> Result<(), String> + Send) -> Result<(), String> {
+fn with_tracefs(
+    attach: impl FnOnce() -> Result<TracePointLinkId, String> + Send,
+) -> Result<TracePointLinkId, String> {
     let body = move || {
         let enter = || -> rustix::io::Result<()> {
             // SAFETY: only this thread, which ends below, leaves the shared namespace.
@@ -293,31 +311,4 @@ fn with_tracefs(mut attach: impl FnMut() -> Result<(), String> + Send) -> Result
     thread::scope(|scope| {
         scope.spawn(body).join().unwrap_or_else(|_| Err("the attaching thread panicked".into()))
     })
-}
-
-/// The message of an error, with those of its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use tocsin_ebpf::{CountKey, CountValue, Layouts, Record};
-
-    #[test]
-    fn records_have_no_padding() {
-        assert_eq!(size_of::<Record>(), 48);
-        assert_eq!(size_of::<CountKey>(), 12);
-        assert_eq!(size_of::<CountValue>(), 32);
-        assert_eq!(size_of::<Layouts>(), 3 * 20 + 5 * 16 + 8);
-    }
 }

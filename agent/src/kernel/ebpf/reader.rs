@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{MapData, MapError, RingBuf};
 use tocsin_ebpf::{CountKey, Kind, Record, is_benign_block_error};
 
-use super::loader::{Counts, Uncounted, Wire};
+use super::wire::{Counts, Uncounted, Wire};
 use crate::{
     errno::{EFSBADCRC, EFSCORRUPTED},
     model::Dev,

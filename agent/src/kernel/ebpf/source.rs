@@ -5,10 +5,14 @@ use std::{future::pending, io};
 use aya::maps::{MapData, RingBuf};
 use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
+use tracing::{info, warn};
 
 use super::{
-    loader::{Counts, Loader, ProgramLog, Uncounted},
+    inherited::{Carried, add},
+    loader::{Loader, ProgramLog},
+    pins::{NoPins, PinDir, Pins, Takeover},
     reader::{self, Count, Event, drain},
+    wire::{Counts, Uncounted},
 };
 use crate::{
     host::Paths,
@@ -25,18 +29,37 @@ pub struct EventSource {
     ring: AsyncFd<RingBuf<MapData>>,
     counts: Counts,
     uncounted: Uncounted,
+    /// What earlier agents counted.
+    carried: Carried,
     /// With `BPF_LOG=true`.
     log: Option<AsyncFd<ProgramLog>>,
 }
 
 impl EventSource {
-    /// Loads the programs and attaches every hook that this kernel has. The error says why there are no kernel events.
-    pub fn load(config: &Settings, paths: &Paths) -> Result<Self, String> {
+    /// Loads the programs, attaches every hook that this kernel has, and takes over from an earlier agent what it left
+    /// pinned. The error says why there are no kernel events.
+    pub fn load(
+        config: &Settings,
+        paths: &Paths,
+        pins: Result<PinDir, NoPins>,
+    ) -> Result<(Self, Takeover), String> {
         let syscalls = config.mount_hooks == MountHooks::Syscalls;
         let limit = settings::RECORDS_PER_SECOND;
         let mut loader =
             Loader::load(&paths.sys, limit, syscalls, config.bpf_log).map_err(|e| e.to_string())?;
+        match pins {
+            Ok(dir) => {
+                if let Err(why) = loader.pin(dir) {
+                    warn!(why, "nothing can be pinned: events while no agent runs are not counted");
+                }
+            }
+            Err(NoPins::Off) => {}
+            Err(why) => {
+                info!(%why, "nothing is pinned: events while no agent runs are not counted")
+            }
+        }
         loader.attach_missing();
+        let takeover = loader.pins().map_or_else(|| Ok(Takeover::default()), Pins::take_over)?;
         let (ring, counts, uncounted) = loader.take_maps().map_err(|e| e.to_string())?;
         let ring = fd::watch(ring, Interest::READABLE).map_err(|e| e.to_string())?;
         let log = if config.bpf_log {
@@ -45,7 +68,8 @@ impl EventSource {
         } else {
             None
         };
-        Ok(Self { loader, ring, counts, uncounted, log })
+        let carried = Carried::default();
+        Ok((Self { loader, ring, counts, uncounted, carried, log }, takeover))
     }
 
     /// The hooks.
@@ -74,9 +98,33 @@ impl EventSource {
         Ok(())
     }
 
-    /// Reads the exact counters.
+    /// Counts on from what earlier agents counted.
+    pub fn carry(&mut self, carried: Carried) {
+        self.carried = carried;
+    }
+
+    /// What earlier agents counted.
+    #[must_use]
+    pub fn carried(&self) -> &Carried {
+        &self.carried
+    }
+
+    /// Removes what earlier agents have left pinned: it is in the checkpoint now.
+    pub fn forget_predecessors(&mut self) {
+        if let Some(pins) = self.loader.pins() {
+            pins.forget_predecessors();
+        }
+    }
+
+    /// Reads the exact counters, with what earlier agents counted.
     pub fn counts(&self) -> Result<Vec<Count>, aya::maps::MapError> {
-        reader::counts(&self.counts)
+        let counts = reader::counts(&self.counts)?;
+        if self.carried.is_empty() {
+            return Ok(counts);
+        }
+        let mut sums = self.carried.clone();
+        add(&mut sums, &counts);
+        Ok(sums.into_values().collect())
     }
 
     /// Number of events for which there was no room among the counters.

@@ -81,7 +81,7 @@ impl Ledger {
         }
         // An xfs that was shut down shows that in its root directory only. So that is checked when the agent starts, and
         // at every snapshot if no event would tell of it.
-        let at_start = is_new && filesystem.is_writable_type() && !self.started;
+        let at_start = filesystem.is_writable_type() && !self.started;
         let each_time = !self.xfs_events && filesystem.fs_type == "xfs";
         if (at_start || each_time) && known.probes.due.is_empty() {
             known.probes.skip_write = true;

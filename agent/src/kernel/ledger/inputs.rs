@@ -109,6 +109,7 @@ impl Ledger {
             }
         }
         self.close_unused();
+        self.look_out(now);
         self.forget_unmounted();
         self.close_quiet(now);
     }

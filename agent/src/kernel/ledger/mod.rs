@@ -13,12 +13,16 @@
 //! | `devices`, `progress` | the errors of each disk, and whether its I/O moves |
 //! | `probes`, `probe_schedule` | when to probe a filesystem, and what the result means |
 //! | `clear` | what an operator's `faults clear` changes |
+//! | `lookout` | looking at everything once, after events that were missed |
+//! | `memory` | what the ledger of the next agent begins with |
 //! | `view` | open faults in words |
 
 mod clear;
 mod devices;
 mod filesystems;
 mod inputs;
+mod lookout;
+mod memory;
 mod probe_schedule;
 mod probes;
 mod progress;
@@ -30,6 +34,7 @@ mod types;
 mod view;
 
 pub use self::{
+    memory::{CountMemory, Memory},
     state::Ledger,
     types::{Action, Mono, Now, Probed, Rules},
 };

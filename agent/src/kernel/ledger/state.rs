@@ -9,6 +9,7 @@ use std::{
 use tocsin_ebpf::Kind;
 
 use super::{
+    lookout::Lookout,
     progress::Progress,
     superblock::Superblock,
     types::{Action, Key, Mono, Now, Rules},
@@ -74,6 +75,8 @@ pub struct Ledger {
     pub(super) started: bool,
     /// Whether an event will tell of an xfs that shuts down.
     pub(super) xfs_events: bool,
+    /// A look at everything, after events that were missed.
+    pub(super) lookout: Option<Lookout>,
 }
 
 impl Ledger {
@@ -97,6 +100,7 @@ impl Ledger {
             version: 0,
             started: false,
             xfs_events: true,
+            lookout: None,
         }
     }
 
@@ -106,6 +110,7 @@ impl Ledger {
         let has_xfs = || self.table.filesystems.values().any(|f| f.fs_type == "xfs");
         !self.faults.is_empty()
             || !self.waiting.is_empty()
+            || self.lookout.is_some()
             || self.has_io_in_flight()
             || (!self.xfs_events && has_xfs())
             // After a clear the next snapshot is the new baseline.

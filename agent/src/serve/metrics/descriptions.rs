@@ -5,14 +5,16 @@ tocsin_runtime::descriptions! {
     EVENTS = counter "kernel_events" ["kind", "device", "errno"]
         "Kernel events, exactly as the kernel counted them";
     OPEN = gauge "faults_open" ["kind", "device", "scope"] "1 for every open fault";
-    OPENED = counter "faults_opened" ["kind"] "Faults opened since the agent started";
-    CLOSED = counter "faults_closed" ["kind"] "Faults closed since the agent started";
+    OPENED = counter "faults_opened" ["kind"] "Faults opened since the first agent of this boot that left a checkpoint";
+    CLOSED = counter "faults_closed" ["kind"] "Faults closed since the first agent of this boot that left a checkpoint";
     HOOK = gauge "hook_attached" ["hook"] "1 where the hook's program runs, 0 where it is missing, not wanted or failed";
     SUPPRESSED = counter "records_suppressed" [] "Kernel events counted and not sent, by the limit per (kind, device) and second";
     DROPPED = counter "records_dropped" [] "Kernel events counted and not sent, because the ring buffer was full";
     UNCOUNTED = counter "events_uncounted" [] "Kernel events not counted, because the table of counters was full";
     MISSED = counter "events_missed" [] "Kernel events for which no program ran, because one was running on that CPU";
     FORGOTTEN = counter "events_forgotten" [] "Kernel events given up while they waited for the mount table";
+    PINNED = gauge "hooks_pinned" [] "Hooks that stay attached, and count, when this agent ends";
+    CHECKPOINT = counter "checkpoint_failures" [] "Attempts to write the checkpoint that failed";
     PASSED = gauge "check_passed" ["check"] "1 while the check passes";
     DEGRADED = gauge "check_degraded" ["check"] "1 while the check passes by policy or with a blind spot";
     PROBE_OUTCOME = gauge "probe_outcome" ["check", "outcome"] "1 for what the last sample of a running probe was: pass, degraded, fail or unknown";

@@ -99,7 +99,9 @@ fn events(encoder: &mut Encoder<'_>, stats: &KernelStats) -> fmt::Result {
     encoder.counter(&described::DROPPED, dropped)?;
     encoder.counter(&described::UNCOUNTED, stats.uncounted)?;
     encoder.counter(&described::MISSED, stats.missed)?;
-    encoder.counter(&described::FORGOTTEN, stats.forgotten)
+    encoder.counter(&described::FORGOTTEN, stats.forgotten)?;
+    encoder.integer(&described::PINNED, stats.pinned_hooks)?;
+    encoder.counter(&described::CHECKPOINT, stats.checkpoint_failures)
 }
 
 /// Open faults, and counters of opened and closed ones.

@@ -12,7 +12,7 @@ use tocsin_ebpf::Kind;
 use crate::{
     kernel::{
         ebpf::reader::{Count, Event},
-        ledger::{Action, Ledger, Mono, Now, Probed, Rules, types::nanos},
+        ledger::{Action, Ledger, Memory, Mono, Now, Probed, Rules, types::nanos},
         probe::{Probe, Root},
         sampling::{
             BtrfsErrors, Disk, Ext4Errors,
@@ -183,6 +183,16 @@ impl Host {
 
     pub(super) fn open(&self) -> Vec<String> {
         self.ledger.view().faults.into_iter().map(|fault| fault.id).collect()
+    }
+
+    /// Another agent begins with what this one has left; nothing has been looked at since.
+    pub(super) fn restart(&mut self) -> &mut Self {
+        let left = serde_json::to_string(&self.ledger.memory()).unwrap();
+        let memory: Memory = serde_json::from_str(&left).unwrap();
+        assert_eq!(memory, self.ledger.memory());
+        self.ledger = Ledger::new(self.ledger.rules.clone());
+        self.ledger.restore(&memory, self.now);
+        self
     }
 
     #[track_caller]

@@ -4,4 +4,5 @@ mod clear;
 mod devices;
 mod filesystems;
 mod host;
+mod memory;
 mod probes;

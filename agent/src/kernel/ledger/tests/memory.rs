@@ -1,0 +1,191 @@
+//! What the ledger of a restarted agent begins with.
+
+use std::time::Duration;
+
+use tocsin_ebpf::Kind;
+
+use super::host::{EIO, EROFS, Host, WINDOW, dev};
+use crate::kernel::{
+    ledger::{Ledger, Memory},
+    probe::Probe,
+    sampling::{Disk, Ext4Errors},
+};
+
+fn ext4(host: &mut Host, count: u64) {
+    let errors = Ext4Errors { count, first: "a:1".into(), remounted: false };
+    host.ext4.insert(dev("7:1"), errors);
+}
+
+fn disk(host: &mut Host, completed: u64, in_flight: u64) {
+    host.disks.insert(dev("7:1"), Disk::Present { completed, in_flight });
+}
+
+/// What happened before the restart, and which faults are open after the first snapshot of the next agent.
+type Story = (&'static str, fn(&mut Host), &'static [&'static str]);
+
+#[test]
+fn a_restarted_agent_begins_where_the_other_ended() {
+    let stories: &[Story] = &[
+        ("a healthy host", |_| {}, &[]),
+        (
+            "an I/O error on a device that still fails",
+            |host| {
+                host.event(Kind::BlockWrite, "7:1", EIO).settle(&Probe::SyncFailed(EIO));
+            },
+            &["io_error-7:1"],
+        ),
+        (
+            "an ext4 with errors=continue",
+            |host| {
+                ext4(host, 1);
+                host.event(Kind::Ext4Error, "7:1", 0).sample().settle(&Probe::Writable);
+            },
+            &["filesystem_error-7:1"],
+        ),
+        (
+            "a loss that no mount table shows",
+            |host| {
+                host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
+                assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+            },
+            &["filesystem_ro-7:1"],
+        ),
+        (
+            "a loss that the mount table shows",
+            |host| {
+                host.remount(1, "ro", "ro").sample();
+            },
+            &["filesystem_ro-7:1"],
+        ),
+        (
+            "a stall",
+            |host| {
+                disk(host, 10, 3);
+                host.sample().after(Duration::from_secs(6)).sample();
+            },
+            &["io_stall-7:1"],
+        ),
+        (
+            "a stall that an operator accepted",
+            |host| {
+                disk(host, 10, 3);
+                host.sample().after(Duration::from_secs(6)).sample();
+                assert!(host.ledger.clear("io_stall-7:1", host.now));
+            },
+            &[],
+        ),
+        (
+            "a cleared I/O error",
+            |host| {
+                host.event(Kind::BlockWrite, "7:1", EIO).settle(&Probe::Writable);
+                host.counts(Kind::BlockWrite, "7:1", EIO, 1);
+                assert!(host.ledger.clear("io_error-7:1", host.now));
+            },
+            &[],
+        ),
+        (
+            "an accepted loss",
+            |host| {
+                host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
+                assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+                assert!(host.ledger.clear("filesystem_error-7:1", host.now));
+            },
+            &[],
+        ),
+        (
+            "an accepted read-only filesystem",
+            |host| {
+                host.remount(1, "ro", "ro").sample();
+                assert!(host.ledger.clear("filesystem_ro-7:1", host.now));
+            },
+            &[],
+        ),
+        (
+            "a fault of a filesystem that is not mounted any more",
+            |host| {
+                host.event(Kind::BlockWrite, "7:1", EIO).umount(1);
+            },
+            &[],
+        ),
+        (
+            "a filesystem that lost its writability while no agent ran",
+            |host| {
+                host.remount(1, "ro", "ro");
+            },
+            &["filesystem_ro-7:1"],
+        ),
+        ("an ext4 error while no agent ran", |host| ext4(host, 1), &["filesystem_error-7:1"]),
+    ];
+    for (what, before, open) in stories {
+        let mut host = Host::new();
+        ext4(&mut host, 0);
+        host.mount(1, "rw", "rw").sample().settle(&Probe::Writable).sample();
+        before(&mut host);
+        host.restart().sample().expect(what, open);
+    }
+}
+
+#[test]
+fn a_restored_fault_keeps_its_time_its_words_and_its_count() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+    host.event(Kind::BlockRead, "7:1", EIO).counts(Kind::BlockRead, "7:1", EIO, 7);
+    let before = host.ledger.view();
+    host.after(Duration::from_secs(3)).restart().sample();
+    assert_eq!(host.ledger.view(), before);
+    // Three more were counted while no agent ran.
+    host.counts(Kind::BlockRead, "7:1", EIO, 10);
+    assert_eq!(host.ledger.view().faults[0].count, 10);
+    assert_eq!(host.ledger.view().opened, before.opened);
+    // It closes as it would have closed.
+    host.after(WINDOW).sample().settle(&Probe::Writable).expect("quiet", &[]);
+}
+
+#[test]
+fn what_was_counted_while_no_agent_ran_is_a_fault() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+    host.counts(Kind::BlockWrite, "7:1", EIO, 5).expect("counted", &["io_error-7:1"]);
+    assert!(host.ledger.clear("io_error-7:1", host.now));
+    host.restart().sample();
+    // The same number is nothing new, whenever it is read.
+    host.after(Duration::from_secs(1));
+    let last = host.now;
+    host.counts(Kind::BlockWrite, "7:1", EIO, 5).expect("cleared", &[]);
+    assert_eq!(host.now.mono, last.mono);
+    host.counts(Kind::BlockWrite, "7:1", EIO, 6).expect("a new one", &["io_error-7:1"]);
+    assert_eq!(host.ledger.view().faults[0].count, 1);
+}
+
+#[test]
+fn a_probe_that_was_running_is_made_again() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+    // Lost data without an errno: only a probe tells whether the filesystem is full.
+    host.event(Kind::Writeback, "7:1", 0).expect("not known yet", &[]);
+    let _killed_with_the_agent = host.ledger.take_actions();
+    host.restart().sample().settle(&Probe::Writable).expect("explained", &["io_error-7:1"]);
+}
+
+#[test]
+fn another_filesystem_on_the_same_device_inherits_nothing() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+    host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
+    host.expect("lost", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
+    host.umount(1).lines.push("999 1 7:1 / /mnt/1 rw - ext4 /dev/loop1 rw".into());
+    host.restart().sample().settle(&Probe::Writable).expect("another one", &[]);
+}
+
+#[test]
+fn kinds_of_a_later_version_are_left_out() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample();
+    host.event(Kind::BlockRead, "7:1", EIO).counts(Kind::BlockRead, "7:1", EIO, 1);
+    let text = serde_json::to_string(&host.ledger.memory()).unwrap();
+    let text = text.replace("\"io_error\"", "\"io_miracle\"").replace("\"kind\":1", "\"kind\":99");
+    let memory: Memory = serde_json::from_str(&text).unwrap();
+    let mut ledger = Ledger::new(host.ledger.rules.clone());
+    assert_eq!(ledger.restore(&memory, host.now), 0);
+    assert!(ledger.memory().counts.is_empty());
+}

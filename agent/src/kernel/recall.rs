@@ -1,0 +1,90 @@
+//! What an agent begins with: the checkpoint and the pinned counters of the agent before it.
+
+use std::{collections::BTreeSet, time::SystemTime};
+
+use tracing::{info, warn};
+
+use super::{
+    checkpoint::{Ignored, Keeper, Kept},
+    ebpf::{
+        inherited,
+        pins::{NoPins, PinDir, Takeover},
+    },
+    ledger::{Ledger, Memory, Now},
+    sampling::fanotify::ErrorMarks,
+    settings::Settings,
+    wake_ups::WakeUps,
+};
+use crate::host::{Paths, clock};
+
+/// The parts of the kernel task that know what was before.
+pub(super) struct Recalled {
+    pub(super) wake_ups: WakeUps,
+    pub(super) error_marks: Option<ErrorMarks>,
+    pub(super) ledger: Ledger,
+    pub(super) keeper: Keeper,
+    /// The ids of the faults that were open when the agent before ended.
+    pub(super) restored: BTreeSet<String>,
+}
+
+/// Reads the checkpoint, loads the hooks, and takes over the counters of the agent before.
+pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
+    let instance = clock::monotonic();
+    let keep = &config.keep;
+    let (mut keeper, kept) = Keeper::open(keep.checkpoint.clone(), paths, instance).await;
+    let pins =
+        if config.no_ebpf { Err(NoPins::Off) } else { PinDir::open(&keep.pin_dir, instance) };
+    let (mut kept, mut missed) = told(kept);
+    if let Err(NoPins::Held(_)) = pins {
+        warn!("another agent runs on this host: this one keeps nothing for the next");
+        keeper.disable();
+        (kept, missed) = (None, None);
+    }
+    let (mut wake_ups, error_marks, takeover) = WakeUps::open(config, paths, pins);
+    let Takeover { inherited, unreadable } = takeover;
+    let acknowledged = kept.as_ref().map(Kept::acknowledged);
+    let carried = inherited::carried(acknowledged.as_ref(), &inherited);
+    if !unreadable.is_empty() {
+        missed = Some("an agent of another version counted events that cannot be read".to_owned());
+    }
+    let now = Now { mono: instance, wall: SystemTime::now() };
+    let memory = kept.map_or_else(
+        || {
+            // Without a checkpoint nobody knows what was dealt with: what is older than an open fault would be is over.
+            let window = u64::try_from(config.rules.io_error_window.as_nanos()).unwrap_or(u64::MAX);
+            Memory::of_counts(&carried, instance.saturating_sub(window))
+        },
+        |kept| kept.memory,
+    );
+    let mut ledger = Ledger::new(config.rules.clone());
+    let open = ledger.restore(&memory, now);
+    let restored: BTreeSet<String> = ledger.view().faults.into_iter().map(|f| f.id).collect();
+    if open > 0 {
+        info!(open, "faults were open when the agent before this one ended");
+    }
+    if let Some(why) = missed {
+        ledger.look_everywhere(why);
+    }
+    if let Some(source) = wake_ups.source_mut() {
+        source.carry(carried);
+        if !keeper.is_enabled() {
+            source.forget_predecessors();
+        }
+    }
+    Recalled { wake_ups, error_marks, ledger, keeper, restored }
+}
+
+/// Says why a checkpoint is ignored. The second value says what is not known because of it.
+fn told(kept: Result<Option<Kept>, Ignored>) -> (Option<Kept>, Option<String>) {
+    match kept {
+        Ok(kept) => (kept, None),
+        Err(why @ Ignored::OtherBoot) => {
+            info!(%why, "the checkpoint is ignored");
+            (None, None)
+        }
+        Err(why) => {
+            warn!(%why, "the checkpoint is ignored");
+            (None, Some(format!("the checkpoint of the agent before is ignored ({why})")))
+        }
+    }
+}
