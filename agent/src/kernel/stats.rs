@@ -61,6 +61,15 @@ pub(super) struct StatsReader {
 }
 
 impl StatsReader {
+    /// Has everything looked at if events were missed since the last reading: nobody knows what they told.
+    fn look_for_missed(&mut self, source: &EventSource, ledger: &mut Ledger) {
+        let missed = source.loader().missed() + source.uncounted();
+        if missed > self.missed {
+            ledger.look_everywhere(format!("{} kernel events were missed", missed - self.missed));
+        }
+        self.missed = missed;
+    }
+
     /// Reads the counters into the ledger and into statistics. Counters that cannot be read stay as they were in
     /// `before`.
     pub(super) fn read(
@@ -77,7 +86,7 @@ impl StatsReader {
                 // Only while events come: this reads a file for each program.
                 if self.total != total {
                     self.total = total;
-                    self.missed = source.loader().missed();
+                    self.look_for_missed(source, ledger);
                 }
                 ledger.counted(&counts, now);
                 let table = ledger.table();
@@ -100,11 +109,12 @@ impl StatsReader {
                 before.counts.clone()
             }
         };
+        let uncounted = source.uncounted();
         KernelStats {
             counts,
             hooks: source.loader().hooks(),
-            uncounted: source.uncounted(),
-            missed: self.missed,
+            uncounted,
+            missed: self.missed.saturating_sub(uncounted),
             pinned_hooks: source.loader().pinned_hooks(),
             ..KernelStats::default()
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use e2e::agent::{self, TIMEOUT, run_cli};
 use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
@@ -58,10 +58,13 @@ impl Kept {
         names.filter(|name| name.to_string_lossy().starts_with("link_")).count()
     }
 
-    /// Waits until the checkpoint has what the agent knows: it is written 100 ms later at most.
-    fn wait_checkpoint(&self, agent: &Agent, has: impl Fn(&str) -> bool) {
+    /// Waits until a checkpoint that was written after that time has what the agent knows: it is written 100 ms later at
+    /// most.
+    fn wait_checkpoint(&self, agent: &Agent, after: SystemTime, has: impl Fn(&str) -> bool) {
         agent.wait_for("the checkpoint", TIMEOUT, |_| {
-            fs::read_to_string(&self.checkpoint).ok().filter(|text| has(text)).map(drop)
+            let is_new = fs::metadata(&self.checkpoint).ok()?.modified().ok()? >= after;
+            let text = fs::read_to_string(&self.checkpoint).ok()?;
+            (is_new && has(&text)).then_some(())
         });
     }
 }
@@ -115,10 +118,14 @@ fn a_restarted_agent_forgets_nothing() {
         on(failing.device().number())?;
         on(cleared.device().number()).map(|fault| fault.id)
     });
+    let before = SystemTime::now();
     assert!(run_cli(&sandbox, &["faults", "clear", &id]).status.success());
     let opened = fault(&agent, "filesystem_error", going_on.device()).opened;
-    kept.wait_checkpoint(&agent, |text| {
-        !text.contains(&format!("\"dev\":\"{}\",\"opened\"", cleared.device().number()))
+    let has = |text: &str, volume: &Volume| {
+        text.contains(&format!("\"dev\":\"{}\",\"opened\"", volume.device().number()))
+    };
+    kept.wait_checkpoint(&agent, before, |text| {
+        has(text, &going_on) && has(text, &failing) && !has(text, &cleared)
     });
 
     // Killed: what it said is said by the first answer of the next one, and what happened in between is counted.
@@ -232,7 +239,7 @@ fn upgrade_under_fire() {
     assert_eq!(inject::read_block_times(&device, missing, 1), 1);
     agent.wait_failure(Instant::now(), "io_errors", &[number]);
     failed.fetch_add(1, Ordering::Relaxed);
-    thread::scope(|scope| {
+    let agent = thread::scope(|scope| {
         let stop = SetOnDrop(&done);
         scope.spawn(|| ask(address, &done, &answers, &wrong));
         scope.spawn(|| {
@@ -264,6 +271,7 @@ fn upgrade_under_fire() {
             });
         }
         drop(stop);
+        agent
     });
     let failed = failed.load(Ordering::Relaxed);
     let counted = agent.wait_for("every event", TIMEOUT, |agent| {

@@ -3,6 +3,7 @@
 pub mod hooks;
 pub mod inherited;
 pub mod loader;
+mod pin_lock;
 pub mod pins;
 pub mod reader;
 mod source;

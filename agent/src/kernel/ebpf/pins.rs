@@ -7,10 +7,7 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
-    },
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -25,12 +22,13 @@ use aya::{
         trace_point::TracePointLinkId,
     },
 };
-use rustix::fs::{FlockOperation, flock, statfs};
+use rustix::fs::statfs;
 use tocsin_ebpf::{Gate, PINNED_VERSION};
 use tracing::{info, warn};
 
 use super::{
     inherited::Inherited,
+    pin_lock::{NoLock, lock},
     reader,
     wire::{Counts, GateMap, Wire, with_causes},
 };
@@ -105,18 +103,12 @@ impl PinDir {
             return Err(NoPins::NotBpffs(root.to_owned()));
         }
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
-        let lock = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
-            .open(root)
-            .map_err(failed)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(NoPins::Held(root.to_owned())),
-            Err(error) => return Err(failed(error.into())),
-        }
+        let lock = lock(root).map_err(|why| match why {
+            NoLock::Held => NoPins::Held(root.to_owned()),
+            NoLock::Io(error) => failed(error),
+        })?;
         let own = root.join(format!("v{PINNED_VERSION}-{instance}"));
-        Ok(Self { root: root.to_owned(), own, _lock: lock.into() })
+        Ok(Self { root: root.to_owned(), own, _lock: lock })
     }
 
     /// The directories that earlier agents have left, the oldest first.

@@ -51,7 +51,7 @@ impl Ledger {
             for dev in &pending {
                 if let Some(known) = superblocks.get_mut(dev) {
                     known.probes.skip_write = false;
-                    known.probes.due.insert(now.mono);
+                    known.probes.request(now.mono);
                 }
             }
             lookout.pending = Some(pending);

@@ -189,3 +189,25 @@ fn kinds_of_a_later_version_are_left_out() {
     assert_eq!(ledger.restore(&memory, host.now), 0);
     assert!(ledger.memory().counts.is_empty());
 }
+
+#[test]
+fn events_that_were_missed_are_looked_for_everywhere() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").mount(2, "rw", "rw").sample().settle(&Probe::Writable);
+    assert_eq!(host.ledger.missed(), None);
+    host.ledger.look_everywhere("3 events were missed".into());
+    let said = |host: &Host| host.ledger.missed().unwrap_or_default();
+    assert_eq!(said(&host), "3 events were missed: looking at every filesystem");
+    assert!(host.ledger.needs_every_snapshot());
+    host.sample();
+    assert_eq!(said(&host), "3 events were missed: 2 filesystems have not been looked at");
+    // No answer in time is no answer.
+    host.answer(&Probe::Late);
+    assert_eq!(said(&host), "3 events were missed: 2 filesystems have not been looked at");
+    // One that is not mounted any more need not answer.
+    host.umount(2).sample();
+    assert_eq!(said(&host), "3 events were missed: 1 filesystems have not been looked at");
+    host.after(Duration::from_secs(2)).settle(&Probe::Refused(EROFS));
+    assert_eq!(host.ledger.missed(), None);
+    host.expect("what the event would have told", &["filesystem_ro-7:1"]);
+}
