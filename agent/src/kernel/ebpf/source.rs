@@ -55,7 +55,7 @@ impl EventSource {
             }
             Err(NoPins::Off) => {}
             Err(why) => {
-                info!(%why, "nothing is pinned: events while no agent runs are not counted")
+                info!(%why, "nothing is pinned: events while no agent runs are not counted");
             }
         }
         loader.attach_missing();

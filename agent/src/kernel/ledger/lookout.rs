@@ -4,18 +4,9 @@ use std::collections::BTreeSet;
 
 use super::{
     state::Ledger,
-    types::{Now, Probed},
+    types::{Lookout, Now, Probed},
 };
 use crate::{kernel::probe::Probe, model::Dev};
-
-/// A look at everything that has been asked for.
-#[derive(Clone, Debug)]
-pub(super) struct Lookout {
-    /// What was missed.
-    why: String,
-    /// The filesystems whose probes have not answered; `None` before the next snapshot.
-    pending: Option<BTreeSet<Dev>>,
-}
 
 impl Ledger {
     /// Asks for a snapshot's and every filesystem's word, because events were missed. Until all have answered,

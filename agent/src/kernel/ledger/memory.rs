@@ -261,7 +261,7 @@ fn filesystem(dev: Dev, known: &Superblock) -> FilesystemMemory {
         root: *root,
         announced: *announced,
         ext4: *ext4,
-        btrfs: btrfs.map(|BtrfsErrors { corruption, io }| (corruption, io)),
+        btrfs: btrfs.map(|BtrfsErrors { io, corruption }| (corruption, io)),
         loss_accepted: *loss_accepted,
         accepted_at: *accepted_at,
         unexplained: unexplained.map(|event| {
@@ -286,7 +286,7 @@ impl FilesystemMemory {
                 announced: self.announced,
             },
             ext4: self.ext4,
-            btrfs: self.btrfs.map(|(corruption, io)| BtrfsErrors { corruption, io }),
+            btrfs: self.btrfs.map(|(corruption, io)| BtrfsErrors { io, corruption }),
             loss_accepted: self.loss_accepted,
             accepted_at: self.accepted_at,
             unexplained: self.unexplained.and_then(EventMemory::event),

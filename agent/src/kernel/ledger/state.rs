@@ -9,10 +9,9 @@ use std::{
 use tocsin_ebpf::Kind;
 
 use super::{
-    lookout::Lookout,
     progress::Progress,
     superblock::Superblock,
-    types::{Action, Key, Mono, Now, Rules},
+    types::{Action, Key, Lookout, Mono, Now, Rules},
 };
 use crate::{
     kernel::{ebpf::reader::Event, sampling::mounts::MountTable},

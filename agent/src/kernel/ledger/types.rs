@@ -1,6 +1,7 @@
 //! What goes into the ledger and comes out of it, apart from faults.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -55,6 +56,15 @@ pub struct Probed {
     pub write: Option<Probe>,
     /// Whether the filesystem has no free block or inode.
     pub full: bool,
+}
+
+/// A look at everything that has been asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Lookout {
+    /// What was missed.
+    pub(super) why: String,
+    /// The filesystems whose probes have not answered; `None` before the next snapshot.
+    pub(super) pending: Option<BTreeSet<Dev>>,
 }
 
 /// What identifies an open fault: one per kind and device.
