@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use humantime::format_rfc3339_seconds;
 
+use super::condition_hint::hint;
 use crate::{
     checks::{self, CheckContext},
     model::{Condition, Outcome},
@@ -70,7 +71,7 @@ pub fn desired(context: &CheckContext) -> [DesiredCondition; 3] {
         let &OwnCondition { kind, check, reason_true, reason_false, message_false } = own;
         let outcome = checks::find(check)
             .map_or(Outcome::Unknown(String::new()), |check| context.outcome(check));
-        let (status, reason, message) = match outcome {
+        let (status, reason, mut message) = match outcome {
             Outcome::Fail(why) => ("True", reason_true, why),
             Outcome::Pass => ("False", reason_false, message_false.to_owned()),
             Outcome::Degraded(why) => {
@@ -78,10 +79,15 @@ pub fn desired(context: &CheckContext) -> [DesiredCondition; 3] {
             }
             Outcome::Unknown(why) => ("Unknown", CANNOT_TELL, why),
         };
-        let faults = context.kernel.faults.iter();
-        let failing =
-            faults.filter(|fault| fault.check == check && context.policy.counts(fault.scope));
-        let since = if status == "True" { failing.map(|fault| fault.opened).min() } else { None };
+        let failing = || context.kernel.faults.iter().filter(|fault| context.policy.counts(fault.scope));
+        let own = || failing().filter(|fault| fault.check == check);
+        let mut since = None;
+        if status == "True" {
+            since = own().map(|fault| fault.opened).min();
+            if let Some(hint) = hint(own(), failing()) {
+                message = format!("{message} (hint: {})", hint.word());
+            }
+        }
         DesiredCondition { kind, status, reason, message, since }
     })
 }
@@ -168,6 +174,12 @@ pub(super) mod tests {
             let desired = of(&view);
             assert_eq!(desired.each_ref().map(|own| own.status), statuses, "{view:?}");
             assert_eq!(desired.iter().find_map(|own| own.since), since.map(at), "{view:?}");
+            // The hint is the end of the message, and only of one that is True.
+            for own in desired {
+                let has_hint = own.message.ends_with(" (hint: reboot)")
+                    || own.message.ends_with(" (hint: replace)");
+                assert_eq!(has_hint, own.status == "True", "{own:?}");
+            }
         }
         let degraded = of(&without_sight(BlindSpot::NoEvents, "not root"));
         assert!(degraded[0].message.contains("not root"));

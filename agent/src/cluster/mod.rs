@@ -6,6 +6,7 @@
 //! an answer of the health port; what decides runs beside the listeners.
 
 pub mod api_state;
+pub mod condition_hint;
 pub mod condition_state;
 pub mod conditions;
 pub mod event_recorder;

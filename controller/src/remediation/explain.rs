@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     crd::NodeHealthCheck,
-    decide::{Selector, decide},
+    decide::{Selector, decide, hint},
     objects::NodeObject,
     settings::Settings,
     store::{Change, KindState, Store},
@@ -38,9 +38,10 @@ fn text(store: &Store, settings: &Settings, node: &str, now: Timestamp) -> anyho
     let mut out = format!("Node {node}\n");
     for condition in &known.conditions {
         let since = condition.since.map_or_else(String::new, |since| format!(" since {since}"));
+        let hint = hint(condition).map_or_else(String::new, |hint| format!("; hint: {hint}"));
         writeln!(
             out,
-            "  {} is {}{since} ({})",
+            "  {} is {}{since} ({}){hint}",
             condition.kind, condition.status, condition.reason
         )?;
     }

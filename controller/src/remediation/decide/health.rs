@@ -70,10 +70,10 @@ fn ends(since: Option<Timestamp>, duration: SignedDuration) -> Timestamp {
     }
 }
 
-/// What would help a node in this condition, as far as it tells: its message may end in `hint: WORD`, and the
-/// agent's own reasons are known.
+/// What would help a node in this condition, as far as it tells: its message may end in `hint: WORD`, as the agent's
+/// does. Node-problem-detector's reason for a read-only filesystem is known too.
 #[must_use]
-pub(super) fn hint(condition: &Condition) -> Option<&'static str> {
+pub fn hint(condition: &Condition) -> Option<&'static str> {
     const HINTS: [&str; 3] = ["reboot", "replace", "volume-only"];
     let said =
         condition.message.rsplit_once("hint: ").map(|(_, word)| word.trim_end_matches(['.', ')']));
@@ -81,8 +81,7 @@ pub(super) fn hint(condition: &Condition) -> Option<&'static str> {
         return Some(hint);
     }
     match &*condition.reason {
-        "FilesystemIsReadOnly" | "DiskIsStalled" => Some("reboot"),
-        "DiskHasIOErrors" => Some("replace"),
+        "FilesystemIsReadOnly" => Some("reboot"),
         _ => None,
     }
 }

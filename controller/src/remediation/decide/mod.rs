@@ -27,6 +27,7 @@ mod threshold;
 use jiff::Timestamp;
 
 pub use action::{Action, Creation, Decision, Note, Recovery, Severity};
+pub use health::hint;
 pub use reason::Reason;
 pub use select::Selector;
 

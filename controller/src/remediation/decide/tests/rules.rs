@@ -109,7 +109,8 @@ fn a_condition_without_a_beginning_has_lasted_for_ever() {
 #[test]
 fn hints_are_read_from_reasons_and_messages() {
     let cases = [
-        ("DiskHasIOErrors", "", Some("replace")),
+        ("DiskHasIOErrors", "sda: write failed: EIO (hint: replace)", Some("replace")),
+        ("DiskHasIOErrors", "sda: write failed: ENOSPC", None),
         ("FilesystemIsReadOnly", "/ is read-only", Some("reboot")),
         ("FilesystemIsReadOnly", "/data is read-only (hint: volume-only)", Some("volume-only")),
         ("Whatever", "it broke; hint: replace", Some("replace")),
