@@ -114,7 +114,8 @@ mod tests {
                 errno: Some(errno).filter(|errno| !errno.is_empty()).map(str::to_owned),
                 ..fault(kind, scope)
             };
-            let [own, others]: [Vec<_>; 2] = [own, others].map(|list| list.iter().map(of).collect());
+            let [own, others]: [Vec<_>; 2] =
+                [own, others].map(|list| list.iter().map(of).collect());
             let failing = own.iter().chain(&others);
             assert_eq!(hint(own.iter(), failing), expected, "{own:?} beside {others:?}");
         }

@@ -79,7 +79,8 @@ pub fn desired(context: &CheckContext) -> [DesiredCondition; 3] {
             }
             Outcome::Unknown(why) => ("Unknown", CANNOT_TELL, why),
         };
-        let failing = || context.kernel.faults.iter().filter(|fault| context.policy.counts(fault.scope));
+        let failing =
+            || context.kernel.faults.iter().filter(|fault| context.policy.counts(fault.scope));
         let own = || failing().filter(|fault| fault.check == check);
         let mut since = None;
         if status == "True" {

@@ -44,33 +44,46 @@ pub(super) fn counts(began: Timestamp, settings: &Settings, now: Timestamp) -> b
 }
 
 /// Whether one more may begin after these; if not, why, and when it may.
+///
+/// That moment is exact: an attempt that leaves the window meanwhile makes room, and shortens the pause.
 pub(super) fn allowed(
     history: &[Timestamp],
     settings: &Settings,
     now: Timestamp,
 ) -> Result<(), (Reason, String, Timestamp)> {
     let Some(last) = history.last() else { return Ok(()) };
-    let count = history.len();
-    let limit = settings.attempts as usize;
-    if limit > 0 && count >= limit {
-        // As many of them have to be forgotten as leave room for one.
-        let at = later(history[count - limit], settings.attempts_window);
+    let (count, limit) = (history.len(), settings.attempts as usize);
+    // When so many of the oldest are forgotten, and the pause after the others is over.
+    let after = |forgotten: usize| {
+        let oldest = history.get(..forgotten)?.last();
+        let forgotten_at = oldest.map(|oldest| later(*oldest, settings.attempts_window));
+        let rested = later(*last, pause(count - forgotten, settings));
+        Some(forgotten_at.map_or(rested, |at| at.max(rested)))
+    };
+    // As many of them have to be forgotten as leave room for one.
+    let least = if limit > 0 { (count + 1).saturating_sub(limit) } else { 0 };
+    let at = (least..=count).filter_map(after).min().unwrap_or(now);
+    if at <= now {
+        return Ok(());
+    }
+    if least > 0 {
         let message = format!(
             "{count} remediations of the node began within {:#}, {limit} are allowed",
             settings.attempts_window
         );
         return Err((Reason::AttemptsExhausted, message, at));
     }
-    let doublings = u32::try_from(count - 1).unwrap_or(u32::MAX).min(20);
-    let pause = settings.cool_off.saturating_mul(1 << doublings);
-    let at = later(*last, pause);
-    if now < at {
-        let message = format!(
-            "remediation {count} of the node began at {last}, the next may begin {pause:#} later"
-        );
-        return Err((Reason::CoolingOff, message, at));
-    }
-    Ok(())
+    let message = format!(
+        "remediation {count} of the node began at {last}, the next may begin {:#} later",
+        at.duration_since(*last)
+    );
+    Err((Reason::CoolingOff, message, at))
+}
+
+/// The pause after so many remediations: none after none, then doubled with each.
+fn pause(count: usize, settings: &Settings) -> SignedDuration {
+    let Some(doublings) = count.checked_sub(1) else { return SignedDuration::ZERO };
+    settings.cool_off.saturating_mul(1 << u32::try_from(doublings).unwrap_or(u32::MAX).min(20))
 }
 
 fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
@@ -91,7 +104,7 @@ mod tests {
     fn the_pause_doubles_and_the_limit_holds() {
         let settings = Settings::default();
         // (when attempts began, now, when the next may begin; all in minutes)
-        let cases: [Case; 9] = [
+        let cases: [Case; 11] = [
             (&[], 0, None),
             (&[0], 4, Some((Reason::CoolingOff, 5))),
             (&[0], 5, None),
@@ -99,6 +112,9 @@ mod tests {
             (&[0, 10], 20, None),
             (&[0, 10, 20], 30, Some((Reason::CoolingOff, 40))),
             (&[0, 10, 20, 40], 79, Some((Reason::CoolingOff, 80))),
+            // The first one is forgotten at 1440, and the pause is that after three then.
+            (&[0, 1400, 1410, 1425], 1439, Some((Reason::CoolingOff, 1445))),
+            (&[0, 1400, 1410, 1425], 1445, None),
             (&[0, 10, 20, 40, 80], 1000, Some((Reason::AttemptsExhausted, 1440))),
             (&[0, 10, 20, 40, 80, 90], 1000, Some((Reason::AttemptsExhausted, 1450))),
         ];

@@ -4,6 +4,7 @@ pub(crate) mod kit;
 
 mod crash;
 mod escalation;
+mod flapping;
 mod gates;
 mod healthy;
 mod properties;
