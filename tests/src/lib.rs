@@ -12,6 +12,7 @@
 )]
 
 pub mod agent;
+pub mod closed_loop;
 pub mod cluster;
 pub mod containerd;
 pub mod daemon;

@@ -170,10 +170,19 @@ pub fn die_with_parent(command: &mut std::process::Command) {
 
 /// A process's resident memory in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
+    status_field(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process has had so far, in KiB.
+pub fn peak_resident_kib(pid: u32) -> u64 {
+    status_field(pid, "VmHWM:")
+}
+
+fn status_field(pid: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("read its status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let line = status.lines().find(|line| line.starts_with(name));
     let field = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-    field.expect("VmRSS")
+    field.unwrap_or_else(|| panic!("no {name} of {pid}"))
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of `bpf_ktime_get_ns`.

@@ -21,6 +21,8 @@ enum Demo {
     Agent,
     /// A Deployment in a real API server breaks and is repaired while a status page asks
     Heartbeat,
+    /// A filesystem breaks, the node's remediation begins, a played remediator repairs it, and the remediation ends
+    Remediation,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -34,6 +36,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Demo::Heartbeat => {
             setup::ensure(Needs::Tests)?;
             demo.arg("demo_heartbeat").env("TOCSIN_CONTROLLER_BIN", build_controller()?);
+            if let Some(programs) = cluster::programs() {
+                demo.env(cluster::ASSETS, programs);
+            }
+        }
+        Demo::Remediation => {
+            setup::ensure(Needs::Tests)?;
+            demo.arg("demo_remediation")
+                .env("TOCSIN_BIN", build_agent(true)?)
+                .env("TOCSIN_CONTROLLER_BIN", build_controller()?);
             if let Some(programs) = cluster::programs() {
                 demo.env(cluster::ASSETS, programs);
             }

@@ -43,6 +43,8 @@ mod pool_scenario;
 mod publish_conditions;
 mod rbac;
 mod remediation;
+mod remediation_fleet;
+mod remediation_loop;
 mod shutdown;
 mod state_file;
 mod tls;

@@ -11,6 +11,7 @@ mod heartbeat;
 mod http;
 mod idle;
 mod probes;
+mod remediation;
 mod report;
 mod scale;
 mod storm;
@@ -25,7 +26,7 @@ use crate::scale::{FULL, QUICK, Scale};
 /// Adds its figures to the report.
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 12] = [
+const MEASUREMENTS: [(&str, Measurement); 14] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
@@ -38,6 +39,8 @@ const MEASUREMENTS: [(&str, Measurement); 12] = [
     ("haproxy", haproxy::run),
     ("http", http::run),
     ("heartbeat", heartbeat::run),
+    ("loop", remediation::closed_loop),
+    ("remediation", remediation::fleet),
 ];
 
 fn main() -> ExitCode {

@@ -23,6 +23,8 @@ pub(crate) struct Scale {
     pub(crate) http_rounds: usize,
     /// Length of such a round, in seconds.
     pub(crate) http_seconds: u64,
+    /// Faults of `loop`.
+    pub(crate) loop_rounds: usize,
 }
 
 /// For figures that count.
@@ -37,6 +39,7 @@ pub(crate) const FULL: Scale = Scale {
     haproxy_faults: 200,
     http_rounds: 9,
     http_seconds: 3,
+    loop_rounds: 100,
 };
 
 /// For a look within a minute or two.
@@ -51,4 +54,5 @@ pub(crate) const QUICK: Scale = Scale {
     haproxy_faults: 30,
     http_rounds: 3,
     http_seconds: 1,
+    loop_rounds: 20,
 };
