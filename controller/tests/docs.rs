@@ -10,7 +10,7 @@ use std::{
 use clap::CommandFactory;
 use tocsin_controller::{
     cli::{self, Cli},
-    heartbeat::metrics::DESCRIPTIONS,
+    heartbeat, remediation,
 };
 use tocsin_docgen::{
     Globals, Metric, Mode, Page, Section, check, environment, environment_names, flags, metrics,
@@ -21,18 +21,22 @@ use tocsin_docgen::{
 const FIX: &str = "UPDATE_DOCS=1 cargo test -p tocsin-controller --test docs";
 /// The page of the heartbeat.
 const HEARTBEAT: &str = "docs/heartbeat.md";
+/// The page of the remediation.
+const REMEDIATION: &str = "docs/remediation.md";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn text() -> String {
-    fs::read_to_string(root().join(HEARTBEAT)).unwrap()
+fn text(page: &str) -> String {
+    fs::read_to_string(root().join(page)).unwrap()
 }
 
-/// Every metric of the heartbeat by its whole name.
-fn metrics_of_the_heartbeat() -> impl Iterator<Item = Metric<'static>> {
-    DESCRIPTIONS.iter().map(|metric| Metric {
+/// Metrics by their whole names.
+fn named(
+    descriptions: &'static [tocsin_runtime::metrics::Description],
+) -> impl Iterator<Item = Metric<'static>> {
+    descriptions.iter().map(|metric| Metric {
         name: metric.full_name(),
         kind: metric.kind.name(),
         labels: metric.labels,
@@ -40,15 +44,33 @@ fn metrics_of_the_heartbeat() -> impl Iterator<Item = Metric<'static>> {
     })
 }
 
+/// The metrics of a page's role.
+fn metrics_of(page: &str) -> impl Iterator<Item = Metric<'static>> {
+    named(match page {
+        HEARTBEAT => heartbeat::metrics::DESCRIPTIONS,
+        _ => remediation::metrics::DESCRIPTIONS,
+    })
+}
+
 fn pages() -> Vec<Page> {
-    let flags = flags(Cli::command(), &["heartbeat"], Globals::Shown);
-    vec![Page {
-        path: HEARTBEAT,
-        sections: vec![
-            Section { name: "flags of tocsin-controller heartbeat", text: flags },
-            Section { name: "metrics of the heartbeat", text: metrics(metrics_of_the_heartbeat()) },
-        ],
-    }]
+    let section = |name, text| Section { name, text };
+    let flags = |command| flags(Cli::command(), &[command], Globals::Shown);
+    vec![
+        Page {
+            path: HEARTBEAT,
+            sections: vec![
+                section("flags of tocsin-controller heartbeat", flags("heartbeat")),
+                section("metrics of the heartbeat", metrics(metrics_of(HEARTBEAT))),
+            ],
+        },
+        Page {
+            path: REMEDIATION,
+            sections: vec![
+                section("flags of tocsin-controller remediation", flags("remediation")),
+                section("metrics of the remediation", metrics(metrics_of(REMEDIATION))),
+            ],
+        },
+    ]
 }
 
 #[test]
@@ -64,17 +86,21 @@ fn environment_names_exist() {
     let exists = |name: &str| {
         known.iter().any(|known| known == name) || is_alias(name) || name == "UPDATE_DOCS"
     };
-    let text = text();
-    let unknown: Vec<_> =
-        environment_names(&text).into_iter().filter(|name| !exists(name)).collect();
-    assert!(unknown.is_empty(), "{HEARTBEAT}: the controller does not read {unknown:?}");
+    for page in [HEARTBEAT, REMEDIATION] {
+        let text = text(page);
+        let unknown: Vec<_> =
+            environment_names(&text).into_iter().filter(|name| !exists(name)).collect();
+        assert!(unknown.is_empty(), "{page}: the controller does not read {unknown:?}");
+    }
 }
 
 #[test]
 fn metrics_exist() {
-    let known: BTreeSet<_> = metrics_of_the_heartbeat().map(|metric| metric.name).collect();
-    let text = text();
-    let names = names_with_prefix(&text, "tocsin_").into_iter();
-    let unknown: Vec<_> = names.filter(|name| !known.contains(*name)).collect();
-    assert!(unknown.is_empty(), "{HEARTBEAT}: there are no metrics {unknown:?}");
+    for page in [HEARTBEAT, REMEDIATION] {
+        let known: BTreeSet<_> = metrics_of(page).map(|metric| metric.name).collect();
+        let text = text(page);
+        let names = names_with_prefix(&text, "tocsin_").into_iter();
+        let unknown: Vec<_> = names.filter(|name| !known.contains(*name)).collect();
+        assert!(unknown.is_empty(), "{page}: there are no metrics {unknown:?}");
+    }
 }
