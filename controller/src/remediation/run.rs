@@ -21,7 +21,7 @@ use super::{
     apply::Writer,
     args::{Config, ExplainArgs, WebhookCertificate, cluster},
     certificate::Keeper,
-    engine::{Engine, Parts},
+    engine::{Engine, Parts, Steady},
     events, explain,
     leader::{Candidate, Leadership},
     metrics::RemediationMetrics,
@@ -79,6 +79,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         warn!("no webhook: neither WEBHOOK_CERT nor WEBHOOK_CONFIGURATION is set");
     }
     let engine = Engine::new(Parts {
+        clock: Steady::default(),
         settings: settings.clone(),
         writer: Writer { client, lease_namespace: settings.lease_namespace },
         events,

@@ -261,12 +261,14 @@ impl TemplateKey {
 /// What the API has for a [`TemplateKey`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum TemplateState {
-    /// The template.
-    Found(Arc<Template>),
+    /// The template, and the namespace of what it makes; empty where the kind of that has none.
+    Found(Arc<Template>, String),
     /// None; with the API's words.
     NotFound(String),
     /// The kind has namespaces, and the reference names none.
     NeedsNamespace,
+    /// What it makes has to be in a namespace, and the template is in none.
+    NoPlace,
 }
 
 /// A template of remediation objects.

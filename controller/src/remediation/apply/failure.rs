@@ -26,7 +26,10 @@ impl From<kube::Error> for Failure {
             kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 408 => {
                 Self::Refused(words(status))
             }
-            kube::Error::Api(status) if status.code == 500 => Self::Refused(words(status)),
+            // etcd may do later what it did not do in time.
+            kube::Error::Api(status) if status.code == 500 && !is_of_etcd(&status.message) => {
+                Self::Refused(words(status))
+            }
             _ => Self::NoAnswer(describe(&error)),
         }
     }
@@ -37,5 +40,44 @@ pub(super) fn words(status: &Status) -> String {
         format!("{} {}", status.code, status.reason)
     } else {
         status.message.clone()
+    }
+}
+
+/// Whether the API server has no answer of its store, as opposed to one of a webhook.
+fn is_of_etcd(message: &str) -> bool {
+    message.starts_with("etcdserver:")
+        || message.starts_with("rpc error:")
+        || message.starts_with("context deadline exceeded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_made_is_not_called_refused() {
+        let of = |code: u16, message: &str| {
+            let status = Status::failure(message, "").with_code(code).boxed();
+            Failure::from(kube::Error::Api(status))
+        };
+        let refused = |text: &str| Failure::Refused(text.to_owned());
+        assert_eq!(of(409, "x"), Failure::Conflict);
+        assert_eq!(of(412, "x"), Failure::Conflict);
+        assert_eq!(of(404, "x"), Failure::Missing);
+        assert_eq!(of(403, "no"), refused("no"));
+        assert_eq!(of(422, "no"), refused("no"));
+        assert_eq!(
+            of(500, "failed calling webhook \"w\": refused"),
+            refused("failed calling webhook \"w\": refused")
+        );
+        for (code, message) in [
+            (500, "etcdserver: request timed out"),
+            (500, "rpc error: code = Unavailable"),
+            (408, "x"),
+            (503, "x"),
+            (504, "x"),
+        ] {
+            assert!(matches!(of(code, message), Failure::NoAnswer(_)), "{code} {message}");
+        }
     }
 }

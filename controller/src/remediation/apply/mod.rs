@@ -253,8 +253,6 @@ impl Writer {
             Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
                 Ok(Answer::Namespace)
             }
-            // Without the right to make it, it may still be there: the lease will tell.
-            Err(kube::Error::Api(status)) if status.code == 403 => Ok(Answer::Namespace),
             Err(error) => Err(error.into()),
         }
     }

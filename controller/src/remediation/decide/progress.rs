@@ -25,6 +25,14 @@ pub(super) fn progress<'a>(draft: &mut Draft<'a>, ill: &Ill<'a>) {
         return draft.wait(ill, reason, message, None);
     }
     flag_old(draft, name);
+    if let Some(other) = of_no_step(draft, name) {
+        let message = format!(
+            "{} {} is there, of a template that is not named any more",
+            other.key.kind.kind, other.key.name
+        );
+        keep_what_is_there(draft, name);
+        return draft.wait(ill, Reason::RemediatedByAnother, message, None);
+    }
     for index in 0..draft.steps.len() {
         let step = draft.steps[index].clone();
         if timed_out(draft, name, &step) {
@@ -94,6 +102,25 @@ fn find<'a>(draft: &Draft<'a>, node: &str, step: &Step) -> Option<&'a Remediatio
     all.iter().copied().find(|remediation| remediation.is_of(&step.makes, &step.key.name, node))
 }
 
+/// An object of ours that a remediator works on, but that none of the steps makes: the spec was changed meanwhile. A second
+/// remediator must not act on the node beside it.
+fn of_no_step<'a>(draft: &Draft<'a>, node: &str) -> Option<&'a Remediation> {
+    draft.owned(node).into_iter().find(|remediation| {
+        remediation.timed_out.is_none()
+            && !is_given_up(draft, node, remediation)
+            && !draft.steps.iter().any(|step| remediation.is_of(&step.makes, &step.key.name, node))
+    })
+}
+
+/// Whether the status says that the object was given up.
+fn is_given_up(draft: &Draft<'_>, node: &str, remediation: &Remediation) -> bool {
+    let entries = draft.status.unhealthy_nodes.iter().flatten();
+    let mut records = entries
+        .filter(|entry| entry.name == node)
+        .flat_map(|entry| entry.remediations.iter().flatten());
+    records.any(|record| record.timed_out.is_some() && is_record_of(record, remediation))
+}
+
 /// Whether the step is over without success: its time, its remediator's word, or its lease says so.
 fn give_up<'a>(
     draft: &mut Draft<'a>,
@@ -125,6 +152,10 @@ fn give_up<'a>(
         return false;
     };
     draft.say(&node.name, || over);
+    if draft.dry_run {
+        // Its remediator is not told to stop, so the step is not over.
+        return false;
+    }
     let now = time(draft.now);
     let records = draft.entry(&node.name).remediations.iter_mut().flatten();
     for record in records.filter(|record| is_record_of(record, remediation)) {
@@ -230,19 +261,13 @@ fn begin<'a>(draft: &mut Draft<'a>, ill: &Ill<'a>, step: &Step) {
 fn key(draft: &Draft<'_>, node: &str, step: &Step) -> RemediationKey {
     let name = if step.template.multiple {
         let uid = draft.check.metadata.uid.as_deref().unwrap_or_default();
-        let seed = [
-            draft.name,
-            uid,
-            &step.key.kind.api_version,
-            &step.key.namespace,
-            &step.key.name,
-            node,
-        ];
+        let seed =
+            [draft.name, uid, &step.key.kind.api_version, &step.namespace, &step.key.name, node];
         format!("{}-{}", trimmed(node), suffix(&seed))
     } else {
         node.to_owned()
     };
-    RemediationKey { kind: step.makes.clone(), namespace: step.key.namespace.clone(), name }
+    RemediationKey { kind: step.makes.clone(), namespace: step.namespace.clone(), name }
 }
 
 /// The API server cuts the base of a generated name at 58 of 63 characters.

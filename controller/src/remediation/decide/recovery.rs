@@ -29,7 +29,8 @@ pub(super) fn recover(draft: &mut Draft<'_>, node: &Node) -> bool {
                 });
             }
         }
-        if confirmed {
+        // It is meant for every object of the node, whoever made it.
+        if confirmed && !draft.by_node.contains_key(&*node.name) {
             draft.act(Action::RemoveConfirmation {
                 node: node.name.to_string(),
                 resource_version: node.resource_version.clone(),

@@ -17,6 +17,8 @@ pub(super) struct Step {
     pub(super) key: TemplateKey,
     /// What it makes.
     pub(super) makes: Kind,
+    /// The namespace of what it makes; empty where its kind has none.
+    pub(super) namespace: String,
     /// The template.
     pub(super) template: Arc<Template>,
     /// How long it may take; `None` without escalation.
@@ -76,7 +78,7 @@ fn step(
     };
     let place =
         if key.namespace.is_empty() { String::new() } else { format!("{}/", key.namespace) };
-    let template = match world.templates.get(&key) {
+    let (template, namespace) = match world.templates.get(&key) {
         None => return Err(Unusable::Unknown),
         Some(TemplateState::NotFound(why)) => {
             return Err(not_found(format!(
@@ -90,7 +92,13 @@ fn step(
                 key.name
             )));
         }
-        Some(TemplateState::Found(template)) => template.clone(),
+        Some(TemplateState::NoPlace) => {
+            return Err(invalid(format!(
+                "{} objects are in namespaces, and template {} is in none",
+                makes.kind, key.name
+            )));
+        }
+        Some(TemplateState::Found(template, namespace)) => (template.clone(), namespace.clone()),
     };
     if template.spec.is_none() {
         return Err(invalid(format!(
@@ -104,5 +112,5 @@ fn step(
             key.namespace
         )));
     }
-    Ok(Step { key, makes, template, timeout })
+    Ok(Step { key, makes, namespace, template, timeout })
 }

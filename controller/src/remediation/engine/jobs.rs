@@ -16,9 +16,9 @@ use super::{
         store::{KindState, Store},
         world::RemediationKey,
     },
-    noted::{REFUSED_MAX, keep, place, refuse},
+    noted::{REFUSED_MAX, earlier, keep, place, refuse},
     parts::Parts,
-    subject::{about, kind_of, object},
+    subject::{NAMESPACE_OBJECT, about, kind_of, object},
 };
 
 /// 32 writes at once: 200 nodes that fail together have their leases and objects within a second, and the API server
@@ -266,7 +266,7 @@ impl Jobs {
         });
         match result {
             Ok(answer) => {
-                keep(store, answer);
+                keep(store, answer, parts.clock.now());
                 if let Purpose::Status(_) = &purpose {
                     self.paused.insert(object, Instant::now() + STATUS_EVERY);
                 }
@@ -361,31 +361,32 @@ impl Jobs {
                     store.remove_remediation(&creation.key, Some(""));
                 }
                 if let Failure::Refused(why) = failure {
-                    return refuse(store, about, creation, why);
+                    return refuse(store, about, &creation.node, why);
                 }
             }
             // The namespace is not there yet, or was deleted.
-            Purpose::Action(Action::AcquireLease { previous: None, .. })
+            Purpose::Action(Action::AcquireLease { node, previous: None, .. })
                 if *failure == Failure::Missing =>
             {
                 store.world.lease_namespace = false;
+                if self.waits(NAMESPACE_OBJECT).is_some_and(|left| !left.is_zero()) {
+                    return refuse(
+                        store,
+                        about,
+                        node,
+                        "the namespace of the leases cannot be made",
+                    );
+                }
                 self.paused.insert(object, Instant::now() + NAMESPACE);
                 return;
+            }
+            Purpose::Action(Action::AcquireLease { node, .. }) => {
+                if let Failure::Refused(why) = failure {
+                    return refuse(store, about, node, why);
+                }
             }
             Purpose::Action(_) | Purpose::Status(_) | Purpose::Silence(_) => {}
         }
         self.paused.insert(object, Instant::now() + pause);
-    }
-}
-
-fn earlier(at: Option<Timestamp>, wait: Duration) -> Option<Timestamp> {
-    if wait.is_zero() {
-        return at;
-    }
-    let next =
-        Timestamp::now().checked_add(SignedDuration::try_from(wait).unwrap_or_default()).ok();
-    match (at, next) {
-        (Some(at), Some(next)) => Some(at.min(next)),
-        (at, next) => at.or(next),
     }
 }

@@ -3,6 +3,7 @@
 //! It waits for nothing but its inputs: changes from the watches, ends of writes, the next deadline, and whether this
 //! replica leads. Writes run beside it, so that a remediator's webhook that hangs delays its own node only.
 
+mod clock;
 mod jobs;
 mod noted;
 mod parts;
@@ -26,6 +27,7 @@ use super::{
     watch as watches,
     world::Kind,
 };
+pub use clock::Steady;
 use jobs::Jobs;
 pub use parts::Parts;
 
@@ -48,6 +50,8 @@ pub struct Engine {
     dirty: bool,
     /// When something is due.
     wake: Option<Timestamp>,
+    /// Since when this replica leads and sees the cluster, by the steady clock.
+    acts_since: Option<Timestamp>,
 }
 
 impl Engine {
@@ -65,6 +69,7 @@ impl Engine {
             kinds: BTreeMap::new(),
             dirty: false,
             wake: None,
+            acts_since: None,
         }
     }
 
@@ -134,7 +139,7 @@ impl Engine {
 
     /// Takes a change and all that wait behind it.
     fn take(&mut self, change: Change) {
-        let now = Timestamp::now();
+        let now = self.parts.clock.now();
         let mut next = Some(change);
         while let Some(change) = next {
             let is_check = matches!(change, Change::Check(_));
@@ -202,10 +207,13 @@ impl Engine {
         self.parts.metrics.look(&self.store.world);
         if !self.parts.leadership.may_write() {
             self.jobs.forget();
+            self.acts_since = None;
             return;
         }
+        let since = *self.acts_since.get_or_insert_with(|| self.parts.clock.now());
         let now = Timestamp::now();
         self.jobs.expire(&mut self.store);
+        self.store.forget_unconfirmed(self.parts.clock.now());
         let names: Vec<String> = self.store.world.checks.keys().cloned().collect();
         for name in names {
             // Each of them sees what was begun for the one before.
@@ -223,13 +231,14 @@ impl Engine {
             let retry = self.jobs.start_status(&check, outcome, &self.parts);
             self.wake_at(retry);
         }
-        self.silence(now);
+        self.silence(since);
     }
 
-    fn silence(&mut self, now: Timestamp) {
+    fn silence(&mut self, since: Timestamp) {
         let Some(limit) = self.parts.settings.silence else { return };
-        let (silent, wake) = silence::silent(&self.store.world, limit, now);
-        self.wake_at(wake);
+        let now = self.parts.clock.now();
+        let (silent, left) = silence::silent(&self.store.world, limit, since, now);
+        self.wake_at(left.and_then(|left| Timestamp::now().checked_add(left).ok()));
         for silent in silent {
             let retry = self.jobs.start_silence(silent, &self.parts);
             self.wake_at(retry);

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::watcher::Event;
 
 use crate::remediation::{
     apply::Answer,
@@ -11,7 +10,7 @@ use crate::remediation::{
     decide::Creation,
     events::About,
     names,
-    store::{Change, Store},
+    store::Store,
     world::{Owner, Refusal, Remediation},
 };
 
@@ -42,25 +41,37 @@ pub(super) fn place(store: &mut Store, check: &NodeHealthCheck, creation: &Creat
 }
 
 /// What the API server answered is known at once, before a watch tells.
-pub(super) fn keep(store: &mut Store, answer: Answer) {
-    let now = Timestamp::now();
+pub(super) fn keep(store: &mut Store, answer: Answer, now: Timestamp) {
     match answer {
-        Answer::Lease(lease) => drop(store.take(Change::Lease(Event::Apply(*lease)), now)),
+        Answer::Lease(lease) => store.wrote_lease(*lease, now),
         Answer::LeaseGone(name, uid) => drop(store.remove_lease(&name, Some(&uid))),
-        Answer::Remediation(kind, object) => drop(store.put_remediation(&kind, &object)),
+        Answer::Remediation(kind, object) => store.wrote_remediation(&kind, &object, now),
         Answer::RemediationGone(key, uid) => drop(store.remove_remediation(&key, Some(&uid))),
-        Answer::Node(node) => drop(store.take(Change::Node(Event::Apply(*node)), now)),
-        Answer::Check(check) => drop(store.put_check(*check)),
+        Answer::Node(node) => store.wrote_node(*node, now),
+        Answer::Check(check) => store.wrote_check(*check, now),
         Answer::Namespace => store.world.lease_namespace = true,
     }
 }
 
-/// Notes that the API server refused a creation, which is tried again with a growing pause.
-pub(super) fn refuse(store: &mut Store, about: &About, creation: &Creation, why: &str) {
-    let of = (about.name.clone(), creation.node.clone());
+/// Notes that the API server refused what a remediation of the node begins with; it is tried again with a growing pause.
+pub(super) fn refuse(store: &mut Store, about: &About, node: &str, why: &str) {
+    let of = (about.name.clone(), node.to_owned());
     let times = store.world.refused.get(&of).map_or(0, |refusal| refusal.times) + 1;
     let pause = REFUSED.saturating_mul(1 << times.saturating_sub(1).min(6)).min(REFUSED_MAX);
     let pause = SignedDuration::try_from(pause).unwrap_or_default();
     let retry = Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX);
     store.world.refused.insert(of, Refusal { message: why.to_owned(), retry, times });
+}
+
+/// The earlier of this moment and the end of a pause that begins now; a pause of zero has no end of its own.
+pub(super) fn earlier(at: Option<Timestamp>, wait: Duration) -> Option<Timestamp> {
+    if wait.is_zero() {
+        return at;
+    }
+    let next =
+        Timestamp::now().checked_add(SignedDuration::try_from(wait).unwrap_or_default()).ok();
+    match (at, next) {
+        (Some(at), Some(next)) => Some(at.min(next)),
+        (at, next) => at.or(next),
+    }
 }

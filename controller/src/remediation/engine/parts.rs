@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, atomic::AtomicBool};
 
+use super::clock::Steady;
 use tokio::sync::{mpsc, watch};
 
 use crate::remediation::{
@@ -12,6 +13,8 @@ use crate::remediation::{
 /// What the engine works with.
 #[derive(Debug)]
 pub struct Parts {
+    /// For how long something lasted.
+    pub clock: Steady,
     /// What decisions go by.
     pub settings: Settings,
     /// Makes the writes.

@@ -15,13 +15,16 @@ pub(super) fn about(check: &NodeHealthCheck) -> About {
     }
 }
 
+/// What [`object`] says of the namespace of the leases.
+pub(super) const NAMESPACE_OBJECT: &str = "namespace";
+
 /// The object that an action writes.
 pub(super) fn object(action: &Action) -> String {
     let of = |key: &RemediationKey| {
         format!("{}/{}/{}/{}", key.kind.api_version, key.kind.kind, key.namespace, key.name)
     };
     match action {
-        Action::MakeLeaseNamespace => "namespace".to_owned(),
+        Action::MakeLeaseNamespace => NAMESPACE_OBJECT.to_owned(),
         Action::AcquireLease { node, .. }
         | Action::RenewLease { node, .. }
         | Action::ReleaseLease { node, .. } => names::lease(node),

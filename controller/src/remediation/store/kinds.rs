@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{KindState, Store};
-use crate::remediation::world::{Kind, TemplateKey, TemplateState};
+use super::{KindEntry, KindState, Store};
+use crate::remediation::{
+    crd::NodeHealthCheck,
+    world::{Kind, TemplateKey, TemplateState},
+};
 
 impl Store {
     /// How things stand with a kind.
@@ -12,11 +15,21 @@ impl Store {
         self.kinds.get(kind)?.state.as_ref()
     }
 
-    /// The kinds that have to be watched: those of the templates that are named, and of what they make.
+    /// The kinds that have to be watched: those of the templates that are named, of what they make, and of what was made
+    /// from templates that are not named any more.
     #[must_use]
     pub fn wanted_kinds(&self) -> BTreeSet<Kind> {
         let templates = self.references();
-        templates.into_iter().filter_map(|key| Some([key.makes()?, key.kind])).flatten().collect()
+        let named = templates.into_iter().filter_map(|key| Some([key.makes()?, key.kind]));
+        let recorded = self.world.checks.values().flat_map(|check| recorded(check));
+        let left = self.world.remediations.values().filter(|remediation| {
+            let mut owners = remediation.owners.iter();
+            owners.any(|owner| {
+                self.world.checks.contains_key(&owner.name) && remediation.owned_by(&owner.name)
+            })
+        });
+        let left = left.map(|remediation| remediation.key.kind.clone());
+        named.flatten().chain(recorded).chain(left).collect()
     }
 
     /// Forgets a kind that is not watched any more.
@@ -67,9 +80,14 @@ impl Store {
                 KindState::Served { .. } | KindState::Refused(_) => {}
             }
         }
-        let (resource, namespaced) = match entry.state.as_ref()? {
-            KindState::Served { resource, namespaced } => (resource.as_str(), *namespaced),
-            KindState::Missing(_) | KindState::Refused(_) => ("", true),
+        let scope = |entry: &KindEntry| match entry.state.as_ref() {
+            Some(KindState::Served { namespaced, .. }) => *namespaced,
+            _ => true,
+        };
+        let namespaced = scope(entry);
+        let resource = match entry.state.as_ref()? {
+            KindState::Served { resource, .. } => resource.as_str(),
+            KindState::Missing(_) | KindState::Refused(_) => "",
         };
         if namespaced && key.namespace.is_empty() {
             return Some(TemplateState::NeedsNamespace);
@@ -78,10 +96,25 @@ impl Store {
             return None;
         }
         let namespace = if namespaced { key.namespace.clone() } else { String::new() };
-        let found = self.templates.get(&TemplateKey { namespace, ..key.clone() });
+        // A reference to a template without a namespace may name one all the same: it means nothing.
+        let found =
+            self.templates.get(&TemplateKey { namespace: namespace.clone(), ..key.clone() });
         Some(match found {
-            Some(template) => TemplateState::Found(template.clone()),
+            Some(_) if scope(made) && !namespaced => TemplateState::NoPlace,
+            Some(template) => {
+                let place = if scope(made) { namespace } else { String::new() };
+                TemplateState::Found(template.clone(), place)
+            }
             None => TemplateState::NotFound(format!("{resource} \"{}\" not found", key.name)),
         })
     }
+}
+
+/// Kinds of the remediation objects that a status has.
+fn recorded(check: &NodeHealthCheck) -> impl Iterator<Item = Kind> + '_ {
+    let nodes = check.status.iter().flat_map(|status| status.unhealthy_nodes.iter().flatten());
+    nodes.flat_map(|node| node.remediations.iter().flatten()).filter_map(|record| {
+        let (api_version, kind) = (&record.resource.api_version, &record.resource.kind);
+        Some(Kind { api_version: api_version.clone()?, kind: kind.clone()? })
+    })
 }

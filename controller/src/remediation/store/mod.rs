@@ -3,8 +3,11 @@
 //! Our own writes are seen at once, not when the watch tells of them; what the watch tells later of an older version
 //! changes nothing.
 
+mod answers;
 mod kinds;
 mod list;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +19,7 @@ use k8s_openapi::api::coordination::v1::Lease as ApiLease;
 use kube::{ResourceExt, api::DynamicObject, runtime::watcher::Event};
 use tracing::warn;
 
-use self::list::{List, is_older};
+use self::list::{List, Teller};
 use super::{
     crd::NodeHealthCheck,
     objects::{self, NodeObject, Texts},
@@ -113,17 +116,22 @@ impl Store {
         match change {
             Change::Node(event) => self.node(event, now),
             Change::Check(event) => {
-                let changed = self.check(event);
+                let changed = self.check(event, now);
                 self.find_templates();
                 changed
             }
-            Change::Lease(event) => self.lease(event),
+            Change::Lease(event) => self.lease(event, now),
             Change::Object(kind, event) => {
-                let changed = self.object(&kind, event);
+                let changed = self.object(&kind, event, now);
                 self.find_templates();
                 changed
             }
             Change::Kind(kind, state) => {
+                if let KindState::Missing(_) = state {
+                    // Its objects went with it, and no watch tells of that.
+                    self.templates.retain(|key, _| key.kind != kind);
+                    self.world.remediations.retain(|key, _| key.kind != kind);
+                }
                 let entry = self.kinds.entry(kind).or_default();
                 entry.list.synced &= matches!(state, KindState::Served { .. });
                 let changed = entry.state.as_ref() != Some(&state);
@@ -156,104 +164,110 @@ impl Store {
                 self.lists.nodes.begin();
                 false
             }
-            Event::InitApply(object) | Event::Apply(object) => {
-                let name: Arc<str> = object.name_any().into();
-                self.lists.nodes.tell(name.clone());
-                let before = self.world.nodes.get(&name);
-                let node = objects::node(object, before.map(Arc::as_ref), &mut self.texts, now);
-                if before.is_some_and(|before| {
-                    is_older(&node.resource_version, &before.resource_version)
-                }) {
-                    return false;
-                }
-                let changed = before.is_none_or(|before| objects::differs(before, &node));
-                self.world.nodes.insert(name, Arc::new(node));
-                changed
-            }
+            Event::InitApply(object) => self.put_node(object, Teller::List, now),
+            Event::Apply(object) => self.put_node(object, Teller::Watch, now),
             Event::Delete(object) => self.world.nodes.remove(object.name_any().as_str()).is_some(),
             Event::InitDone => {
-                let listed = self.lists.nodes.end();
-                self.world.nodes.retain(|name, _| listed.contains(name));
+                let is_there = self.lists.nodes.end(now);
+                self.world.nodes.retain(|name, _| is_there(name));
                 true
             }
         }
     }
 
-    fn check(&mut self, event: Event<DynamicObject>) -> bool {
+    fn put_node(&mut self, object: NodeObject, teller: Teller, now: Timestamp) -> bool {
+        let name: Arc<str> = object.name_any().into();
+        // Before a list nothing was heard: what is old in it is not for that reason silent.
+        let before = self.world.nodes.get(&name);
+        let heard = before.filter(|_| teller != Teller::List).map(Arc::as_ref);
+        let node = objects::node(object, heard, &mut self.texts, now);
+        let versions =
+            (&*node.resource_version, before.map(|before| before.resource_version.as_str()));
+        if !self.lists.nodes.hears(&name, teller, versions, now) {
+            return false;
+        }
+        let changed = before.is_none_or(|before| objects::differs(before, &node));
+        self.world.nodes.insert(name, Arc::new(node));
+        changed
+    }
+
+    fn check(&mut self, event: Event<DynamicObject>, now: Timestamp) -> bool {
         match event {
             Event::Init => {
                 self.lists.checks.begin();
                 false
             }
-            Event::InitApply(object) | Event::Apply(object) => {
-                let name = object.name_any();
-                self.lists.checks.tell(name.clone());
-                match objects::check(object) {
-                    Ok(check) => self.put_check(check),
-                    Err(error) => {
-                        // What it said before still holds, and nobody is served by forgetting it.
-                        warn!(
-                            check = name,
-                            error = error.to_string(),
-                            "a NodeHealthCheck cannot be read"
-                        );
-                        false
-                    }
-                }
-            }
+            Event::InitApply(object) => self.read_check(object, Teller::List, now),
+            Event::Apply(object) => self.read_check(object, Teller::Watch, now),
             Event::Delete(object) => self.world.checks.remove(&object.name_any()).is_some(),
             Event::InitDone => {
-                let listed = self.lists.checks.end();
-                self.world.checks.retain(|name, _| listed.contains(name));
+                let is_there = self.lists.checks.end(now);
+                self.world.checks.retain(|name, _| is_there(name));
                 true
             }
         }
     }
 
-    /// Puts in a `NodeHealthCheck`, as a watch or the answer to a write has it.
-    pub fn put_check(&mut self, check: NodeHealthCheck) -> bool {
+    fn read_check(&mut self, object: DynamicObject, teller: Teller, now: Timestamp) -> bool {
+        let (name, version) = (object.name_any(), object.resource_version().unwrap_or_default());
+        match objects::check(object) {
+            Ok(check) => self.put_check(check, teller, now),
+            Err(error) => {
+                // What it said before still holds, and nobody is served by forgetting it.
+                self.lists.checks.hears(&name, teller, (&version, None), now);
+                let error = error.to_string();
+                warn!(check = name, error, "a NodeHealthCheck cannot be read");
+                false
+            }
+        }
+    }
+
+    fn put_check(&mut self, check: NodeHealthCheck, teller: Teller, now: Timestamp) -> bool {
         let version =
             |check: &NodeHealthCheck| check.metadata.resource_version.clone().unwrap_or_default();
         let name = check.name_any();
-        if let Some(before) = self.world.checks.get(&name) {
-            let same = before.metadata.uid == check.metadata.uid;
-            if same && is_older(&version(&check), &version(before)) {
-                return false;
-            }
-            if version(&check) == version(before) {
-                return false;
-            }
+        let before = self.world.checks.get(&name);
+        let before = before.filter(|before| before.metadata.uid == check.metadata.uid);
+        let (new, known) = (version(&check), before.map(|before| version(before)));
+        if !self.lists.checks.hears(&name, teller, (&new, known.as_deref()), now)
+            || known.as_ref() == Some(&new)
+        {
+            return false;
         }
         self.world.checks.insert(name, Arc::new(check));
         true
     }
 
-    fn lease(&mut self, event: Event<ApiLease>) -> bool {
+    fn lease(&mut self, event: Event<ApiLease>, now: Timestamp) -> bool {
         match event {
             Event::Init => {
                 self.lists.leases.begin();
                 false
             }
-            Event::InitApply(object) | Event::Apply(object) => {
-                let lease = objects::lease(object);
-                self.lists.leases.tell(lease.name.clone());
-                let before = self.world.leases.get(&lease.name);
-                if before.is_some_and(|before| {
-                    is_older(&lease.resource_version, &before.resource_version)
-                }) {
-                    return false;
-                }
-                let changed = before != Some(&lease);
-                self.world.leases.insert(lease.name.clone(), lease);
-                changed
-            }
+            Event::InitApply(object) => self.put_lease(object, Teller::List, now),
+            Event::Apply(object) => self.put_lease(object, Teller::Watch, now),
             Event::Delete(object) => self.remove_lease(&object.name_any(), object.uid().as_deref()),
             Event::InitDone => {
-                let listed = self.lists.leases.end();
-                self.world.leases.retain(|name, _| listed.contains(name));
+                let is_there = self.lists.leases.end(now);
+                self.world.leases.retain(|name, _| is_there(name));
                 true
             }
         }
+    }
+
+    fn put_lease(&mut self, object: ApiLease, teller: Teller, now: Timestamp) -> bool {
+        let lease = objects::lease(object);
+        let before = self.world.leases.get(&lease.name);
+        let versions = (
+            &*lease.resource_version,
+            before.filter(|before| before.uid == lease.uid).map(|it| it.resource_version.as_str()),
+        );
+        if !self.lists.leases.hears(&lease.name, teller, versions, now) {
+            return false;
+        }
+        let changed = before != Some(&lease);
+        self.world.leases.insert(lease.name.clone(), lease);
+        changed
     }
 
     /// Removes a lease, unless it is another one of the same name.
@@ -263,7 +277,7 @@ impl Store {
         same && self.world.leases.remove(name).is_some()
     }
 
-    fn object(&mut self, kind: &Kind, event: Event<DynamicObject>) -> bool {
+    fn object(&mut self, kind: &Kind, event: Event<DynamicObject>, now: Timestamp) -> bool {
         let is_template = kind.kind.ends_with("Template");
         let Some(entry) = self.kinds.get_mut(kind) else { return false };
         let of =
@@ -273,14 +287,8 @@ impl Store {
                 entry.list.begin();
                 false
             }
-            Event::InitApply(object) | Event::Apply(object) => {
-                entry.list.tell(of(&object));
-                if is_template {
-                    self.put_template(kind, &object)
-                } else {
-                    self.put_remediation(kind, &object)
-                }
-            }
+            Event::InitApply(object) => self.put_object(kind, &object, Teller::List, now),
+            Event::Apply(object) => self.put_object(kind, &object, Teller::Watch, now),
             Event::Delete(object) => {
                 let (namespace, name) = of(&object);
                 if is_template {
@@ -293,9 +301,9 @@ impl Store {
                 }
             }
             Event::InitDone => {
-                let listed = entry.list.end();
+                let is_there = entry.list.end(now);
                 let keep = |namespace: &String, name: &String| {
-                    listed.contains(&(namespace.clone(), name.clone()))
+                    is_there(&(namespace.clone(), name.clone()))
                 };
                 self.templates
                     .retain(|key, _| key.kind != *kind || keep(&key.namespace, &key.name));
@@ -310,29 +318,34 @@ impl Store {
         }
     }
 
-    fn put_template(&mut self, kind: &Kind, object: &DynamicObject) -> bool {
-        let key = TemplateKey {
-            kind: kind.clone(),
-            namespace: object.namespace().unwrap_or_default(),
-            name: object.name_any(),
-        };
-        let template = objects::template(object);
-        if self.templates.get(&key).is_some_and(|before| **before == template) {
-            return false;
+    fn put_object(
+        &mut self,
+        kind: &Kind,
+        object: &DynamicObject,
+        teller: Teller,
+        now: Timestamp,
+    ) -> bool {
+        let Some(entry) = self.kinds.get_mut(kind) else { return false };
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        let of = (namespace.clone(), name.clone());
+        if kind.kind.ends_with("Template") {
+            entry.list.hears(&of, teller, ("", None), now);
+            let key = TemplateKey { kind: kind.clone(), namespace, name };
+            let template = objects::template(object);
+            if self.templates.get(&key).is_some_and(|before| **before == template) {
+                return false;
+            }
+            self.templates.insert(key, Arc::new(template));
+            return true;
         }
-        self.templates.insert(key, Arc::new(template));
-        true
-    }
-
-    /// Puts in a remediation object, as a watch or the answer to a write has it.
-    pub fn put_remediation(&mut self, kind: &Kind, object: &DynamicObject) -> bool {
         let remediation = objects::remediation(object, kind);
         let before = self.world.remediations.get(&remediation.key);
-        let old = before.is_some_and(|before| {
-            is_older(&remediation.resource_version, &before.resource_version)
-                || **before == remediation
-        });
-        if old {
+        // One without a version is a write of ours that is on its way.
+        let versions =
+            (&*remediation.resource_version, before.map(|before| before.resource_version.as_str()));
+        if !entry.list.hears(&of, teller, versions, now)
+            || before.is_some_and(|before| **before == remediation)
+        {
             return false;
         }
         self.world.remediations.insert(remediation.key.clone(), Arc::new(remediation));

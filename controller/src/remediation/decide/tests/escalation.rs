@@ -312,3 +312,23 @@ fn a_refused_write_waits_and_is_said() {
     cluster.run("6s");
     assert_eq!(cluster.remediations(), ["Reboot/n0", "Reboot/n1"]);
 }
+
+#[test]
+fn a_template_that_is_named_no_more_leaves_its_object_alone_on_the_node() {
+    let mut cluster = Cluster::new(1);
+    cluster.template("FenceTemplate", "fence", false);
+    cluster.fail("n0");
+    cluster.settle();
+    cluster.check(
+        CHECK,
+        &json!({ "remediationTemplate": Cluster::reference("FenceTemplate", "fence") }),
+    );
+    cluster.settle();
+    assert_eq!(cluster.remediations(), ["Reboot/n0"], "two remediators never act at once");
+    assert_eq!(cluster.waiting(), ["n0 RemediatedByAnother"]);
+    cluster.run("20m");
+    assert!(!cluster.world.leases.is_empty(), "the lease is kept as long as it works");
+    cluster.heal("n0");
+    cluster.settle();
+    assert!(cluster.remediations().is_empty() && cluster.world.leases.is_empty());
+}

@@ -179,10 +179,8 @@ fn objects_of_healthy_nodes_go_during_a_storm() {
 fn a_template_that_cannot_be_used_disables() {
     type Case = (&'static str, &'static str, Option<TemplateState>, &'static str, &'static str);
     let found = |spec| {
-        Some(TemplateState::Found(std::sync::Arc::new(super::super::super::world::Template {
-            spec,
-            multiple: false,
-        })))
+        let template = super::super::super::world::Template { spec, multiple: false };
+        Some(TemplateState::Found(std::sync::Arc::new(template), "rem".to_owned()))
     };
     let cases: [Case; 5] = [
         (
@@ -687,4 +685,17 @@ fn a_dry_run_says_what_it_would_do() {
     cluster.annotate_check(CHECK, "tocsin.dev/dry-run", "false");
     cluster.settle();
     assert_eq!(cluster.remediations(), ["Reboot/n0"]);
+}
+
+#[test]
+fn a_dry_run_that_begins_later_gives_up_nothing() {
+    let mut cluster = Cluster::new(1);
+    cluster.fail("n0");
+    cluster.settle();
+    cluster.annotate_check(CHECK, "tocsin.dev/dry-run", "true");
+    cluster.advance("2h");
+    cluster.settle();
+    let entry = cluster.status().unhealthy_nodes.unwrap().remove(0);
+    let record = entry.remediations.unwrap().remove(0);
+    assert_eq!(record.timed_out, None, "its remediator was not told to stop");
 }

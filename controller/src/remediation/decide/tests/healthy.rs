@@ -230,3 +230,41 @@ fn an_object_that_somebody_deleted_leaves_no_stale_record() {
     assert_eq!(records[0].started.as_ref().unwrap().0, cluster.now);
     assert_eq!(cluster.status().attempts.unwrap()[0].started.len(), 2, "and is another attempt");
 }
+
+#[test]
+fn a_confirmation_is_meant_for_every_check() {
+    let mut cluster = Cluster::new(1);
+    cluster.check("a", &json!({}));
+    cluster.check(CHECK, &json!({ "healthyDelay": "-1s" }));
+    cluster.fail("n0");
+    cluster.settle();
+    cluster.heal("n0");
+    cluster.settle();
+    cluster.annotate("n0", names::CONFIRMED_HEALTHY, "");
+    cluster.settle_check("a");
+    assert!(cluster.world.nodes["n0"].annotation(names::CONFIRMED_HEALTHY).is_some());
+    cluster.settle();
+    assert!(cluster.remediations().is_empty());
+    cluster.settle_check("a");
+    assert_eq!(cluster.world.nodes["n0"].annotation(names::CONFIRMED_HEALTHY), None);
+}
+
+#[test]
+fn a_node_of_the_same_name_goes_on_where_the_last_one_was() {
+    let mut cluster = Cluster::new(1);
+    cluster.fail("n0");
+    cluster.settle();
+    // Replaced, and not ready yet: its object goes on. Its lease was the old node's and went with it.
+    cluster.world.nodes.remove("n0");
+    cluster.world.leases.clear();
+    cluster.node("n0", &[("role", "worker")]);
+    cluster.change("n0", |node| "uid-other".clone_into(&mut node.uid));
+    cluster.fail("n0");
+    cluster.settle();
+    assert_eq!(cluster.remediations(), ["Reboot/n0"]);
+    assert!(cluster.world.leases.is_empty(), "one that is gone is not made again");
+    cluster.heal("n0");
+    cluster.settle();
+    assert!(cluster.remediations().is_empty());
+    assert_eq!(cluster.status().unhealthy_nodes, None);
+}

@@ -178,7 +178,9 @@ impl Cluster {
     pub(crate) fn template(&mut self, kind: &str, name: &str, multiple: bool) {
         let template = Template { spec: Some(json!({ "how": name })), multiple };
         let key = Self::template_key(kind, name);
-        self.world.templates.insert(key, TemplateState::Found(Arc::new(template)));
+        self.world
+            .templates
+            .insert(key, TemplateState::Found(Arc::new(template), "rem".to_owned()));
     }
 
     /// A check of all workers with these fields of its spec; `null` removes a default.
