@@ -1,7 +1,10 @@
 //! The API server: the client that all reflectors of a role share, and how things stand with it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -122,6 +125,8 @@ impl ApiState {
 pub struct Streams {
     each: Mutex<Vec<(&'static str, Stream, bool)>>,
     state: watch::Sender<ApiState>,
+    /// Losses of a watch, each attempt to have it back included.
+    losses: Arc<AtomicU64>,
     /// Whether losses and returns are logged.
     logs: bool,
 }
@@ -137,17 +142,30 @@ impl Streams {
     /// None yet.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self::with(true))
+        Arc::new(Self::with(true, Arc::default()))
     }
 
     /// None yet, and nothing about them in the log: for those that come and go.
     #[must_use]
     pub fn quiet() -> Arc<Self> {
-        Arc::new(Self::with(false))
+        Arc::new(Self::with(false, Arc::default()))
     }
 
-    fn with(logs: bool) -> Self {
-        Self { each: Mutex::default(), state: watch::channel(ApiState::Starting(None)).0, logs }
+    /// None yet, like [`Self::quiet`], with losses counted together with those of this one.
+    #[must_use]
+    pub fn beside(&self) -> Arc<Self> {
+        Arc::new(Self::with(false, self.losses.clone()))
+    }
+
+    /// How often a watch was lost, each attempt to have it back included.
+    #[must_use]
+    pub fn losses(&self) -> Arc<AtomicU64> {
+        self.losses.clone()
+    }
+
+    fn with(logs: bool, losses: Arc<AtomicU64>) -> Self {
+        let state = watch::channel(ApiState::Starting(None)).0;
+        Self { each: Mutex::default(), state, losses, logs }
     }
 
     /// One more that has to be synced.
@@ -235,6 +253,7 @@ impl StreamHandle {
 
     /// The watch is lost, and nothing has been read for `silent_for`. A loss that goes on keeps its beginning.
     pub fn broken(&self, silent_for: Duration, why: String) {
+        self.streams.losses.fetch_add(1, Relaxed);
         let now = Instant::now();
         let since = {
             let streams = self.streams.each.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,18 +7,14 @@
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use kube::{
     Api, Client, Resource,
     core::Status,
     runtime::watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
-use tocsin_runtime::{
-    jitter,
-    kube::{describe, error::LENGTH},
-    text::one_line,
-};
+use tocsin_runtime::{jitter, kube::describe};
 use tokio::time::sleep;
 use tracing::debug;
 
@@ -34,58 +30,79 @@ const RETRY_MAX: Duration = Duration::from_millis(750);
 /// 10 seconds for the next piece of a list: a page of some hundred objects takes the server milliseconds.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where the events of a reflector go. A closure that takes an event is one.
+pub trait Sink<K>: Send {
+    /// Takes an event, and may wait: meanwhile the watch waits too. False: nobody wants to know any more.
+    fn take(&mut self, event: Event<K>) -> impl Future<Output = bool> + Send;
+
+    /// Whether the reflector ends when the API server refuses the list or the watch so.
+    fn ends(&self, _: &Status) -> bool {
+        false
+    }
+}
+
+impl<K: Send, F: FnMut(Event<K>) + Send> Sink<K> for F {
+    fn take(&mut self, event: Event<K>) -> impl Future<Output = bool> + Send {
+        self(event);
+        std::future::ready(true)
+    }
+}
+
+/// Why a watch has ended.
+enum End {
+    /// Something went wrong; whether another client may do better.
+    Lost(String, bool),
+    /// A refusal for which the sink wants the reflector to end, or nobody wants to know any more.
+    Over(Option<Box<Status>>),
+}
+
 /// Follows the objects of one kind for ever.
 pub async fn follow<K, S>(
     server: Arc<ApiServer>,
     stream: StreamHandle,
     config: watcher::Config,
-    api: impl Fn(Client) -> Api<K>,
-    mut sink: S,
+    api: impl Fn(Client) -> Api<K> + Send,
+    sink: S,
 ) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    S: FnMut(Event<K>),
+    S: FnMut(Event<K>) + Send,
+{
+    follow_until(server, stream, config, api, sink).await;
+}
+
+/// Follows the objects of one kind, until its sink wants no more: with the refusal that was the reason, if one was.
+pub async fn follow_until<K, S>(
+    server: Arc<ApiServer>,
+    stream: StreamHandle,
+    config: watcher::Config,
+    api: impl Fn(Client) -> Api<K> + Send,
+    mut sink: S,
+) -> Option<Box<Status>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    S: Sink<K>,
 {
     let (mut bad, mut pause) = (None, RETRY_MIN);
     loop {
         match server.client(bad).await {
             Ok(shared) => {
-                bad = None;
-                let mut events =
-                    watcher(api(shared.cluster.client.clone()), config.clone()).boxed();
-                let mut is_listing = true;
-                let error = loop {
-                    let next = async {
-                        if is_listing {
-                            tokio::time::timeout(LIST_TIMEOUT, events.next()).await.ok()
-                        } else {
-                            Some(events.next().await)
-                        }
-                    };
-                    match next.await {
-                        Some(Some(Ok(event))) => {
-                            let is_done = matches!(event, Event::InitDone);
-                            sink(event);
-                            if is_done {
-                                is_listing = false;
-                                pause = RETRY_MIN;
-                                stream.synced();
-                            }
-                        }
-                        Some(Some(Err(error))) => {
-                            if is_of_the_connection(&error) {
-                                bad = Some(shared.number);
-                            }
-                            break words(&error);
-                        }
-                        Some(None) => break "the watch has ended".to_owned(),
-                        None => {
-                            bad = Some(shared.number);
-                            break format!("no list within {} s", LIST_TIMEOUT.as_secs());
-                        }
-                    }
+                let mut is_synced = false;
+                let cluster = &shared.cluster;
+                let events = watcher(api(cluster.client.clone()), config.clone());
+                let synced = || {
+                    is_synced = true;
+                    stream.synced();
                 };
-                let silent_for =
-                    if bad.is_some() { shared.cluster.last_read.elapsed() } else { Duration::ZERO };
+                let end = watch(events, &mut sink, synced).await;
+                if is_synced {
+                    pause = RETRY_MIN;
+                }
+                let (error, is_bad) = match end {
+                    End::Lost(error, is_bad) => (error, is_bad),
+                    End::Over(refusal) => return refusal,
+                };
+                bad = is_bad.then_some(shared.number);
+                let silent_for = if is_bad { cluster.last_read.elapsed() } else { Duration::ZERO };
                 debug!(error, "a watch has ended");
                 stream.broken(silent_for, error);
             }
@@ -96,23 +113,53 @@ pub async fn follow<K, S>(
     }
 }
 
+/// One list, and the watch after it.
+async fn watch<K, S: Sink<K>>(
+    events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send,
+    sink: &mut S,
+    mut synced: impl FnMut() + Send,
+) -> End {
+    let mut events = std::pin::pin!(events);
+    let mut is_listing = true;
+    loop {
+        let next = async {
+            if is_listing {
+                tokio::time::timeout(LIST_TIMEOUT, events.next()).await.ok()
+            } else {
+                Some(events.next().await)
+            }
+        };
+        match next.await {
+            Some(Some(Ok(event))) => {
+                let is_done = matches!(event, Event::InitDone);
+                if !sink.take(event).await {
+                    return End::Over(None);
+                }
+                if is_done {
+                    is_listing = false;
+                    synced();
+                }
+            }
+            Some(Some(Err(error))) => {
+                return match refusal(&error).filter(|status| sink.ends(status)) {
+                    Some(status) => End::Over(Some(Box::new(status.clone()))),
+                    None => End::Lost(describe(&error), is_of_the_connection(&error)),
+                };
+            }
+            Some(None) => return End::Lost("the watch has ended".to_owned(), false),
+            None => return End::Lost(format!("no list within {} s", LIST_TIMEOUT.as_secs()), true),
+        }
+    }
+}
+
 /// The API server's own answer, where a list or a watch failed with one.
-#[must_use]
-pub fn refusal(error: &watcher::Error) -> Option<&Status> {
+fn refusal(error: &watcher::Error) -> Option<&Status> {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => Some(status),
         _ => None,
-    }
-}
-
-/// What went wrong, in one line: the API server's own words where it answered.
-fn words(error: &watcher::Error) -> String {
-    match refusal(error).filter(|status| !status.message.is_empty()) {
-        Some(status) => format!("{} ({})", one_line(&status.message, LENGTH), status.code),
-        None => describe(error),
     }
 }
 

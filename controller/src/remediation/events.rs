@@ -25,6 +25,7 @@ use tracing::debug;
 use super::{
     apply::MANAGER,
     decide::{Note, Severity},
+    leader::Leadership,
     names,
 };
 
@@ -103,9 +104,15 @@ struct Written {
 
 impl Writer {
     /// Writes for ever, also when nobody tells anything any more because the process stops.
-    pub async fn run(mut self, client: Client) {
+    ///
+    /// What a leader has told and not written before it lost its lease is dropped: the next one tells it again.
+    pub async fn run(mut self, client: Client, leadership: Leadership) {
         let api = Api::<Event>::namespaced(client, NAMESPACE);
         while let Some((about, note)) = self.queue.recv().await {
+            if !leadership.may_write() {
+                self.dropped.fetch_add(1, Relaxed);
+                continue;
+            }
             let write = self.write(&api, about, note);
             match timeout(WRITE, write).await {
                 Ok(Ok(())) => {}

@@ -20,6 +20,7 @@ use super::{
     crd::NodeHealthCheck,
     decide::{Selector, decide, hint},
     objects::NodeObject,
+    openshift,
     settings::Settings,
     store::{Change, KindState, Store},
     watch,
@@ -82,6 +83,9 @@ async fn read(client: &Client, settings: &Settings) -> anyhow::Result<Store> {
     let leases = Api::<Lease>::namespaced(client.clone(), &settings.lease_namespace);
     list(&mut store, leases, Change::Lease).await.context("leases of nodes")?;
     store.world.lease_namespace = true;
+    for change in openshift::look(client).await.context("what the API serves")? {
+        store.take(Change::OpenShift(change), Timestamp::now());
+    }
     for kind in store.wanted_kinds() {
         store.expect_kind(&kind);
         let found = match watch::gvk(&kind) {

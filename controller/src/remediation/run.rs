@@ -25,10 +25,14 @@ use super::{
     events, explain,
     leader::{Candidate, Leadership},
     metrics::RemediationMetrics,
-    watch::{CHANGES, Sink},
+    watch::{CHANGES, Source},
     webhook::Webhook,
 };
-use crate::{admin::Admin, api_server::USER_AGENT, listen::listen};
+use crate::{
+    admin::Admin,
+    api_server::{ApiServer, Streams, USER_AGENT},
+    listen::listen,
+};
 
 /// Runs the remediation until a signal or a dead task ends it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
@@ -48,11 +52,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let (events, event_writer) = events::queue();
     let (changes, receiver) = mpsc::channel(CHANGES);
-    let sink = Sink { changes, errors: Arc::default() };
-    let metrics =
-        RemediationMetrics::new(leadership.clone(), events.dropped.clone(), sink.errors.clone());
+    let (server, streams) = (Arc::new(ApiServer::new(cluster)), Streams::new());
+    let losses = streams.losses();
+    let metrics = RemediationMetrics::new(leadership.clone(), events.dropped.clone(), losses);
 
-    tasks.spawn_background("events", event_writer.run(client.clone()));
+    tasks.spawn_background("events", event_writer.run(client.clone(), leadership.clone()));
     let is_openshift = Arc::<AtomicBool>::default();
     let mut webhook_addr = None;
     if let Some((addr, certificate)) = webhook {
@@ -87,7 +91,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         leadership,
         leads,
         is_openshift,
-        changes: (sink, receiver),
+        source: Source { server, streams, changes },
+        changes: receiver,
     });
     tasks.spawn_graceful("engine", lead(engine, candidate, tasks.stop()));
     let admin = admin_handler(&metrics);

@@ -2,29 +2,22 @@
 
 use std::{
     fmt::Debug,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
-    Api, Client, Resource,
+    Api, Resource,
     api::{ApiResource, DynamicObject, GroupVersionKind},
     core::Status,
     discovery::{Scope, pinned_kind},
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
 use tocsin_runtime::kube::describe;
 use tokio::{sync::mpsc, time::sleep};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     crd::NodeHealthCheck,
@@ -33,92 +26,146 @@ use super::{
     store::{Change, KindState},
     world::Kind,
 };
-use crate::reflect::refusal;
+use crate::{
+    api_server::{ApiServer, StreamHandle, Streams},
+    reflect::{self, follow_until},
+};
 
 /// 1,024 changes that wait for the engine, which takes each in microseconds; a full queue makes the watches wait, and
 /// nothing is lost.
 pub const CHANGES: usize = 1024;
 
-/// Where watches tell of changes, and count their errors.
+/// 1 second before the API is asked again what it serves, after an error.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What watches read from, and where they tell of changes.
 #[derive(Clone, Debug)]
-pub struct Sink {
+pub struct Source {
+    /// The API server.
+    pub server: Arc<ApiServer>,
+    /// How the watches stand without which nothing is decided.
+    pub streams: Arc<Streams>,
     /// Changes.
     pub changes: mpsc::Sender<Change>,
-    /// Errors of watches, for a metric.
-    pub errors: Arc<AtomicU64>,
 }
 
-impl Sink {
+impl Source {
     /// False: the engine is gone.
     async fn tell(&self, change: Change) -> bool {
         self.changes.send(change).await.is_ok()
     }
+
+    async fn follow<K>(
+        &self,
+        stream: StreamHandle,
+        api: impl Fn(kube::Client) -> Api<K> + Send,
+        told: impl Fn(Event<K>) -> Change + Send + Sync,
+        ends: fn(&Status) -> bool,
+    ) -> Option<Box<Status>>
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        let sink = Told { told, ends, changes: &self.changes };
+        follow_until(self.server.clone(), stream, watcher::Config::default(), api, sink).await
+    }
+}
+
+/// Tells the engine of events, and waits while its queue is full.
+struct Told<'a, F> {
+    told: F,
+    ends: fn(&Status) -> bool,
+    changes: &'a mpsc::Sender<Change>,
+}
+
+impl<K: Send, F: Fn(Event<K>) -> Change + Send + Sync> reflect::Sink<K> for Told<'_, F> {
+    async fn take(&mut self, event: Event<K>) -> bool {
+        self.changes.send((self.told)(event)).await.is_ok()
+    }
+
+    fn ends(&self, status: &Status) -> bool {
+        (self.ends)(status)
+    }
 }
 
 /// Follows nodes.
-pub async fn nodes(client: Client, sink: Sink) {
-    follow(Api::<NodeObject>::all(client), "nodes", Change::Node, &sink, |_| false).await;
+pub async fn nodes(source: Source) {
+    let stream = source.streams.add("nodes");
+    source.follow(stream, Api::<NodeObject>::all, Change::Node, |_| false).await;
 }
 
 /// Follows `NodeHealthChecks`. They are read one by one, so that one odd object hides no other.
-pub async fn checks(client: Client, sink: Sink) {
+pub async fn checks(source: Source) {
     let resource = ApiResource::erase::<NodeHealthCheck>(&());
-    let api = Api::<DynamicObject>::all_with(client, &resource);
-    follow(api, "nodehealthchecks", Change::Check, &sink, |_| false).await;
+    let stream = source.streams.add("nodehealthchecks");
+    let api = |client| Api::<DynamicObject>::all_with(client, &resource);
+    source.follow(stream, api, Change::Check, |_| false).await;
 }
 
 /// Follows the leases of nodes.
-pub async fn leases(client: Client, namespace: String, sink: Sink) {
-    follow(Api::<Lease>::namespaced(client, &namespace), "leases", Change::Lease, &sink, |_| false)
-        .await;
+pub async fn leases(source: Source, namespace: String) {
+    let stream = source.streams.add("leases");
+    let api = |client| Api::<Lease>::namespaced(client, &namespace);
+    source.follow(stream, api, Change::Lease, |_| false).await;
 }
 
 /// Follows the objects of a kind, and whether it is served at all.
-pub async fn kind(client: Client, kind: Kind, sink: Sink) {
+pub async fn kind(source: Source, kind: Kind) {
     let Some(gvk) = gvk(&kind) else {
         let why = no_matches(&kind);
-        sink.tell(Change::Kind(kind, KindState::Missing(why))).await;
+        source.tell(Change::Kind(kind, KindState::Missing(why))).await;
         return std::future::pending().await;
     };
+    let losses = source.streams.losses();
     loop {
-        match pinned_kind(&client, &gvk).await {
+        let asked = match source.server.client(None).await {
+            Ok(shared) => pinned_kind(&shared.cluster.client, &gvk).await.map_err(|error| {
+                let why = describe(&error);
+                (is_missing(&error), why)
+            }),
+            Err(error) => Err((false, describe(error.as_ref()))),
+        };
+        let mut pause = settings::TEMPLATE_RETRY.unsigned_abs();
+        match asked {
             Ok((resource, capabilities)) => {
                 let state = KindState::Served {
                     resource: format!("{}.{}", resource.plural, resource.group),
                     namespaced: capabilities.scope == Scope::Namespaced,
                 };
-                if !sink.tell(Change::Kind(kind.clone(), state)).await {
+                if !source.tell(Change::Kind(kind.clone(), state)).await {
                     return;
                 }
-                follow_kind(&client, &kind, &resource, &sink).await;
+                follow_kind(&source, &kind, &resource).await;
             }
-            Err(error) if is_missing(&error) => {
+            Err((true, _)) => {
                 let why = no_matches(&kind);
-                if !sink.tell(Change::Kind(kind.clone(), KindState::Missing(why))).await {
+                if !source.tell(Change::Kind(kind.clone(), KindState::Missing(why))).await {
                     return;
                 }
             }
-            Err(error) => {
-                sink.errors.fetch_add(1, Relaxed);
-                warn!(kind = kind.kind, error = describe(&error), "cannot ask what the API serves");
+            Err((false, error)) => {
+                losses.fetch_add(1, Relaxed);
+                warn!(kind = kind.kind, error, "cannot ask what the API serves");
+                pause = AGAIN;
             }
         }
-        sleep(Duration::from_secs(settings::TEMPLATE_RETRY.as_secs().unsigned_abs())).await;
+        sleep(pause).await;
     }
 }
 
 /// Until the kind is not served any more, or may not be listed.
-async fn follow_kind(client: &Client, kind: &Kind, resource: &ApiResource, sink: &Sink) {
-    let api = Api::<DynamicObject>::all_with(client.clone(), resource);
+async fn follow_kind(source: &Source, kind: &Kind, resource: &ApiResource) {
+    let api = |client| Api::<DynamicObject>::all_with(client, resource);
     let told = |event| Change::Object(kind.clone(), event);
-    let end = follow(api, &resource.plural, told, sink, |status| matches!(status.code, 403 | 404));
+    // One remediator's objects that cannot be read must not stop the others.
+    let stream = source.streams.beside().add("objects of a remediator");
+    let end = source.follow(stream, api, told, |status| matches!(status.code, 403 | 404));
     if let Some(status) = end.await {
         let state = if status.code == 403 {
             KindState::Refused(status.message.clone())
         } else {
             KindState::Missing(no_matches(kind))
         };
-        sink.tell(Change::Kind(kind.clone(), state)).await;
+        source.tell(Change::Kind(kind.clone(), state)).await;
     }
 }
 
@@ -142,46 +189,4 @@ fn is_missing(error: &kube::Error) -> bool {
         kube::Error::Api(status) => status.code == 404,
         _ => false,
     }
-}
-
-/// Follows one kind of objects; ends with the refusal for which `ends` is true.
-async fn follow<K>(
-    api: Api<K>,
-    name: &str,
-    told: impl Fn(Event<K>) -> Change,
-    sink: &Sink,
-    ends: impl Fn(&Status) -> bool,
-) -> Option<Box<Status>>
-where
-    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
-    pin_mut!(stream);
-    let mut lost = false;
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => {
-                if lost && matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
-                    lost = false;
-                    info!(resource = name, "the watch is back");
-                }
-                if !sink.tell(told(event)).await {
-                    return None;
-                }
-            }
-            Err(error) => {
-                sink.errors.fetch_add(1, Relaxed);
-                if let Some(status) = refusal(&error).filter(|status| ends(status)) {
-                    return Some(Box::new(status.clone()));
-                }
-                // An expired version (410) is how the API server says "list again".
-                let expired = refusal(&error).is_some_and(|status| status.code == 410);
-                if !lost && !expired {
-                    lost = true;
-                    warn!(resource = name, error = describe(&error), "the watch is lost");
-                }
-            }
-        }
-    }
-    None
 }

@@ -1,6 +1,7 @@
 //! `tocsin-controller remediation` against a real API server: from a node's condition to a remediation object and back.
 //! The remediators are played through the API.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
@@ -16,28 +17,28 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// The label by which the check of a test selects its nodes.
-const LABEL: &str = "tocsin.test/remediated";
+pub(crate) const LABEL: &str = "tocsin.test/remediated";
 
-fn labelled(cluster: &ControlPlane, name: &str, value: &str) -> TestNode {
+pub(crate) fn labelled(cluster: &ControlPlane, name: &str, value: &str) -> TestNode {
     let node = cluster.node(name);
     node.patch(&json!({ "metadata": { "labels": { LABEL: value } } }));
     node
 }
 
 /// Held by a test with a controller: each of them acts on every `NodeHealthCheck` of the cluster.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ACTS: Mutex<()> = Mutex::new(());
     lock(&ACTS)
 }
 
 /// A `NodeHealthCheck` of the nodes with this label, unhealthy at once when not ready; deleted on drop.
-struct Check {
+pub(crate) struct Check {
     cluster: ControlPlane,
     name: String,
 }
 
 impl Check {
-    fn new(cluster: &ControlPlane, name: &str, fields: &Value) -> Self {
+    pub(crate) fn new(cluster: &ControlPlane, name: &str, fields: &Value) -> Self {
         let mut spec = json!({
             "selector": { "matchLabels": { LABEL: name } },
             "minHealthy": 0,
@@ -58,11 +59,54 @@ impl Check {
         Self { cluster: cluster.clone(), name: name.to_owned() }
     }
 
-    fn get(&self) -> Value {
+    /// Changes its spec by a merge patch.
+    pub(crate) fn change(&self, spec: &Value) {
+        let change = json!({ "spec": spec }).to_string();
+        self.cluster.kubectl_ok(&["patch", "nhc", &self.name, "--type=merge", "--patch", &change]);
+    }
+
+    pub(crate) fn annotate(&self, annotation: &str) {
+        self.cluster.kubectl_ok(&["annotate", "nhc", &self.name, annotation]);
+    }
+
+    /// Why each node waits, by its name.
+    pub(crate) fn waiting(&self) -> BTreeMap<String, String> {
+        let status = self.get()["status"].clone();
+        let nodes = status["waitingNodes"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        nodes.iter().map(|node| (text(&node["name"]), text(&node["reason"]))).collect()
+    }
+
+    /// Waits until the nodes that wait are these, each for its reason.
+    pub(crate) fn wait_waiting(&self, controller: &Remediation, expected: &[(&str, &str)]) {
+        let expected: BTreeMap<_, _> = expected
+            .iter()
+            .map(|(node, reason)| ((*node).to_owned(), (*reason).to_owned()))
+            .collect();
+        controller.wait(&format!("{}: {expected:?} wait", self.name), TIMEOUT, || {
+            (self.waiting() == expected).then_some(())
+        });
+    }
+
+    /// Waits for an event about it.
+    pub(crate) fn wait_event(&self, controller: &Remediation, message: &str) {
+        let field = format!("involvedObject.name={}", self.name);
+        let json = ["get", "events", "--field-selector", &field, "--output=json"];
+        controller.wait(&format!("event {message:?}"), TIMEOUT, || {
+            let events: Value = serde_json::from_str(&self.cluster.kubectl_ok(&json)).unwrap();
+            let events = events["items"].as_array().cloned().unwrap_or_default();
+            events
+                .iter()
+                .any(|event| event["message"].as_str() == Some(&format!("[remediation] {message}")))
+                .then_some(())
+        });
+    }
+
+    pub(crate) fn get(&self) -> Value {
         node_health_check(&self.cluster, &self.name)
     }
 
-    fn phase(&self) -> String {
+    pub(crate) fn phase(&self) -> String {
         self.get()["status"]["phase"].as_str().unwrap_or_default().to_owned()
     }
 }
@@ -74,11 +118,15 @@ impl Drop for Check {
 }
 
 /// Without election: the test is about something else.
-fn alone(command: &mut Command) {
+pub(crate) fn alone(command: &mut Command) {
     command.env("LEADER_ELECTION", "false").env("REMEDIATION_COOL_OFF", "0s");
 }
 
-fn wait_names(controller: &Remediation, remediator: &Remediator, expected: &[&str]) -> Duration {
+pub(crate) fn wait_names(
+    controller: &Remediation,
+    remediator: &Remediator,
+    expected: &[&str],
+) -> Duration {
     let began = Instant::now();
     controller.wait(&format!("objects {expected:?}"), TIMEOUT, || {
         (remediator.names() == expected).then_some(())
@@ -335,7 +383,7 @@ fn nothing_is_asked_when_nothing_happens() {
 }
 
 /// The configuration of a webhook at this address.
-fn webhook_configuration(name: &str, url: &str) -> Value {
+pub(crate) fn webhook_configuration(name: &str, url: &str) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
@@ -357,7 +405,7 @@ fn webhook_configuration(name: &str, url: &str) -> Value {
 }
 
 /// What kubectl says of a refusal.
-fn refusal(cluster: &ControlPlane, arguments: &[&str]) -> String {
+pub(crate) fn refusal(cluster: &ControlPlane, arguments: &[&str]) -> String {
     let output = cluster.kubectl(arguments);
     assert!(!output.status.success(), "{arguments:?} was taken");
     String::from_utf8_lossy(&output.stderr).trim().to_owned()
@@ -395,6 +443,8 @@ fn the_webhook_speaks_the_words_of_the_reference() {
             "remediationTemplate": remediator.reference("a"),
         },
     });
+    let mut deletion = remediator.reference("a");
+    deletion["kind"] = json!("MachineDeletionRemediationTemplate");
     let step = |order: i32, timeout: &str| json!({ "remediationTemplate": remediator.reference("a"), "order": order, "timeout": timeout });
     let rows = [
         (
@@ -403,7 +453,40 @@ fn the_webhook_speaks_the_words_of_the_reference() {
         ),
         (json!({ "minHealthy": null }), "one of minHealthy and maxUnhealthy should be specified"),
         (json!({ "minHealthy": -1 }), "minHealthy must not be negative: -1"),
+        (
+            json!({ "minHealthy": null, "maxUnhealthy": -1 }),
+            "maxUnhealthy must not be negative: -1",
+        ),
+        (
+            json!({ "minHealthy": null, "maxUnhealthy": 1, "remediationTemplate": deletion }),
+            "maxUnhealthy can't be used with MachineDeletionRemediationTemplate",
+        ),
+        (
+            json!({
+                "minHealthy": null, "maxUnhealthy": 1, "remediationTemplate": null,
+                "escalatingRemediations": [
+                    step(1, "1m"),
+                    { "remediationTemplate": deletion, "order": 2, "timeout": "1m" },
+                ],
+            }),
+            "maxUnhealthy can't be used with MachineDeletionRemediationTemplate escalating remediation",
+        ),
         (json!({ "selector": null }), "Selector is mandatory"),
+        (
+            json!({ "remediationTemplate": null }),
+            "Either RemediationTemplate or at least one EscalatingRemediations must be set",
+        ),
+        (
+            json!({ "escalatingRemediations": [step(1, "1m")] }),
+            "RemediationTemplate and EscalatingRemediations usage is mutual exclusive",
+        ),
+        (
+            json!({ "remediationTemplate": null, "escalatingRemediations": [
+                step(42, "1m"),
+                { "remediationTemplate": deletion, "order": 42, "timeout": "1m" },
+            ] }),
+            "EscalatingRemediation Order must be unique: found duplicate order 42",
+        ),
         (
             json!({ "selector": { "matchExpressions": [{ "key": "a", "operator": "In" }] } }),
             "Invalid selector: values: Invalid value: null: for 'in', 'notin' operators, values set can't be empty",
@@ -434,23 +517,37 @@ fn the_webhook_speaks_the_words_of_the_reference() {
             format!("admission webhook \"vnodehealthcheck.kb.io\" denied the request: {message}");
         assert!(said.ends_with(&expected), "{said}\nnot: {expected}");
     }
-    // Several templates of a kind, where all of them allow it.
+    // Several templates of a kind, where all of them allow it; escalations stay too while nodes are remediated.
     let mut object = good.clone();
     object["spec"]["remediationTemplate"] = Value::Null;
     object["spec"]["escalatingRemediations"] = json!([step(1, "1m"), step(2, "1m")]);
     remediator.template("a", &["remediation.medik8s.io/multiple-templates-support"]);
     cluster.create(&object);
-    cluster.kubectl_ok(&["delete", "nhc", space]);
-
-    cluster.create(&good);
     node.set_ready("False", "KubeletNotReady");
-    controller.wait("remediating", TIMEOUT, || {
-        (node_health_check(&cluster, space)["status"]["phase"] == "Remediating").then_some(())
-    });
+    let wait_phase = |phase: &str| {
+        controller.wait(phase, TIMEOUT, || {
+            (node_health_check(&cluster, space)["status"]["phase"] == *phase).then_some(())
+        });
+    };
+    wait_phase("Remediating");
     let refused_patch = |patch: Value| {
         refusal(&cluster, &["patch", "nhc", space, "--type=merge", "--patch", &patch.to_string()])
     };
     let denied = "denied the request: ";
+    let said = refused_patch(json!({ "spec": { "escalatingRemediations": [step(1, "2m")] } }));
+    assert!(
+        said.ends_with(&format!(
+            "{denied}escalating remediations update prohibited due to running remediation"
+        )),
+        "{said}"
+    );
+    node.set_ready("True", "KubeletReady");
+    wait_phase("Enabled");
+    cluster.kubectl_ok(&["delete", "nhc", space]);
+
+    cluster.create(&good);
+    node.set_ready("False", "KubeletNotReady");
+    wait_phase("Remediating");
     let said =
         refused_patch(json!({ "spec": { "selector": { "matchLabels": { LABEL: "other" } } } }));
     assert!(

@@ -71,7 +71,33 @@ impl<'a> Budget<'a> {
         budget
     }
 
+    /// Puts nodes of other `NodeHealthChecks` that wait for a place before those of this one, by age.
+    ///
+    /// One whose zone is full waits for its zone alone: it must not keep a place of the cluster from others.
     fn queue_others(&mut self, world: &World, check: &str) {
+        let mut free: BTreeMap<String, usize> = BTreeMap::new();
+        for (since, name) in self.waiting_elsewhere(world, check) {
+            let zone = world.nodes.get(name.as_str()).and_then(|node| node.zone());
+            let mut has_place = true;
+            if let Some((zone, pool)) =
+                zone.and_then(|zone| Some((zone, self.zones.get_mut(zone)?)))
+            {
+                let free = free
+                    .entry(zone.to_owned())
+                    .or_insert_with(|| pool.limit.saturating_sub(pool.used));
+                has_place = *free > 0;
+                *free = free.saturating_sub(1);
+                pool.others.push((since, name.clone()));
+            }
+            if let Some(pool) = self.cluster.as_mut().filter(|_| has_place) {
+                pool.others.push((since, name));
+            }
+        }
+    }
+
+    /// Nodes that wait for a place by the status of another check, the longest unhealthy first.
+    fn waiting_elsewhere(&self, world: &World, check: &str) -> BTreeSet<(Timestamp, String)> {
+        let mut found = BTreeSet::new();
         let mut seen = BTreeSet::new();
         for (name, other) in &world.checks {
             let paused =
@@ -84,21 +110,17 @@ impl<'a> Budget<'a> {
                 let for_budget = [Reason::BudgetExhausted, Reason::ZoneBudgetExhausted]
                     .iter()
                     .any(|reason| reason.name() == node.reason);
-                let known = world.nodes.get(node.name.as_str());
-                let (Some(known), Some(since)) = (known, &node.since) else { continue };
-                if !for_budget
-                    || self.active.contains(node.name.as_str())
-                    || !seen.insert(&node.name)
+                let Some(since) = &node.since else { continue };
+                if for_budget
+                    && world.nodes.contains_key(node.name.as_str())
+                    && !self.active.contains(node.name.as_str())
+                    && seen.insert(&node.name)
                 {
-                    continue;
-                }
-                let entry = (since.0, node.name.clone());
-                let zone = known.zone().and_then(|zone| self.zones.get_mut(zone));
-                for pool in self.cluster.iter_mut().chain(zone) {
-                    pool.others.push(entry.clone());
+                    found.insert((since.0, node.name.clone()));
                 }
             }
         }
+        found
     }
 
     fn take(&mut self, world: &World, node: &str) {

@@ -79,6 +79,7 @@ impl Engine {
 
     /// Runs until `stop`; the writes that are on their way then are waited for.
     pub async fn run(mut self, stop: Stop) -> anyhow::Result<()> {
+        let mut sight = self.parts.source.streams.state();
         self.start_watches();
         let mut earliest = Instant::now();
         loop {
@@ -99,7 +100,11 @@ impl Engine {
                     changed?;
                     self.dirty = true;
                 }
-                Some(change) = self.parts.changes.1.recv() => self.take(change),
+                changed = sight.changed() => {
+                    changed?;
+                    self.dirty = true;
+                }
+                Some(change) = self.parts.changes.recv() => self.take(change),
                 () = sleep_until(at) => {
                     earliest = Instant::now() + GATHER;
                     self.decide();
@@ -113,26 +118,26 @@ impl Engine {
     }
 
     fn start_watches(&mut self) {
-        let sink = self.parts.changes.0.clone();
+        let source = self.parts.source.clone();
         let leases = self.parts.settings.lease_namespace.clone();
-        let (client, told) = (self.client(), sink.clone());
+        let of = source.clone();
         self.watches.spawn(async {
-            watches::nodes(client, told).await;
+            watches::nodes(of).await;
             "nodes"
         });
-        let (client, told) = (self.client(), sink.clone());
+        let of = source.clone();
         self.watches.spawn(async {
-            watches::checks(client, told).await;
+            watches::checks(of).await;
             "nodehealthchecks"
         });
-        let (client, told) = (self.client(), sink.clone());
+        let of = source.clone();
         self.watches.spawn(async {
-            watches::leases(client, leases, told).await;
+            watches::leases(of, leases).await;
             "leases"
         });
         let (client, is_openshift) = (self.client(), self.parts.is_openshift.clone());
         self.watches.spawn(async move {
-            openshift::follow(client, sink.changes, is_openshift).await;
+            openshift::follow(client, source.changes, is_openshift).await;
             "openshift"
         });
     }
@@ -147,7 +152,7 @@ impl Engine {
             if is_check {
                 self.follow_kinds();
             }
-            next = self.parts.changes.1.try_recv().ok();
+            next = self.parts.changes.try_recv().ok();
         }
         if self.store.is_synced() && !self.parts.metrics.is_synced() {
             info!(
@@ -177,9 +182,9 @@ impl Engine {
                 continue;
             }
             self.store.expect_kind(&kind);
-            let (client, sink, of) = (self.client(), self.parts.changes.0.clone(), kind.clone());
+            let (source, of) = (self.parts.source.clone(), kind.clone());
             let task = self.watches.spawn(async {
-                watches::kind(client, of, sink).await;
+                watches::kind(source, of).await;
                 "a remediator's objects"
             });
             self.kinds.insert(kind, task);
@@ -210,6 +215,10 @@ impl Engine {
             self.acts_since = None;
             return;
         }
+        if self.is_blind() {
+            self.acts_since = None;
+            return;
+        }
         let since = *self.acts_since.get_or_insert_with(|| self.parts.clock.now());
         let now = Timestamp::now();
         self.jobs.expire(&mut self.store);
@@ -232,6 +241,12 @@ impl Engine {
             self.wake_at(retry);
         }
         self.silence(since);
+    }
+
+    /// Whether a watch is lost, so that a node may long be healthy again: what is known is not good enough to act on.
+    fn is_blind(&self) -> bool {
+        let state = self.parts.source.streams.state();
+        state.borrow().unavailable(std::time::Instant::now()).is_some()
     }
 
     fn silence(&mut self, since: Timestamp) {

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::remediation::{
     apply::Writer, events::Events, leader::Leadership, metrics::RemediationMetrics,
-    settings::Settings, store::Change, watch::Sink,
+    settings::Settings, store::Change, watch::Source,
 };
 
 /// What the engine works with.
@@ -29,6 +29,8 @@ pub struct Parts {
     pub leads: watch::Receiver<bool>,
     /// Whether this is `OpenShift`, for the webhook.
     pub is_openshift: Arc<AtomicBool>,
-    /// Changes, and where the watches tell of them.
-    pub changes: (Sink, mpsc::Receiver<Change>),
+    /// What the watches read from.
+    pub source: Source,
+    /// What they tell.
+    pub changes: mpsc::Receiver<Change>,
 }

@@ -101,14 +101,16 @@ struct Lists {
     nodes: List<Arc<str>>,
     checks: List<String>,
     leases: List<String>,
+    /// Whether `OpenShift` was asked for.
+    openshift: bool,
 }
 
 impl Store {
     /// Whether the lists without which nothing can be decided are complete.
     #[must_use]
     pub fn is_synced(&self) -> bool {
-        let Lists { nodes, checks, leases } = &self.lists;
-        nodes.synced && checks.synced && leases.synced
+        let Lists { nodes, checks, leases, openshift } = &self.lists;
+        nodes.synced && checks.synced && leases.synced && *openshift
     }
 
     /// Takes a change. True: decisions may come out differently.
@@ -148,6 +150,7 @@ impl Store {
         let before = openshift.clone();
         match change {
             OpenShiftChange::Present { config, machine } => {
+                self.lists.openshift = true;
                 (openshift.present, openshift.machine_api) = (config, machine);
             }
             OpenShiftChange::MachineHealthChecks(list) => openshift.machine_health_checks = list,

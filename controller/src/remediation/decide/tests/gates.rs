@@ -640,6 +640,34 @@ fn a_budget_per_zone() {
 }
 
 #[test]
+fn a_node_that_waits_for_its_zone_keeps_no_place_of_the_cluster() {
+    let mut cluster = Cluster::new(0);
+    cluster.settings.budget = Some(Amount::Number(2));
+    cluster.settings.zone_budget = Some(Amount::Number(1));
+    for (name, role, zone) in
+        [("n0", "worker", "a"), ("n1", "worker", "a"), ("n2", "other", "b"), ("n3", "other", "c")]
+    {
+        cluster.node(name, &[("role", role), ("topology.kubernetes.io/zone", zone)]);
+    }
+    cluster.check("other", &json!({ "selector": { "matchLabels": { "role": "other" } } }));
+    cluster.fail("n0");
+    cluster.fail("n1");
+    cluster.settle();
+    assert_eq!(cluster.waiting(), ["n1 ZoneBudgetExhausted"]);
+    cluster.advance("1s");
+    cluster.fail("n2");
+    cluster.settle_check("other");
+    assert_eq!(cluster.remediations(), ["Reboot/n0", "Reboot/n2"]);
+    // When its zone has a place, it comes first.
+    cluster.fail("n3");
+    cluster.settle_check("other");
+    cluster.heal("n0");
+    cluster.settle();
+    cluster.settle_check("other");
+    assert_eq!(cluster.remediations(), ["Reboot/n1", "Reboot/n2"]);
+}
+
+#[test]
 fn a_node_that_flaps_cools_off_and_is_left_alone_in_the_end() {
     let mut cluster = Cluster::new(2);
     let mut began = Vec::new();
