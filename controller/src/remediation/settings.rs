@@ -18,6 +18,8 @@ pub const TEMPLATE_RETRY: SignedDuration = SignedDuration::from_secs(15);
 pub const ASK_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// A lease that we hold without a remediation object is fresh for 60 seconds; an older one is from a past remediation.
 pub const FRESH_LEASE: SignedDuration = SignedDuration::from_secs(60);
+/// 5 seconds: a status that cannot be written keeps the remediation object of a healthy node no longer.
+pub const REMEMBERED_WITHIN: SignedDuration = SignedDuration::from_secs(5);
 /// 1 millisecond after a moment it is surely past.
 pub const JUST_AFTER: SignedDuration = SignedDuration::from_millis(1);
 /// 500 waiting nodes in a status, about 150 KiB: etcd refuses objects above 1.5 MiB. The others are counted.

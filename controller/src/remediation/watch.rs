@@ -60,12 +60,12 @@ impl Source {
         stream: StreamHandle,
         api: impl Fn(kube::Client) -> Api<K> + Send,
         told: impl Fn(Event<K>) -> Change + Send + Sync,
-        ends: fn(&Status) -> bool,
+        ends: fn(&Status, bool) -> bool,
     ) -> Option<Box<Status>>
     where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let sink = Told { told, ends, changes: &self.changes };
+        let sink = Told { told, ends, is_listed: false, changes: &self.changes };
         follow_until(self.server.clone(), stream, watcher::Config::default(), api, sink).await
     }
 }
@@ -73,24 +73,27 @@ impl Source {
 /// Tells the engine of events, and waits while its queue is full.
 struct Told<'a, F> {
     told: F,
-    ends: fn(&Status) -> bool,
+    /// Whether a refusal ends it, also by whether a list has been complete.
+    ends: fn(&Status, bool) -> bool,
+    is_listed: bool,
     changes: &'a mpsc::Sender<Change>,
 }
 
 impl<K: Send, F: Fn(Event<K>) -> Change + Send + Sync> reflect::Sink<K> for Told<'_, F> {
     async fn take(&mut self, event: Event<K>) -> bool {
+        self.is_listed |= matches!(event, Event::InitDone);
         self.changes.send((self.told)(event)).await.is_ok()
     }
 
     fn ends(&self, status: &Status) -> bool {
-        (self.ends)(status)
+        (self.ends)(status, self.is_listed)
     }
 }
 
 /// Follows nodes.
 pub async fn nodes(source: Source) {
     let stream = source.streams.add("nodes");
-    source.follow(stream, Api::<NodeObject>::all, Change::Node, |_| false).await;
+    source.follow(stream, Api::<NodeObject>::all, Change::Node, |_, _| false).await;
 }
 
 /// Follows `NodeHealthChecks`. They are read one by one, so that one odd object hides no other.
@@ -98,14 +101,14 @@ pub async fn checks(source: Source) {
     let resource = ApiResource::erase::<NodeHealthCheck>(&());
     let stream = source.streams.add("nodehealthchecks");
     let api = |client| Api::<DynamicObject>::all_with(client, &resource);
-    source.follow(stream, api, Change::Check, |_| false).await;
+    source.follow(stream, api, Change::Check, |_, _| false).await;
 }
 
 /// Follows the leases of nodes.
 pub async fn leases(source: Source, namespace: String) {
     let stream = source.streams.add("leases");
     let api = |client| Api::<Lease>::namespaced(client, &namespace);
-    source.follow(stream, api, Change::Lease, |_| false).await;
+    source.follow(stream, api, Change::Lease, |_, _| false).await;
 }
 
 /// Follows the objects of a kind, and whether it is served at all.
@@ -115,7 +118,7 @@ pub async fn kind(source: Source, kind: Kind) {
         source.tell(Change::Kind(kind, KindState::Missing(why))).await;
         return std::future::pending().await;
     };
-    let losses = source.streams.losses();
+    let (losses, mut refused) = (source.streams.losses(), None);
     loop {
         let asked = match source.server.client(None).await {
             Ok(shared) => pinned_kind(&shared.cluster.client, &gvk).await.map_err(|error| {
@@ -134,7 +137,11 @@ pub async fn kind(source: Source, kind: Kind) {
                 if !source.tell(Change::Kind(kind.clone(), state)).await {
                     return;
                 }
-                follow_kind(&source, &kind, &resource).await;
+                let refusal = follow_kind(&source, &kind, &resource).await;
+                if let Some(why) = refusal.as_ref().filter(|_| refusal != refused) {
+                    warn!(kind = kind.kind, why, "the objects of a kind cannot be read");
+                }
+                refused = refusal;
             }
             Err((true, _)) => {
                 let why = no_matches(&kind);
@@ -152,21 +159,25 @@ pub async fn kind(source: Source, kind: Kind) {
     }
 }
 
-/// Until the kind is not served any more, or may not be listed.
-async fn follow_kind(source: &Source, kind: &Kind, resource: &ApiResource) {
+/// Until the kind is not served any more, or cannot be listed; then with the API's words.
+async fn follow_kind(source: &Source, kind: &Kind, resource: &ApiResource) -> Option<String> {
     let api = |client| Api::<DynamicObject>::all_with(client, resource);
     let told = |event| Change::Object(kind.clone(), event);
     // One remediator's objects that cannot be read must not stop the others.
     let stream = source.streams.beside().add("objects of a remediator");
-    let end = source.follow(stream, api, told, |status| matches!(status.code, 403 | 404));
-    if let Some(status) = end.await {
-        let state = if status.code == 403 {
-            KindState::Refused(status.message.clone())
-        } else {
-            KindState::Missing(no_matches(kind))
-        };
-        source.tell(Change::Kind(kind.clone(), state)).await;
-    }
+    let Status { code, message, .. } = *source.follow(stream, api, told, is_refusal).await?;
+    let state = match code {
+        404 => KindState::Missing(no_matches(kind)),
+        _ => KindState::Refused(message.clone()),
+    };
+    source.tell(Change::Kind(kind.clone(), state)).await;
+    Some(message)
+}
+
+/// Whether the objects of a kind cannot be read as it is now. An error of the server itself (a conversion webhook that
+/// fails) is one where none has been read yet: what has been read is good for a while.
+fn is_refusal(status: &Status, is_listed: bool) -> bool {
+    matches!(status.code, 403 | 404) || (status.code == 500 && !is_listed)
 }
 
 /// Group, version and kind; `None` where the API version cannot be one.

@@ -396,6 +396,8 @@ fn control_planes_budgets_and_attempts() {
     for _ in 0..2 {
         nodes[3].set_ready("True", "KubeletReady");
         wait_names(&controller, &two, &[]);
+        // Attempts are told by the second in which they began.
+        std::thread::sleep(Duration::from_secs(1));
         nodes[3].set_ready("False", "KubeletNotReady");
         controller.wait("an object, or its limit", TIMEOUT, || {
             (two.names() == ["rem-limits-3"] || second.waiting().contains_key("rem-limits-3"))

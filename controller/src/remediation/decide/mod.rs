@@ -11,6 +11,7 @@ mod control_plane;
 mod draft;
 mod finish;
 mod health;
+mod label;
 mod lease;
 mod neighbours;
 mod progress;

@@ -274,7 +274,8 @@ fn key(draft: &Draft<'_>, node: &str, step: &Step) -> RemediationKey {
 const BASE_MAX: usize = 57;
 
 fn trimmed(node: &str) -> &str {
-    node.get(..BASE_MAX).unwrap_or(node)
+    // What follows is a hyphen, which no part between two dots begins with.
+    node.get(..BASE_MAX).unwrap_or(node).trim_end_matches('.')
 }
 
 /// Five characters that depend on `seed` alone (FNV-1a), of the letters that Kubernetes uses for generated names.

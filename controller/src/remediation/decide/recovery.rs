@@ -4,11 +4,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     super::{
-        names,
+        names, settings,
         world::{Node, Remediation},
     },
     action::{Action, Recovery},
-    draft::{Draft, time},
+    draft::{Draft, is_record_of, time},
     lease,
 };
 
@@ -56,10 +56,28 @@ pub(super) fn recover(draft: &mut Draft<'_>, node: &Node) -> bool {
             });
             continue;
         }
+        if let Some(until) = has_to_be_remembered(draft, remediation) {
+            draft.wake_at(until);
+            continue;
+        }
         draft.say(&node.name, || "is healthy; the remediation object is deleted".to_owned());
         delete(draft, remediation);
     }
     false
+}
+
+/// Until when an object waits for the status that tells of it: without that, the attempt would be forgotten with the
+/// object, and a node that flaps fast would have any number of them.
+fn has_to_be_remembered(draft: &Draft<'_>, remediation: &Remediation) -> Option<Timestamp> {
+    let entries = draft.before.unhealthy_nodes.iter().flatten();
+    let mut records = entries
+        .filter(|entry| entry.name == remediation.node())
+        .flat_map(|entry| entry.remediations.iter().flatten());
+    if records.any(|record| is_record_of(record, remediation)) {
+        return None;
+    }
+    let until = remediation.created.checked_add(settings::REMEMBERED_WITHIN).ok()?;
+    (draft.now < until).then_some(until)
 }
 
 fn delay(draft: &Draft<'_>) -> SignedDuration {

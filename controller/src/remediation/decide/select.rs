@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::Expression;
 
-use super::super::world::Node;
+use super::{super::world::Node, label};
 
 /// A label selector, ready for use.
 #[derive(Clone, Debug)]
@@ -13,6 +13,11 @@ impl Selector {
     /// The selector of a spec; without one, every node is selected. The error is in a user's words.
     pub fn new(selector: Option<&LabelSelector>) -> Result<Self, String> {
         let Some(selector) = selector else { return Ok(Self(Vec::new())) };
+        for (key, value) in selector.match_labels.iter().flatten() {
+            if let Some(why) = label::key_error(key).or_else(|| label::value_error(key, 0, value)) {
+                return Err(why);
+            }
+        }
         for expression in selector.match_expressions.iter().flatten() {
             let values = expression.values.as_ref().map_or(0, Vec::len);
             match expression.operator.as_str() {
@@ -25,7 +30,16 @@ impl Selector {
                         "values: Invalid value: {values}: values set must be empty for exists and does not exist"
                     ));
                 }
-                "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+                "In" | "NotIn" | "Exists" | "DoesNotExist" => {
+                    let key = &expression.key;
+                    let mut values = expression.values.iter().flatten().enumerate();
+                    let wrong = label::key_error(key).or_else(|| {
+                        values.find_map(|(index, value)| label::value_error(key, index, value))
+                    });
+                    if let Some(why) = wrong {
+                        return Err(why);
+                    }
+                }
                 other => return Err(format!("{other:?} is not a valid label selector operator")),
             }
         }

@@ -268,3 +268,35 @@ fn a_node_of_the_same_name_goes_on_where_the_last_one_was() {
     assert!(cluster.remediations().is_empty());
     assert_eq!(cluster.status().unhealthy_nodes, None);
 }
+
+#[test]
+fn an_attempt_is_remembered_before_its_object_goes() {
+    let mut cluster = Cluster::new(1);
+    cluster.settings.attempts = 2;
+    cluster.settings.cool_off = duration("0s");
+    // The node is healthy again before any status could tell of the object.
+    for _ in 0..2 {
+        cluster.advance("1s");
+        cluster.fail("n0");
+        cluster.life = Some(2);
+        cluster.settle();
+        cluster.life = None;
+        assert_eq!(cluster.remediations(), ["Reboot/n0"]);
+        cluster.heal("n0");
+        cluster.settle();
+        assert!(cluster.remediations().is_empty());
+    }
+    cluster.fail("n0");
+    cluster.settle();
+    assert_eq!(cluster.waiting(), ["n0 AttemptsExhausted"]);
+
+    // A status that cannot be written does not keep it for ever.
+    let mut cluster = Cluster::new(1);
+    cluster.fail("n0");
+    cluster.life = Some(2);
+    cluster.settle();
+    cluster.heal("n0");
+    assert!(cluster.decide(CHECK).actions.is_empty());
+    cluster.advance("5s");
+    assert_eq!(cluster.decide(CHECK).actions.len(), 1);
+}
