@@ -83,12 +83,7 @@ struct Ports {
 
 impl Ports {
     fn bind(config: &Config) -> anyhow::Result<Self> {
-        let health = BoundSockets::bind(
-            config.listener.threads,
-            config.listener.health,
-            config.listener.agent_check,
-        );
-        let health = health
+        let health = BoundSockets::bind(config.listener.health, config.listener.agent_check)
             .map_err(|(name, addr, error)| anyhow!(error).context(format!("{name} on {addr}")))?;
         let admin =
             bind(config.admin).with_context(|| format!("admin listener on {}", config.admin))?;
@@ -223,6 +218,7 @@ impl LoadBalancers {
         let agent_check = agent_check::Settings { maint: config.listener.maint, weight };
         let settings = health::Settings {
             router: Router::new(board.clone(), config.nodecheck_down_status),
+            threads: config.listener.threads,
             connections: config.listener.connections.min(connections),
             tls,
             counts: stats.connections.clone(),

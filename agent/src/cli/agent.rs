@@ -23,8 +23,8 @@ pub struct AgentArgs {
     /// The listeners for load balancers.
     #[command(flatten)]
     pub listener: ListenerArgs,
-    /// Address of the admin listener: /faults and /metrics
-    #[arg(long, env = "ADMIN_ADDR", default_value_t = serve::settings::LISTEN_ADDR, value_name = "IP")]
+    /// Address of the admin listener: /faults and /metrics, for this host only unless set otherwise
+    #[arg(long, env = "ADMIN_ADDR", default_value_t = serve::settings::ADMIN_ADDR, value_name = "IP")]
     pub admin_addr: IpAddr,
     /// Port of the admin listener; 0 for any
     #[arg(long, env = "ADMIN_PORT", default_value_t = serve::settings::ADMIN_PORT, value_name = "PORT")]

@@ -1,7 +1,7 @@
 //! The listeners: ports, deadlines and bounds, each with its unit and its reason.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::NonZero,
     time::Duration,
 };
@@ -10,6 +10,9 @@ use std::{
 pub const LISTEN_ADDR: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// The health listener's port: that of the readiness endpoint that Tocsin replaces.
 pub const LISTEN_PORT: u16 = 25001;
+/// This host alone for the admin listener: the probes of the manifests and `tocsin faults` need no more, and what it
+/// tells (names of volumes, UIDs of pods, disks) is nobody else's business unless the operator says so.
+pub const ADMIN_ADDR: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// The admin listener's port: the next one.
 pub const ADMIN_PORT: u16 = 25002;
 /// The control socket, below /run: a tmpfs, which only root can write to.

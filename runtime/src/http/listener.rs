@@ -32,30 +32,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// The unspecified IPv6 address takes both families, or IPv4 alone on a host without IPv6.
 pub fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
-    bind_one(addr, false).or_else(|error| {
+    bind_one(addr).or_else(|error| {
         let no_ipv6 = Errno::from_io_error(&error)
             .is_some_and(|errno| errno == Errno::AFNOSUPPORT || errno == Errno::ADDRNOTAVAIL);
         if no_ipv6 && addr.is_ipv6() && addr.ip().is_unspecified() {
             let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-            return bind_one(SocketAddr::new(any, addr.port()), false);
+            return bind_one(SocketAddr::new(any, addr.port()));
         }
         Err(error)
     })
 }
 
-/// Takes a port once more that [`bind`] took, for another thread (`SO_REUSEPORT`).
-pub fn bind_beside(addr: SocketAddr) -> io::Result<TcpSocket> {
-    bind_one(addr, true)
-}
-
-fn bind_one(addr: SocketAddr, beside: bool) -> io::Result<TcpSocket> {
+fn bind_one(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if addr.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     if addr.is_ipv6() && addr.ip().is_unspecified() {
         // Both families, whatever net.ipv6.bindv6only says.
         set_ipv6_v6only(&socket, false)?;
     }
     socket.set_reuseaddr(true)?;
-    socket.set_reuseport(beside)?;
     socket.bind(addr)?;
     Ok(socket)
 }

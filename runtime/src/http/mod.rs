@@ -20,7 +20,7 @@ mod tests;
 
 pub use self::{
     connections::ConnectionCounts,
-    listener::{BACKLOG, Listener, Peer, accept_failed, bind, bind_beside},
+    listener::{BACKLOG, Listener, Peer, accept_failed, bind},
     reply::{
         Body, EVENT_STREAM, JSON, Reply, TEXT, error, json, not_allowed, read_body, reply, stream,
     },

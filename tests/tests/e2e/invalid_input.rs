@@ -1,11 +1,13 @@
 //! Invalid flags and values, ports in use, and names with odd characters.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 
 use e2e::agent::{Exited, TIMEOUT};
 use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
+use tokio::net::TcpSocket;
 
 use crate::fault;
 
@@ -49,9 +51,10 @@ fn a_port_in_use_is_an_error_and_exit_1() {
     }
 }
 
-/// The threads of one agent share a port (`SO_REUSEPORT`), and two agents do not.
+/// All threads accept from one socket. With one for each (`SO_REUSEPORT`), any process of the same user could add its own
+/// and answer a share of the load balancers in the agent's name.
 #[test]
-fn two_agents_do_not_share_a_port() {
+fn nobody_else_gets_a_share_of_a_port() {
     let Some(sandbox) = Sandbox::new() else { return };
     let agent = Agent::start(&sandbox);
     for (flag, taken) in [
@@ -60,6 +63,11 @@ fn two_agents_do_not_share_a_port() {
     ] {
         let exited = refused(&sandbox, &[flag, &taken.port().to_string()]);
         assert_eq!(exited.status.code(), Some(1), "{exited:?}");
+        let intruder = TcpSocket::new_v4().unwrap();
+        intruder.set_reuseaddr(true).unwrap();
+        intruder.set_reuseport(true).unwrap();
+        let bound = intruder.bind(taken).map_err(|error| error.kind());
+        assert_eq!(bound, Err(ErrorKind::AddrInUse), "{flag}");
     }
     assert_eq!(agent.health("").status, 200);
 }

@@ -5,27 +5,28 @@ use std::{io, net::SocketAddr, os::fd::AsRawFd};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpSocket;
 
-use tocsin_runtime::http::{bind, bind_beside};
+use tocsin_runtime::http::bind;
 
 use crate::serve::health::settings;
 
-/// Sockets that are bound and do not listen yet: one per thread for each of the two ports.
+/// Sockets that are bound and do not listen yet: one for each of the two ports, which all threads accept from. With
+/// `SO_REUSEPORT` and a socket for each thread, any process of the same user could bind another one and answer a share of
+/// the load balancers in the agent's name.
 #[derive(Debug)]
 pub struct BoundSockets {
     /// Of the health listener.
-    pub health: Vec<TcpSocket>,
+    pub health: TcpSocket,
     /// Of the agent-check.
-    pub agent_check: Vec<TcpSocket>,
+    pub agent_check: TcpSocket,
 }
 
 impl BoundSockets {
     /// Binds both ports. An error names the listener and the address.
     pub fn bind(
-        threads: usize,
         health: SocketAddr,
         agent_check: SocketAddr,
     ) -> Result<Self, (&'static str, SocketAddr, io::Error)> {
-        let bind = |name, addr| bind_each(threads, addr).map_err(|error| (name, addr, error));
+        let bind = |name, addr| bind_port(addr).map_err(|error| (name, addr, error));
         Ok(Self {
             health: bind("health listener", health)?,
             agent_check: bind("agent-check listener", agent_check)?,
@@ -33,20 +34,10 @@ impl BoundSockets {
     }
 }
 
-/// Binds one socket per thread to the same address (`SO_REUSEPORT`).
-fn bind_each(threads: usize, addr: SocketAddr) -> io::Result<Vec<TcpSocket>> {
-    // The first one is bound without `SO_REUSEPORT`, which would share a port that another process has.
-    let first = bind(addr)?;
-    first.set_reuseport(true)?;
-    let addr = first.local_addr()?;
-    let mut sockets = vec![first];
-    for _ in 1..threads {
-        sockets.push(bind_beside(addr)?);
-    }
-    for socket in &sockets {
-        set_options(socket)?;
-    }
-    Ok(sockets)
+fn bind_port(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = bind(addr)?;
+    set_options(&socket)?;
+    Ok(socket)
 }
 
 /// Sets options that accepted connections inherit.

@@ -1,12 +1,19 @@
-//! The threads of the health listener. Each one serves connections of its own, on its own sockets.
+//! The threads of the health listener. Each one serves connections of its own; all accept from the same two sockets.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, thread, time::Instant};
+use std::{
+    io,
+    net::{SocketAddr, TcpListener as StdListener},
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread,
+    time::Instant,
+};
 
 use rustix::process::setpriority_process;
 use tocsin_runtime::{fd, http::BACKLOG, tasks::Stop, tls::Acceptor};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    net::{TcpListener, TcpSocket},
+    net::TcpListener,
     runtime::Runtime,
     sync::mpsc,
     task::JoinError,
@@ -36,6 +43,8 @@ use crate::serve::{
 pub struct Settings {
     /// The routes.
     pub router: Router,
+    /// How many threads.
+    pub threads: usize,
     /// Connections of all threads, at most.
     pub connections: usize,
     /// TLS, beside plain text on the same port.
@@ -62,18 +71,15 @@ pub struct Threads {
 impl Threads {
     /// Listens, and starts the threads; they serve until `stop`.
     pub fn start(sockets: BoundSockets, settings: &Settings, stop: &Stop) -> io::Result<Self> {
-        let BoundSockets { health, agent_check } = sockets;
-        let (health_addr, agent_check_addr) = match (health.first(), agent_check.first()) {
-            (Some(health), Some(agent_check)) => (health.local_addr()?, agent_check.local_addr()?),
-            _ => return Err(io::Error::other("no thread for the health listener")),
-        };
-        let count = health.len();
+        let count = settings.threads;
         let (ends, ended) = mpsc::channel(count + 1);
         let shared = Shared::new(settings, count, stop, ends)?;
-        for (number, (health, agent_check)) in health.into_iter().zip(agent_check).enumerate() {
-            shared.start_thread(number, health, agent_check)?;
+        let listeners = Listeners::listen(sockets)?;
+        for number in 0..count {
+            shared.start_thread(number, listeners.share()?)?;
         }
-        Ok(Self { ended, health: health_addr, agent_check: agent_check_addr })
+        let Listeners { health, agent_check } = listeners;
+        Ok(Self { ended, health: health.local_addr()?, agent_check: agent_check.local_addr()? })
     }
 
     /// Completes when one of the threads ends; after `stop`, when all of them have ended.
@@ -127,14 +133,9 @@ impl Shared {
         Ok(shared)
     }
 
-    fn start_thread(
-        &self,
-        number: usize,
-        health: TcpSocket,
-        agent_check: TcpSocket,
-    ) -> io::Result<()> {
+    fn start_thread(&self, number: usize, listeners: Listeners) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (health, agent_check) = listen(&runtime, health, agent_check)?;
+        let (health, agent_check) = listeners.watch(&runtime)?;
         let (tls, stop) = (self.tls.clone(), self.stop.clone());
         let server = Arc::new(Server { state: self.state(), tls, stop });
         let table =
@@ -176,18 +177,34 @@ fn tell_end(ends: &mpsc::Sender<()>) {
     let _agent_is_gone = ends.try_send(());
 }
 
-/// Listens on both sockets, in the thread's runtime.
-fn listen(
-    runtime: &Runtime,
-    health: TcpSocket,
-    agent_check: TcpSocket,
-) -> io::Result<(AsyncFd<OwnedFd>, TcpListener)> {
-    if let Err(error) = defer_accept(&health) {
-        debug!(%error, "connections are accepted before their first byte");
+/// The two listening sockets, or a thread's descriptors of them. Each new connection wakes every thread that waits, and
+/// the first one gets it: with two threads that costs less than handing connections over.
+struct Listeners {
+    health: StdListener,
+    agent_check: StdListener,
+}
+
+impl Listeners {
+    /// Listens on both sockets.
+    fn listen(BoundSockets { health, agent_check }: BoundSockets) -> io::Result<Self> {
+        if let Err(error) = defer_accept(&health) {
+            debug!(%error, "connections are accepted before their first byte");
+        }
+        let health = health.listen(BACKLOG)?.into_std()?;
+        Ok(Self { health, agent_check: agent_check.listen(BACKLOG)?.into_std()? })
     }
-    let _reactor = runtime.enter();
-    let health = OwnedFd::from(health.listen(BACKLOG)?.into_std()?);
-    Ok((fd::watch(health, Interest::READABLE)?, agent_check.listen(BACKLOG)?))
+
+    /// Descriptors of the same sockets, for a thread.
+    fn share(&self) -> io::Result<Self> {
+        Ok(Self { health: self.health.try_clone()?, agent_check: self.agent_check.try_clone()? })
+    }
+
+    /// Waits for connections in a thread's runtime.
+    fn watch(self, runtime: &Runtime) -> io::Result<(AsyncFd<OwnedFd>, TcpListener)> {
+        let _reactor = runtime.enter();
+        let health = fd::watch(OwnedFd::from(self.health), Interest::READABLE)?;
+        Ok((health, TcpListener::from_std(self.agent_check)?))
+    }
 }
 
 /// Runs both listeners of a thread until the health listener ends, or either of them panics.
