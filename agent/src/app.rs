@@ -26,7 +26,7 @@ use crate::{
         storm_guard::{GuardView, task::StormGuard},
     },
     host::{Paths, is_pid_namespaced, raise_open_files},
-    kernel::{self, Channels, Command, HookState, Published, task::Kernel},
+    kernel::{self, Channels, Command, HookState, KernelThread, Published},
     model::{BlindSpot, NodeView},
     peers, serve,
     serve::{
@@ -35,7 +35,7 @@ use crate::{
         control::{Control, Socket, SocketFile},
         health::{self, BoundSockets, ResponseCounts, Router},
         metrics::{MetricSources, ServeCounts},
-        state_file, weight,
+        state_file, watchdog, weight,
     },
 };
 
@@ -70,6 +70,10 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
         .context("admin listener")?;
     let socket_file = open_control(&config, &inputs.commands, &mut tasks);
     welcome(&config, &inputs.published, [health, agent_check, admin]);
+    if let Some(limit) = watchdog::limit() {
+        tasks.spawn_graceful("watchdog", watchdog::run(health, limit, tasks.stop()));
+    }
+    watchdog::ready();
     let result = tasks.run().await;
     drop((inputs, socket_file));
     result
@@ -120,8 +124,9 @@ impl Inputs {
         let api = Arc::<ApiStats>::default();
         let (notices, notices_read) = mpsc::channel(cluster::settings::NOTICES);
         let (cluster, node) = start_cluster(config, &policy, &published, notices_read, &api)?;
-        let kernel =
-            Kernel::start(&config.kernel, paths, task).await.context("read the mount table")?;
+        let kernel = KernelThread::start(&config.kernel, paths, task)
+            .await
+            .context("read the mount table")?;
         tasks.spawn_background("kernel", kernel.run());
         // A listener that opened earlier would answer without the Node's state.
         if let Some(mut cluster) = cluster {
@@ -137,6 +142,7 @@ impl Inputs {
         let (guard, guard_seen) = watch::channel(Arc::new(GuardView::new(threshold)));
         let sources = crate::health::Sources {
             kernel,
+            pulse: published.pulse.clone(),
             node: node.clone(),
             peers: peers.view.clone(),
             guard: guard_seen,

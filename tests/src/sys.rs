@@ -207,3 +207,41 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let seconds = Duration::from_secs(time.tv_sec.cast_unsigned());
     Ok(seconds + Duration::from_nanos(time.tv_nsec.cast_unsigned()))
 }
+
+/// One thread of another process that stands still (`ptrace(2)`) until the value is dropped, or until the thread that made
+/// it ends. A signal would stop the whole process.
+#[derive(Debug)]
+pub struct StoppedThread(libc::pid_t);
+
+impl StoppedThread {
+    /// Stops the thread of that name.
+    pub fn new(process: u32, name: &str) -> io::Result<Self> {
+        let is_it = |entry: &std::fs::DirEntry| {
+            std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        let mut threads = std::fs::read_dir(format!("/proc/{process}/task"))?.flatten();
+        let thread = threads.find(is_it).ok_or(io::ErrorKind::NotFound)?;
+        let id = thread.file_name().to_string_lossy().parse().map_err(io::Error::other)?;
+        trace(libc::PTRACE_SEIZE, id)?;
+        let stopped = Self(id);
+        trace(libc::PTRACE_INTERRUPT, id)?;
+        // SAFETY: waitpid may be given no place for the status.
+        let waited = unsafe { libc::waitpid(id, std::ptr::null_mut(), libc::__WALL) };
+        if waited < 0 { Err(io::Error::last_os_error()) } else { Ok(stopped) }
+    }
+}
+
+impl Drop for StoppedThread {
+    fn drop(&mut self) {
+        // An error means that the thread has ended.
+        let _gone = trace(libc::PTRACE_DETACH, self.0);
+    }
+}
+
+fn trace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
+    // SAFETY: these requests read no memory: address and data are null.
+    let result = unsafe {
+        libc::ptrace(request, thread, std::ptr::null_mut::<u8>(), std::ptr::null_mut::<u8>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

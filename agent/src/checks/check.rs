@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{bad_condition::BadCondition, node::OnApiLoss};
+use super::{bad_condition::BadCondition, kernel::OnBlind, node::OnApiLoss};
 use crate::model::{BlindSpots, Node, Outcome, PeerView, Scope};
 
 /// One row of the registry.
@@ -59,6 +59,9 @@ pub struct Policy {
     pub default_checks: Vec<&'static Check>,
     /// `FAIL_ON_VOLUMES`: faults of volumes fail their checks too.
     pub fail_on_volumes: bool,
+    /// `ON_BLIND`: the outcome of the kernel's checks while the kernel side sees nothing; `None` for what each check and
+    /// reason has by itself.
+    pub on_blind: Option<OnBlind>,
     /// `ON_API_LOSS`: the outcome of the Node's checks while the API server cannot be reached.
     pub on_api_loss: OnApiLoss,
     /// `CUSTOM_CONDITIONS`, without those that the agent itself publishes.

@@ -1,6 +1,9 @@
 //! What every source says at one moment, and the outcomes of checks from it: pure.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Check, CheckSource, Policy, kernel, node, samples::Probes};
 use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome, PeerView};
@@ -10,6 +13,8 @@ use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome, Peer
 pub struct CheckContext {
     /// The faults and blind spots of the kernel side.
     pub kernel: Arc<FaultView>,
+    /// How old they are: when the kernel side last looked at the host.
+    pub look_age: Duration,
     /// What the cluster says about this node.
     pub node: Arc<NodeView>,
     /// The agents of other nodes.
@@ -27,7 +32,8 @@ impl CheckContext {
     #[must_use]
     pub fn new(policy: Arc<Policy>, now: Instant) -> Self {
         let (kernel, node, peers) = (Arc::default(), Arc::default(), Arc::default());
-        Self { kernel, node, peers, probes: Probes::default(), policy, now }
+        let probes = Probes::default();
+        Self { kernel, look_age: Duration::ZERO, node, peers, probes, policy, now }
     }
 
     /// The check's outcome.
@@ -35,8 +41,7 @@ impl CheckContext {
     pub fn outcome(&self, check: &Check) -> Outcome {
         match check.source {
             CheckSource::Kernel(blind_spot) => {
-                let counts = |scope| self.policy.counts(scope);
-                kernel::outcome(check.name, &self.kernel, counts, blind_spot)
+                kernel::outcome(check.name, &self.kernel, self.look_age, &self.policy, blind_spot)
             }
             CheckSource::Node(judge) => {
                 let judge = |node: &_| judge(node, &self.policy);

@@ -1,17 +1,30 @@
 //! What the checks of the kernel side have in common: open faults come first, then blind spots. Pure.
 
-use crate::model::{BlindSpot, BlindSpots, Fault, FaultView, Outcome, Scope};
+use std::time::Duration;
 
-/// The outcome of the kernel check of that name. `counts` says whether a fault of a scope fails its check; `blind_spot`,
-/// why faults of this check may be missed.
+use super::{Policy, settings};
+use crate::model::{BlindSpot, BlindSpots, Fault, FaultView, Outcome};
+
+/// What becomes of the kernel's checks while the kernel side sees nothing (`ON_BLIND`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum OnBlind {
+    /// They pass, degraded, for as long as it takes.
+    Degraded,
+    /// They fail: at once where the mount table cannot be read, and 30 s after the last look at the host.
+    Fail,
+}
+
+/// The outcome of the kernel check of that name. `look_age` says how old the view is; `blind_spot`, why faults of this
+/// check may be missed.
 pub(super) fn outcome(
     check: &str,
     view: &FaultView,
-    counts: impl Fn(Scope) -> bool,
+    look_age: Duration,
+    policy: &Policy,
     blind_spot: fn(&BlindSpots) -> Option<String>,
 ) -> Outcome {
-    let mut faults =
-        view.faults.iter().filter(|fault: &&Fault| fault.check == check && counts(fault.scope));
+    let counts = |fault: &&Fault| fault.check == check && policy.counts(fault.scope);
+    let mut faults = view.faults.iter().filter(counts);
     if let Some(first) = faults.next() {
         let more = match faults.count() {
             0 => String::new(),
@@ -19,12 +32,32 @@ pub(super) fn outcome(
         };
         return Outcome::Fail(format!("{}{more}", first.reason));
     }
-    let blind_spots = &view.blind_spots;
-    if let Some(why) = blind_spots.get(BlindSpot::Blind) {
-        return Outcome::Unknown(why.to_owned());
+    if let Some(outcome) = blind(view, look_age, policy.on_blind) {
+        return outcome;
     }
+    let blind_spots = &view.blind_spots;
     let unwatched = blind_spots.get(BlindSpot::Unwatched).map(str::to_owned);
     unwatched.or_else(|| blind_spot(blind_spots)).map_or(Outcome::Pass, Outcome::Degraded)
+}
+
+/// The outcome while the kernel side sees nothing: the host was not looked at lately, or cannot be.
+fn blind(view: &FaultView, look_age: Duration, on_blind: Option<OnBlind>) -> Option<Outcome> {
+    let is_old = look_age >= settings::LOOK_IS_OLD;
+    let is_too_old = look_age >= settings::LOOK_IS_TOO_OLD;
+    let old = is_old.then(|| format!("not looked for {} s", look_age.as_secs()));
+    let unread = view.blind_spots.get(BlindSpot::Blind);
+    let why = match (old, unread) {
+        (Some(old), Some(unread)) => format!("{old}: {unread}"),
+        (Some(old), None) => old,
+        (None, unread) => unread?.to_owned(),
+    };
+    Some(match on_blind {
+        Some(OnBlind::Degraded) => Outcome::Degraded(why),
+        Some(OnBlind::Fail) if is_too_old || unread.is_some() => Outcome::Fail(why),
+        None if is_too_old => Outcome::Fail(why),
+        None if unread.is_some() => Outcome::Unknown(why),
+        Some(OnBlind::Fail) | None => Outcome::Degraded(why),
+    })
 }
 
 #[cfg(test)]
@@ -32,10 +65,10 @@ mod tests {
     use super::*;
     use crate::{
         checks::{
-            CheckSource, Policy, filesystem_ro, io_errors, io_stall,
+            CheckSource, filesystem_ro, io_errors, io_stall,
             tests::{fault, without_sight},
         },
-        model::FaultKind,
+        model::{FaultKind, Scope},
     };
 
     fn view(faults: &[Fault]) -> FaultView {
@@ -43,11 +76,15 @@ mod tests {
     }
 
     fn judge(name: &str, view: &FaultView, fail_on_volumes: bool) -> Outcome {
+        let policy = Policy { fail_on_volumes, ..Policy::default() };
+        judge_old(name, view, Duration::ZERO, &policy)
+    }
+
+    fn judge_old(name: &str, view: &FaultView, age: Duration, policy: &Policy) -> Outcome {
         let checks = [filesystem_ro::CHECK, io_errors::CHECK, io_stall::CHECK];
         let check = checks.into_iter().find(|check| check.name == name).unwrap();
         let CheckSource::Kernel(blind_spot) = check.source else { panic!("{name}") };
-        let policy = Policy { fail_on_volumes, ..Policy::default() };
-        outcome(name, view, |scope| policy.counts(scope), blind_spot)
+        outcome(name, view, age, policy, blind_spot)
     }
 
     #[test]
@@ -106,5 +143,40 @@ mod tests {
         ]);
         let expected = "loop3 (7:3) ext4 on /mnt/x: filesystem_error (and 1 more)";
         assert_eq!(judge("io_errors", &view, false), Outcome::Fail(expected.into()));
+    }
+
+    #[test]
+    fn an_old_verdict_says_so_and_then_fails() {
+        use OnBlind::{Degraded, Fail};
+        let (seeing, blind) = (FaultView::default(), without_sight(BlindSpot::Blind, "no table"));
+        let text = |outcome: Outcome| match outcome {
+            Outcome::Pass => "pass".to_owned(),
+            Outcome::Degraded(why) => format!("degraded: {why}"),
+            Outcome::Fail(why) => format!("fail: {why}"),
+            Outcome::Unknown(why) => format!("unknown: {why}"),
+        };
+        // (view, age in milliseconds, ON_BLIND, outcome)
+        for (view, age, on_blind, expected) in [
+            (&seeing, 2_999, None, "pass"),
+            (&seeing, 2_999, Some(Fail), "pass"),
+            (&seeing, 4_100, None, "degraded: not looked for 4 s"),
+            (&seeing, 4_100, Some(Fail), "degraded: not looked for 4 s"),
+            (&seeing, 29_999, None, "degraded: not looked for 29 s"),
+            (&seeing, 30_000, None, "fail: not looked for 30 s"),
+            (&seeing, 30_000, Some(Fail), "fail: not looked for 30 s"),
+            (&seeing, 90_000, Some(Degraded), "degraded: not looked for 90 s"),
+            (&blind, 0, None, "unknown: no table"),
+            (&blind, 0, Some(Degraded), "degraded: no table"),
+            (&blind, 0, Some(Fail), "fail: no table"),
+            (&blind, 6_000, None, "unknown: not looked for 6 s: no table"),
+            (&blind, 30_000, None, "fail: not looked for 30 s: no table"),
+        ] {
+            let policy = Policy { on_blind, ..Policy::default() };
+            let found = judge_old("io_errors", view, Duration::from_millis(age), &policy);
+            assert_eq!(text(found), expected, "{age} {on_blind:?}");
+        }
+        let broken = view(&[fault(FaultKind::IoError, Scope::Host)]);
+        let found = judge_old("io_errors", &broken, Duration::from_secs(90), &Policy::default());
+        assert_eq!(text(found), "fail: loop3 (7:3) ext4 on /mnt/x: io_error");
     }
 }

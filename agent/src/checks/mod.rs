@@ -32,6 +32,7 @@ pub use self::{
     bad_condition::{BadCondition, BadConditionError},
     check::{Check, CheckSource, OnUnknown, Policy},
     context::{CheckContext, node_verdicts},
+    kernel::OnBlind,
     node::OnApiLoss,
     registry::{all, find},
 };

@@ -41,6 +41,9 @@ pub struct AgentArgs {
     /// The peers.
     #[command(flatten)]
     pub peers: PeerArgs,
+    /// Outcome of the kernel's checks while nothing can be seen: pass as degraded, or fail [default: degraded where the mount table cannot be read, fail where it was not looked for 30 s]
+    #[arg(long, env = "ON_BLIND", value_enum, value_name = "POLICY")]
+    pub on_blind: Option<checks::OnBlind>,
     /// Faults of pods' volumes fail the node's checks too
     #[arg(long, env = "FAIL_ON_VOLUMES", value_parser = BoolishValueParser::new(), num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", value_name = "BOOL", hide_possible_values = true)]

@@ -61,6 +61,7 @@ impl Config {
             kernel,
             peers,
             fail_on_volumes,
+            on_blind,
             log_format,
             log: _,
         } = args;
@@ -71,8 +72,8 @@ impl Config {
             ClusterSource::find(cluster_args.kubeconfig.as_deref(), |name| env::var_os(name));
         let has_cluster = cluster.is_some();
         let default_checks = default_checks.as_deref();
-        let mut policy =
-            policy::policy(&cluster_args, default_checks, fail_on_volumes, &probes, has_cluster)?;
+        let policy = policy::policy(&cluster_args, default_checks, &probes, has_cluster)?;
+        let mut policy = Policy { fail_on_volumes, on_blind, ..policy };
         policy.peers_min = peers.peers_min.get();
         policy.require_writable.clone_from(&kernel.rules.require_writable);
         let peers = peers::settings(peers, policy.node_name.as_deref())?;

@@ -7,11 +7,10 @@ use crate::{
     cluster::conditions::OWN_CONDITIONS,
 };
 
-/// The policy. `has_cluster` says whether a cluster is configured.
+/// The policy, without what the flags say by themselves. `has_cluster` says whether a cluster is configured.
 pub(super) fn policy(
     args: &ClusterArgs,
     default_checks: Option<&str>,
-    fail_on_volumes: bool,
     probes: &probes::Settings,
     has_cluster: bool,
 ) -> Result<Policy, ConfigError> {
@@ -20,7 +19,6 @@ pub(super) fn policy(
     Ok(Policy {
         node_name: node_name.filter(|name| !name.is_empty()),
         default_checks: default_set(default_checks, has_cluster, &own)?,
-        fail_on_volumes,
         on_api_loss: args.on_api_loss,
         custom_conditions: custom_conditions(&args.custom_conditions, args.publish_conditions)?,
         own,

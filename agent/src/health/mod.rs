@@ -161,6 +161,18 @@ impl Board {
         self.sources.kernel.borrow().clone()
     }
 
+    /// For how long the kernel task has stood still.
+    #[must_use]
+    pub fn standstill(&self) -> Duration {
+        self.sources.pulse.standstill()
+    }
+
+    /// When the kernel side last looked at the host: so long ago.
+    #[must_use]
+    pub fn look_age(&self) -> Duration {
+        self.sources.pulse.look_age()
+    }
+
     /// The query for load balancers that know "drain": the default set, and `schedulable` where a cluster is
     /// configured.
     #[must_use]

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::{Changes, GuardView};
 use crate::{
     checks::{CheckContext, Policy, samples::Probes},
+    kernel::Pulse,
     model::{FaultView, NodeView, PeerView},
 };
 
@@ -16,6 +17,8 @@ use crate::{
 pub struct Sources {
     /// Written by the kernel task.
     pub kernel: watch::Receiver<Arc<FaultView>>,
+    /// Written by the kernel task too: how old its faults are.
+    pub pulse: Pulse,
     /// Written by the cluster task.
     pub node: watch::Receiver<Arc<NodeView>>,
     /// Written by the peers task.
@@ -43,9 +46,10 @@ impl Sources {
     /// What all sources say now.
     #[must_use]
     pub fn context(&self, policy: Arc<Policy>) -> CheckContext {
-        let Self { kernel, node, peers, guard: _, probes } = self;
+        let Self { kernel, pulse, node, peers, guard: _, probes } = self;
         CheckContext {
             kernel: kernel.borrow().clone(),
+            look_age: pulse.look_age(),
             node: node.borrow().clone(),
             peers: peers.borrow().clone(),
             probes: probes.clone(),
@@ -63,7 +67,7 @@ impl Sources {
     /// The signal that one of them, but for the storm guard, published something.
     #[must_use]
     pub fn unguarded_changes(&self) -> Changes {
-        let Self { kernel, node, peers, guard: _, probes } = self;
+        let Self { kernel, pulse: _, node, peers, guard: _, probes } = self;
         Changes::default()
             .and(kernel.clone())
             .and(node.clone())

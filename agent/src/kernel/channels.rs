@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::{publish::Publisher, settings, stats::KernelStats};
+use super::{publish::Publisher, pulse::Pulse, settings, stats::KernelStats};
 use crate::model::{BlindSpot, BlindSpots, FaultChange, FaultView};
 
 /// What another task can have the kernel task do.
@@ -33,6 +33,7 @@ pub struct Channels {
 pub struct TaskChannels {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) publisher: Publisher,
+    pub(super) pulse: Pulse,
 }
 
 /// What the kernel task publishes.
@@ -43,6 +44,8 @@ pub struct Published {
     pub faults: watch::Receiver<Arc<FaultView>>,
     /// Counters and hooks.
     pub stats: watch::Receiver<Arc<KernelStats>>,
+    /// How old all of that is.
+    pub pulse: Pulse,
     changes: broadcast::WeakSender<FaultChange>,
 }
 
@@ -66,10 +69,15 @@ pub fn channels() -> Channels {
     let (faults, faults_seen) = watch::channel(Arc::new(view));
     let (stats, stats_seen) = watch::channel(Arc::default());
     let (changes, _none_yet) = broadcast::channel(settings::CHANGES);
-    let published =
-        Published { faults: faults_seen, stats: stats_seen, changes: changes.downgrade() };
-    let task =
-        TaskChannels { commands: commanded, publisher: Publisher::new(faults, stats, changes) };
+    let pulse = Pulse::default();
+    let published = Published {
+        faults: faults_seen,
+        stats: stats_seen,
+        pulse: pulse.clone(),
+        changes: changes.downgrade(),
+    };
+    let publisher = Publisher::new(faults, stats, changes);
+    let task = TaskChannels { commands: commanded, publisher, pulse };
     Channels { task, published, commands }
 }
 

@@ -18,16 +18,20 @@ pub mod ledger;
 pub mod probe;
 mod probe_runner;
 mod publish;
+mod pulse;
 mod recall;
 pub mod sampling;
 mod schedule;
 pub mod settings;
 mod stats;
 pub mod task;
+mod thread;
 mod wake_ups;
 
 pub use self::{
     channels::{Channels, Command, Published, TaskChannels, channels},
     ebpf::{HookState, HookStatus, pins::unpin},
+    pulse::Pulse,
     stats::{KernelStats, NamedCount},
+    thread::KernelThread,
 };

@@ -23,6 +23,8 @@ pub const REREAD_INTERVAL: Duration = Duration::from_millis(900);
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 /// 5 seconds between readings of the counters if no events come, to see whether the sampler still works.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(5);
+/// 1 second at most between two turns of the kernel task, by which others see that it does not stand still.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// 10 seconds between attempts to attach missing hooks: a module that is loaded later brings its tracepoints.
 pub const HOOK_RETRY: Duration = Duration::from_secs(10);
 /// 10 records per second and (kind, device): one wakes the agent up, ten give people an idea; the rest is counted.

@@ -25,6 +25,7 @@ use super::{
     ledger::{Ledger, Now, Probed},
     probe_runner::ProbeRunner,
     publish::Publisher,
+    pulse::Pulse,
     recall::{Recalled, recall},
     sampling::{
         mounts::MountTable,
@@ -33,7 +34,7 @@ use super::{
         thread::{self, SamplerHandle},
     },
     schedule::Schedule,
-    settings::{SNAPSHOT_DEADLINE, START_DEADLINE, Settings},
+    settings::{BEAT_INTERVAL, SNAPSHOT_DEADLINE, START_DEADLINE, Settings},
     stats::{KernelStats, StatsReader},
     wake_ups::{WakeUp, WakeUps},
 };
@@ -56,6 +57,7 @@ pub struct Kernel {
     probes: ProbeRunner,
     commands: mpsc::Receiver<Command>,
     publisher: Publisher,
+    pulse: Pulse,
     stats: StatsReader,
     /// Why nothing is known: the mount table cannot be read.
     blind: Option<String>,
@@ -74,7 +76,7 @@ impl Kernel {
         let Recalled { wake_ups, error_marks, ledger, keeper, restored } =
             recall(config, paths).await;
         let sampler = Sampler::new(paths, error_marks)?;
-        let TaskChannels { commands, mut publisher } = channels;
+        let TaskChannels { commands, mut publisher, pulse } = channels;
         publisher.restored(restored);
         let mut kernel = Self {
             ledger,
@@ -85,6 +87,7 @@ impl Kernel {
             probes: ProbeRunner::new(paths),
             commands,
             publisher,
+            pulse,
             stats: StatsReader::default(),
             blind: Some("the mount table has not been read yet".to_owned()),
             snapshot_seconds: 0.0,
@@ -153,6 +156,7 @@ impl Kernel {
                 }
                 () = sleep_until(next.into()) => {}
                 () = sleep_until(counters_at.into()) => self.routine(),
+                () = sleep(BEAT_INTERVAL) => self.watch_sampler(),
             }
             self.follow_up();
         }
@@ -179,6 +183,7 @@ impl Kernel {
         self.publish();
         self.keep();
         self.sampler.send_every(self.ledger.needs_every_snapshot());
+        self.pulse.beat(self.sampler.age());
     }
 
     /// Starts the probes that are due: the only place that takes the ledger's actions.

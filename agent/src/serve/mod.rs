@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod reason;
 pub mod settings;
 pub mod state_file;
+pub mod watchdog;
 pub mod weight;

@@ -48,6 +48,7 @@ mod remediation_install;
 mod remediation_loop;
 mod remediation_rules;
 mod shutdown;
+mod standstill;
 mod state_file;
 mod tls;
 mod without_ebpf;

@@ -5,7 +5,7 @@
 //!   for too many names or one that is too long
 //! * `GET|HEAD|OPTIONS /health/<check>` — that check alone; 404 where there is no such check
 //! * `OPTIONS /` — as `/health`: `HAProxy` asks for it where nothing else is configured
-//! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs
+//! * `GET|HEAD|OPTIONS /livez` — 200 while the process runs, 503 where its kernel task does not come back
 //! * any method `/nodename` — `Node: "<name>"`, and `/nodecheck` — `OK`, or `Down` while `schedulable` fails: byte for
 //!   byte as the page that this replaces
 //! * everything else — 404, or 405 with `Allow`
@@ -18,6 +18,7 @@ use super::{format::Format, health_json, response::Response};
 use tocsin_runtime::http::{JSON, TEXT};
 
 use crate::{
+    checks::settings::LOOK_IS_TOO_OLD,
     health::{self, Board, HealthQuery, Refused},
     serve::reason::printable_reason,
 };
@@ -62,7 +63,7 @@ impl Router {
             "/health" | "/livez" if !is_allowed => Route::Fixed(Response::not_allowed()),
             "/health" => self.health(query),
             "/" | "*" | "" if method == "OPTIONS" => self.health(query),
-            "/livez" => Route::Fixed(Response::new(StatusCode::OK, TEXT, "ok")),
+            "/livez" => Route::Fixed(self.livez()),
             "/nodename" => {
                 let name = quoted(self.board.node_name().unwrap_or_default());
                 Route::Fixed(Response::new(StatusCode::OK, TEXT, format!("Node: {name}")))
@@ -149,6 +150,16 @@ impl Router {
             json(serde_json::to_vec(&answer), JSON)
         };
         Response { reason: answer.summary().map(|summary| printable_reason(&summary)), ..response }
+    }
+
+    /// 503 only where a restart is the remedy: the kernel task stands still and does not come back.
+    fn livez(&self) -> Response {
+        let standstill = self.board.standstill();
+        if standstill < LOOK_IS_TOO_OLD {
+            return Response::new(StatusCode::OK, TEXT, "ok");
+        }
+        let body = format!("the kernel task has stood still for {} s", standstill.as_secs());
+        Response::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, body)
     }
 
     fn nodecheck(&self) -> Response {

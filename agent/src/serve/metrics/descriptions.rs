@@ -37,6 +37,7 @@ tocsin_runtime::descriptions! {
     CHANGES_MISSED = counter "fault_changes_missed" ["reader"] "Changes of faults that a reader did not read in time, by reader: events";
     PROBES = gauge "probes_running" [] "Write probes that are running or stuck";
     LOOK = gauge "look_duration_seconds" [] "How long the last reading of the mount table and sysfs took";
+    LOOK_AGE = gauge "look_age_seconds" [] "How long ago the kernel side last looked at the host; about a second at most while all is well";
     LOG_DROPPED = counter "log_lines_dropped" [] "Log lines dropped because whoever reads standard error does not";
     BUILD = gauge "build_info" ["version"] "1";
 }

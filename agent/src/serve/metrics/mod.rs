@@ -74,6 +74,7 @@ impl Collect for MetricSources {
         events(encoder, &stats)?;
         faults(encoder, &self.faults.borrow().clone())?;
         kernel(encoder, &stats)?;
+        encoder.float(&described::LOOK_AGE, self.board.look_age().as_secs_f64())?;
         self.checks(encoder)?;
         storm_guard(encoder, &self.board.guard())?;
         self.probes(encoder)?;
