@@ -24,17 +24,40 @@ pub fn request(
     more: &[(&str, &str)],
     ends: bool,
 ) -> Vec<u8> {
-    const END_STREAM: u8 = 1;
-    const END_HEADERS: u8 = 4;
-    let mut block = Vec::new();
-    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x")];
-    for (name, value) in pseudo.iter().chain(more) {
-        // A literal header field without indexing, with a new name (RFC 7541, section 6.2.2).
-        block.push(0);
-        text(&mut block, name);
-        text(&mut block, value);
-    }
+    let block = request_block(method, path, more);
     frame(HEADERS, END_HEADERS | if ends { END_STREAM } else { 0 }, stream, &block)
+}
+
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// The beginning of a request whose header fields go on in [`continuation`] frames.
+pub fn unfinished_request(stream: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, END_STREAM, stream, &request_block("GET", path, &[]))
+}
+
+/// A frame with more header fields, which is not the last one.
+pub fn continuation(stream: u32, block: &[u8]) -> Vec<u8> {
+    frame(9, 0, stream, block)
+}
+
+/// The reset of a stream that is not needed any more.
+pub fn reset(stream: u32) -> Vec<u8> {
+    const CANCEL: u32 = 8;
+    frame(3, 0, stream, &CANCEL.to_be_bytes())
+}
+
+/// A literal header field without indexing, with a new name (RFC 7541, section 6.2.2).
+pub fn field(name: &str, value: &str) -> Vec<u8> {
+    let mut block = vec![0];
+    text(&mut block, name);
+    text(&mut block, value);
+    block
+}
+
+fn request_block(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "x")];
+    pseudo.iter().chain(more).flat_map(|(name, value)| field(name, value)).collect()
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {

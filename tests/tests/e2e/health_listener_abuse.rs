@@ -283,3 +283,86 @@ fn http_2_responses_that_are_not_read() {
         assert_eq!(agent.counter("tocsin_health_connections_timed_out_total"), 2);
     });
 }
+
+/// Reads frames until one of type GOAWAY, or the end of the connection; gives the error code, if there was one.
+fn goaway(mut stream: &TcpStream) -> Option<u32> {
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 16 * 1024]);
+    loop {
+        let mut rest = &bytes[..];
+        while let Some((kind, _, payload, more)) = http2::next(rest) {
+            if kind == http2::GOAWAY {
+                return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+            rest = more;
+        }
+        let read = bytes.len() - rest.len();
+        bytes.drain(..read);
+        match stream.read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(more) => bytes.extend(&chunk[..more]),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "not ended: {error}");
+                return None;
+            }
+        }
+    }
+}
+
+/// CVE-2023-44487: each stream is opened and reset at once, so a limit of open streams alone never holds.
+#[test]
+fn streams_that_are_reset_at_once() {
+    survives("20 connections that reset 100,000 streams each", |_, to| {
+        let floods: Vec<_> = (0..20)
+            .map(|_| {
+                thread::spawn(move || {
+                    let mut stream = TcpStream::connect(to).unwrap();
+                    let mut reset = 0;
+                    let mut bytes = http2::preface(65_535);
+                    while reset < 100_000 {
+                        for _ in 0..1000 {
+                            let number = 2 * reset + 1;
+                            bytes.extend(http2::request(number, "GET", "/health", &[], true));
+                            bytes.extend(http2::reset(number));
+                            reset += 1;
+                        }
+                        if stream.write_all(&bytes).is_err() {
+                            break;
+                        }
+                        bytes.clear();
+                    }
+                    (reset, goaway(&stream))
+                })
+            })
+            .collect();
+        for flood in floods {
+            let (reset, code) = flood.join().unwrap();
+            // ENHANCE_YOUR_CALM (RFC 9113, 7), or the end of a connection whose GOAWAY was lost.
+            assert!(code.is_none_or(|code| code == 11), "{code:?}");
+            assert!(reset < 100_000, "all were taken");
+        }
+    });
+}
+
+/// CVE-2024-27316: a header block that never ends, in CONTINUATION frames.
+#[test]
+fn a_header_block_without_end() {
+    survives("20 connections with 64 MB of CONTINUATION frames", |_, to| {
+        let floods: Vec<_> = (0..20)
+            .map(|_| {
+                thread::spawn(move || {
+                    let mut stream = TcpStream::connect(to).unwrap();
+                    stream.write_all(&http2::preface(65_535)).unwrap();
+                    stream.write_all(&http2::unfinished_request(1, "/health")).unwrap();
+                    let field = http2::field("x", &"y".repeat(1000));
+                    let chunk = http2::continuation(1, &field).repeat(64);
+                    pour(&stream, &chunk, 64_000_000)
+                })
+            })
+            .collect();
+        for flood in floods {
+            let poured = flood.join().unwrap();
+            assert!(poured < 8_000_000, "{poured} bytes were taken");
+        }
+    });
+}
