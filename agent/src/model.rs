@@ -9,7 +9,10 @@ mod peers;
 pub use self::{
     blind_spot::{BlindSpot, BlindSpots},
     dev::{BadDev, Dev},
-    fault::{Fault, FaultChange, FaultKind, FaultView, MOUNT_POINTS_SHOWN, Scope, Transition},
+    fault::{
+        Fault, FaultChange, FaultKind, FaultView, MOUNT_POINTS_SHOWN, RequiredMounts, Scope,
+        Transition,
+    },
     node::{ApiState, Condition, Node, NodeObservation, NodeView},
     peers::{Peer, PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState, PeerView},
 };

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{bad_condition::BadCondition, kernel::OnBlind, node::OnApiLoss};
+use super::{bad_condition::BadCondition, node::OnApiLoss, on_blind::OnBlind};
 use crate::model::{BlindSpots, Node, Outcome, PeerView, Scope};
 
 /// One row of the registry.
@@ -42,6 +42,8 @@ pub enum CheckSource {
     /// The kernel side: the check fails while a fault of its name is open. The function says why the kernel side may
     /// miss such faults, if it may.
     Kernel(fn(&BlindSpots) -> Option<String>),
+    /// What the kernel side says of the mounts that the operator requires.
+    Mounts,
     /// The Node object in the cluster. The function judges it.
     Node(fn(&Node, &Policy) -> Outcome),
     /// The agents of other nodes. The function judges what this one knows of them.
@@ -59,6 +61,8 @@ pub struct Policy {
     pub default_checks: Vec<&'static Check>,
     /// `FAIL_ON_VOLUMES`: faults of volumes fail their checks too.
     pub fail_on_volumes: bool,
+    /// Whether `REQUIRE_MOUNTS` names any mount.
+    pub requires_mounts: bool,
     /// `ON_BLIND`: the outcome of the kernel's checks while the kernel side sees nothing; `None` for what each check and
     /// reason has by itself.
     pub on_blind: Option<OnBlind>,
@@ -83,7 +87,7 @@ impl Policy {
         match scope {
             Scope::Host => true,
             Scope::Volume => self.fail_on_volumes,
-            Scope::Member => false,
+            Scope::Member | Scope::Ignored => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Check, CheckSource, Policy, kernel, node, samples::Probes};
+use super::{Check, CheckSource, Policy, kernel, mounts, node, samples::Probes};
 use crate::model::{ApiState, FaultView, NodeObservation, NodeView, Outcome, PeerView};
 
 /// What every source says at one moment, and what the operator wants.
@@ -43,6 +43,7 @@ impl CheckContext {
             CheckSource::Kernel(blind_spot) => {
                 kernel::outcome(check.name, &self.kernel, self.look_age, &self.policy, blind_spot)
             }
+            CheckSource::Mounts => mounts::outcome(&self.kernel, self.look_age, &self.policy),
             CheckSource::Node(judge) => {
                 let judge = |node: &_| judge(node, &self.policy);
                 let name = self.policy.node_name.as_deref().unwrap_or_default();
@@ -60,6 +61,7 @@ impl CheckContext {
     pub fn has_source(&self, check: &Check) -> bool {
         match check.source {
             CheckSource::Kernel(_) => true,
+            CheckSource::Mounts => self.policy.requires_mounts,
             CheckSource::Node(_) => {
                 self.policy.node_name.is_some() && self.node.api != ApiState::NotConfigured
             }

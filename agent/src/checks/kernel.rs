@@ -2,17 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Policy, settings};
+use super::{OnBlind, Policy, settings};
 use crate::model::{BlindSpot, BlindSpots, Fault, FaultView, Outcome};
-
-/// What becomes of the kernel's checks while the kernel side sees nothing (`ON_BLIND`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum OnBlind {
-    /// They pass, degraded, for as long as it takes.
-    Degraded,
-    /// They fail: at once where the mount table cannot be read, and 30 s after the last look at the host.
-    Fail,
-}
 
 /// The outcome of the kernel check of that name. `look_age` says how old the view is; `blind_spot`, why faults of this
 /// check may be missed.
@@ -41,7 +32,11 @@ pub(super) fn outcome(
 }
 
 /// The outcome while the kernel side sees nothing: the host was not looked at lately, or cannot be.
-fn blind(view: &FaultView, look_age: Duration, on_blind: Option<OnBlind>) -> Option<Outcome> {
+pub(super) fn blind(
+    view: &FaultView,
+    look_age: Duration,
+    on_blind: Option<OnBlind>,
+) -> Option<Outcome> {
     let is_old = look_age >= settings::LOOK_IS_OLD;
     let is_too_old = look_age >= settings::LOOK_IS_TOO_OLD;
     let old = is_old.then(|| format!("not looked for {} s", look_age.as_secs()));

@@ -16,9 +16,11 @@ mod http_response;
 mod io_errors;
 mod io_stall;
 mod kernel;
+mod mounts;
 pub mod network;
 mod node;
 mod node_ready;
+mod on_blind;
 pub mod peers;
 pub mod probes;
 mod registry;
@@ -32,8 +34,8 @@ pub use self::{
     bad_condition::{BadCondition, BadConditionError},
     check::{Check, CheckSource, OnUnknown, Policy},
     context::{CheckContext, node_verdicts},
-    kernel::OnBlind,
     node::OnApiLoss,
+    on_blind::OnBlind,
     registry::{all, find},
 };
 

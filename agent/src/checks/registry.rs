@@ -2,7 +2,7 @@
 
 use super::{
     Check, Policy, container_runtime, custom_conditions, disk_pressure, filesystem_ro, http,
-    io_errors, io_stall, network, node_ready, peers, schedulable,
+    io_errors, io_stall, mounts, network, node_ready, peers, schedulable,
 };
 
 /// Every built-in check, in the order in which they are shown.
@@ -15,6 +15,7 @@ pub fn all() -> &'static [Check] {
         filesystem_ro::CHECK,
         io_errors::CHECK,
         io_stall::CHECK,
+        mounts::CHECK,
         http::ROUTER,
         http::KUBELET,
         container_runtime::CHECK,

@@ -32,7 +32,7 @@ pub struct AgentArgs {
     /// Control socket for actions such as `tocsin faults clear`, for root only
     #[arg(long, env = "CONTROL_SOCKET", default_value = serve::settings::CONTROL_SOCKET, value_name = "PATH")]
     pub control_socket: PathBuf,
-    /// Checks of a request for /health that names none [default: `filesystem_ro,io_errors,io_stall`, and `node_ready` where there is a cluster]
+    /// Checks of a request for /health that names none [default: `filesystem_ro,io_errors,io_stall`, `node_ready` where there is a cluster, and `mounts` with REQUIRE_MOUNTS]
     #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
     pub default_checks: Option<String>,
     /// The kernel side.
@@ -165,6 +165,18 @@ pub struct KernelArgs {
     /// Mount points that are faulty while they are read-only, even if they were from the start
     #[arg(long, env = "REQUIRE_WRITABLE", value_delimiter = ',', value_name = "PATHS")]
     pub require_writable: Vec<PathBuf>,
+    /// Mounts that have to be there, for the check `mounts`: path, path=/dev/device or path=UUID, with commas
+    #[arg(long, env = "REQUIRE_MOUNTS", value_delimiter = ',', value_name = "LIST")]
+    pub require_mounts: Vec<String>,
+    /// Mount points whose filesystems fail nothing, as globs with commas; their faults are shown with the scope `ignored`
+    #[arg(long, env = "IGNORE_MOUNTS", value_delimiter = ',', value_name = "GLOBS")]
+    pub ignore_mounts: Vec<String>,
+    /// Devices that fail nothing, as globs of their names in the kernel (`sdb`, `nvme1n*`) with commas
+    #[arg(long, env = "IGNORE_DEVICES", value_delimiter = ',', value_name = "GLOBS")]
+    pub ignore_devices: Vec<String>,
+    /// The kubelet's --root-dir, whose pods and plugins are volumes [default: any directory called `kubelet`, and what the mounts of pods show]
+    #[arg(long, env = "KUBELET_ROOT", value_name = "PATH")]
+    pub kubelet_root: Option<PathBuf>,
     /// Time without an error after which an I/O fault closes, if the device answers
     #[arg(long, env = "IO_ERROR_WINDOW", value_parser = duration, default_value = "5m", value_name = "TIME")]
     pub io_error_window: Duration,

@@ -159,6 +159,7 @@ impl EventRecorder {
             Scope::Host => "",
             Scope::Volume => " [a pod's volume]",
             Scope::Member => " [a member of a redundant device]",
+            Scope::Ignored => " [ignored by the operator]",
         };
         self.add(
             (Direction::Opened, Subject::Faults(fault.kind)),

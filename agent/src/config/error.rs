@@ -9,6 +9,7 @@ use crate::{
         BadConditionError, container_runtime::BadSocket, disk_pressure::BadThreshold,
         http::HttpProbeError, network::BadName,
     },
+    kernel::sampling::required_mounts::BadRequiredMount,
     peers::settings::BadShare,
 };
 
@@ -33,6 +34,12 @@ pub enum ConfigError {
     /// `DISK_THRESHOLDS` is no list of thresholds.
     #[error("DISK_THRESHOLDS: {0}")]
     Disk(#[from] BadThreshold),
+    /// `REQUIRE_MOUNTS` is no list of mounts.
+    #[error("REQUIRE_MOUNTS: {0}")]
+    Mounts(#[from] BadRequiredMount),
+    /// A list of globs with one that is none.
+    #[error("{0}: {1}")]
+    BadGlob(&'static str, #[source] glob::PatternError),
     /// `CUSTOM_CONDITIONS` is no list of conditions.
     #[error("CUSTOM_CONDITIONS: {0}")]
     BadCondition(#[from] BadConditionError),

@@ -7,6 +7,7 @@ mod policy;
 
 use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
+use glob::Pattern;
 use tocsin_runtime::{kube::ClusterSource, log};
 
 use self::error::within;
@@ -14,7 +15,7 @@ pub use self::{error::ConfigError, listener::ListenerSettings};
 use crate::{
     checks::{self, Policy, http, probes},
     cli::{AgentArgs, ClusterArgs, KernelArgs, ProbeArgs},
-    kernel::{self, ledger::Rules, settings::Keep},
+    kernel::{self, ledger::Rules, sampling::mount_rules::MountRules, settings::Keep},
 };
 
 /// The settings of `tocsin agent`.
@@ -72,7 +73,13 @@ impl Config {
             ClusterSource::find(cluster_args.kubeconfig.as_deref(), |name| env::var_os(name));
         let has_cluster = cluster.is_some();
         let default_checks = default_checks.as_deref();
-        let policy = policy::policy(&cluster_args, default_checks, &probes, has_cluster)?;
+        let policy = policy::policy(
+            &cluster_args,
+            default_checks,
+            &probes,
+            has_cluster,
+            !kernel.mounts.required.is_empty(),
+        )?;
         let mut policy = Policy { fail_on_volumes, on_blind, ..policy };
         policy.peers_min = peers.peers_min.get();
         policy.require_writable.clone_from(&kernel.rules.require_writable);
@@ -119,6 +126,10 @@ fn kernel_settings(args: KernelArgs) -> Result<kernel::settings::Settings, Confi
         bpf_log,
         mount_hooks,
         require_writable,
+        require_mounts,
+        ignore_mounts,
+        ignore_devices,
+        kubelet_root,
         io_error_window,
         io_stall_after,
         reread_interval,
@@ -135,7 +146,32 @@ fn kernel_settings(args: KernelArgs) -> Result<kernel::settings::Settings, Confi
     let require_writable = require_writable.filter(|path| !path.as_os_str().is_empty()).collect();
     let rules = Rules { io_error_window, io_stall_after, require_writable };
     let keep = Keep { checkpoint: checkpoint_file, pin_dir: bpf_pin_dir };
-    Ok(kernel::settings::Settings { no_ebpf, bpf_log, mount_hooks, rules, reread_interval, keep })
+    let mounts = MountRules {
+        required: named(&require_mounts).map(str::parse).collect::<Result<_, _>>()?,
+        ignored_mounts: globs("IGNORE_MOUNTS", &ignore_mounts)?,
+        ignored_devices: globs("IGNORE_DEVICES", &ignore_devices)?,
+        kubelet_root: kubelet_root.filter(|root| root.is_absolute()),
+    };
+    let settings = kernel::settings::Settings {
+        no_ebpf,
+        bpf_log,
+        mount_hooks,
+        mounts,
+        rules,
+        reread_interval,
+        keep,
+    };
+    Ok(settings)
+}
+
+/// The entries of a list that are not empty.
+fn named(list: &[String]) -> impl Iterator<Item = &str> {
+    list.iter().map(|entry| entry.trim()).filter(|entry| !entry.is_empty())
+}
+
+fn globs(name: &'static str, list: &[String]) -> Result<Vec<Pattern>, ConfigError> {
+    let glob = |text| Pattern::new(text).map_err(|e| ConfigError::BadGlob(name, e));
+    named(list).map(glob).collect()
 }
 
 fn probe_settings(args: ProbeArgs) -> Result<probes::Settings, ConfigError> {

@@ -13,12 +13,14 @@ pub(super) fn policy(
     default_checks: Option<&str>,
     probes: &probes::Settings,
     has_cluster: bool,
+    requires_mounts: bool,
 ) -> Result<Policy, ConfigError> {
     let node_name = args.node_name.as_ref().map(|name| name.to_string_lossy().trim().to_owned());
     let own = probes.own();
     Ok(Policy {
         node_name: node_name.filter(|name| !name.is_empty()),
-        default_checks: default_set(default_checks, has_cluster, &own)?,
+        default_checks: default_set(default_checks, has_cluster, requires_mounts, &own)?,
+        requires_mounts,
         on_api_loss: args.on_api_loss,
         custom_conditions: custom_conditions(&args.custom_conditions, args.publish_conditions)?,
         own,
@@ -39,10 +41,11 @@ fn custom_conditions(list: &str, are_published: bool) -> Result<Vec<BadCondition
 }
 
 /// The default set. Unless the operator names one, it is the kernel's checks, and `node_ready` where a cluster is
-/// configured.
+/// configured, and `mounts` where mounts are required.
 fn default_set(
     names: Option<&str>,
     in_cluster: bool,
+    requires_mounts: bool,
     own: &[&'static Check],
 ) -> Result<Vec<&'static Check>, ConfigError> {
     let all = || checks::all().iter().chain(own.iter().copied());
@@ -50,6 +53,7 @@ fn default_set(
     let Some(names) = names else {
         let by_default = |check: &&Check| match check.source {
             CheckSource::Kernel(_) => true,
+            CheckSource::Mounts => requires_mounts,
             CheckSource::Node(_) => in_cluster && check.name == "node_ready",
             CheckSource::Peers(_) | CheckSource::Probe => false,
         };
@@ -74,12 +78,16 @@ mod tests {
     #[test]
     fn default_checks_are_names_of_checks() {
         let names = |text| {
-            default_set(text, false, &[]).map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>())
+            default_set(text, false, false, &[])
+                .map(|set| set.iter().map(|c| c.name).collect::<Vec<_>>())
         };
         assert_eq!(names(None).unwrap(), ["filesystem_ro", "io_errors", "io_stall"]);
         let in_cluster: Vec<_> =
-            default_set(None, true, &[]).unwrap().iter().map(|c| c.name).collect();
+            default_set(None, true, false, &[]).unwrap().iter().map(|c| c.name).collect();
         assert_eq!(in_cluster, ["node_ready", "filesystem_ro", "io_errors", "io_stall"]);
+        let with_mounts: Vec<_> =
+            default_set(None, false, true, &[]).unwrap().iter().map(|c| c.name).collect();
+        assert_eq!(with_mounts, ["filesystem_ro", "io_errors", "io_stall", "mounts"]);
         assert_eq!(names(Some("node_ready")).unwrap(), ["node_ready"]);
         assert_eq!(
             names(Some(" io_stall, io_stall ,,io_errors")).unwrap(),

@@ -34,6 +34,7 @@ impl Default for Sources {
     fn default() -> Self {
         Self {
             kernel: watch::channel(Arc::default()).1,
+            pulse: Pulse::default(),
             node: watch::channel(Arc::default()).1,
             peers: watch::channel(Arc::default()).1,
             guard: watch::channel(Arc::default()).1,

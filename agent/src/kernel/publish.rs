@@ -6,7 +6,7 @@ use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
 use super::{changes, stats::KernelStats};
-use crate::model::{BlindSpots, Fault, FaultChange, FaultView, Transition};
+use crate::model::{BlindSpots, Fault, FaultChange, FaultView, RequiredMounts, Transition};
 
 /// The one writer of the fault view, the stream of its changes and the statistics.
 #[derive(Debug)]
@@ -35,9 +35,17 @@ impl Publisher {
         self.restored = ids;
     }
 
-    /// Whether the view that was published last is of this version of the ledger and has these blind spots.
-    pub(super) fn is_current(&self, version: u64, blind_spots: &BlindSpots) -> bool {
-        self.version == Some(version) && self.faults.borrow().blind_spots == *blind_spots
+    /// Whether the view that was published last is of this version of the ledger and has these blind spots and mounts.
+    pub(super) fn is_current(
+        &self,
+        version: u64,
+        blind_spots: &BlindSpots,
+        required_mounts: &RequiredMounts,
+    ) -> bool {
+        let view = self.faults.borrow();
+        self.version == Some(version)
+            && view.blind_spots == *blind_spots
+            && view.required_mounts == *required_mounts
     }
 
     /// Publishes the view of a version of the ledger, and then its changes: the answers of `/health` are made of the view.
@@ -59,6 +67,9 @@ impl Publisher {
         }
         view.sequence = changes.last().map_or(before.sequence, |change| change.sequence);
         self.version = Some(version);
+        if before.required_mounts != view.required_mounts {
+            log_mounts(&view.required_mounts);
+        }
         self.faults.send_replace(Arc::new(view));
         for change in changes {
             log(&change);
@@ -75,6 +86,13 @@ impl Publisher {
     /// Publishes the counters and the states of the hooks.
     pub(super) fn publish_stats(&self, stats: KernelStats) {
         self.stats.send_replace(Arc::new(stats));
+    }
+}
+
+fn log_mounts(RequiredMounts { wrong, untold }: &RequiredMounts) {
+    match (wrong.as_slice(), untold.as_slice()) {
+        ([], []) => info!("required mounts are there"),
+        _ => warn!(wrong = wrong.join("; "), untold = untold.join("; "), "required mounts"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::ledger::Rules;
+use super::{ledger::Rules, sampling::mount_rules::MountRules};
 
 /// The mount table of process 1: the host's, also in a container with `hostPID`.
 pub const MOUNT_TABLE: &str = "/proc/1/mountinfo";
@@ -71,6 +71,8 @@ pub struct Settings {
     pub bpf_log: bool,
     /// How the agent learns of changes of the mount table.
     pub mount_hooks: MountHooks,
+    /// What the operator has said about mounts and devices.
+    pub mounts: MountRules,
     /// What the ledger decides by.
     pub rules: Rules,
     /// Time between snapshots if there are no events.

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::{
     host::{Paths, clock},
-    model::{FaultView, MOUNT_POINTS_SHOWN},
+    model::{FaultView, MOUNT_POINTS_SHOWN, RequiredMounts},
 };
 
 /// 5 ms between two snapshots at the start, while I/O that was in flight before the agent has not moved.
@@ -59,6 +60,7 @@ pub struct Kernel {
     publisher: Publisher,
     pulse: Pulse,
     stats: StatsReader,
+    required_mounts: Arc<RequiredMounts>,
     /// Why nothing is known: the mount table cannot be read.
     blind: Option<String>,
     snapshot_seconds: f64,
@@ -75,7 +77,7 @@ impl Kernel {
         // Hooks first: what happens from here on is not missed.
         let Recalled { wake_ups, error_marks, ledger, keeper, restored } =
             recall(config, paths).await;
-        let sampler = Sampler::new(paths, error_marks)?;
+        let sampler = Sampler::new(paths, error_marks, config.mounts.clone())?;
         let TaskChannels { commands, mut publisher, pulse } = channels;
         publisher.restored(restored);
         let mut kernel = Self {
@@ -89,6 +91,7 @@ impl Kernel {
             publisher,
             pulse,
             stats: StatsReader::default(),
+            required_mounts: Arc::default(),
             blind: Some("the mount table has not been read yet".to_owned()),
             snapshot_seconds: 0.0,
         };
@@ -219,6 +222,7 @@ impl Kernel {
             Ok(snapshot) => {
                 self.blind = None;
                 self.ledger.snapshot(&snapshot, now());
+                self.required_mounts = snapshot.required_mounts;
             }
             Err(error) => {
                 let why = format!("the mount table cannot be read: {error}");
@@ -289,9 +293,12 @@ impl Kernel {
     fn publish(&mut self) {
         let version = self.ledger.version();
         let blind_spots = blind_spots(self.blind.as_deref(), self.wake_ups.source(), &self.ledger);
-        if !self.publisher.is_current(version, &blind_spots) {
+        let required_mounts = &*self.required_mounts;
+        if !self.publisher.is_current(version, &blind_spots, required_mounts) {
             self.keeper.changed();
-            self.publisher.publish(version, FaultView { blind_spots, ..self.ledger.view() });
+            let required_mounts = required_mounts.clone();
+            let view = FaultView { blind_spots, required_mounts, ..self.ledger.view() };
+            self.publisher.publish(version, view);
         }
     }
 

@@ -54,6 +54,8 @@ pub enum Scope {
     /// One leg of a redundant array or multipath device, which keeps working without it. The fault is shown; no check
     /// fails.
     Member,
+    /// What the operator ignores (`IGNORE_MOUNTS`, `IGNORE_DEVICES`). The fault is shown; no check fails.
+    Ignored,
 }
 
 impl Scope {
@@ -64,6 +66,7 @@ impl Scope {
             Self::Host => "host",
             Self::Volume => "volume",
             Self::Member => "member",
+            Self::Ignored => "ignored",
         }
     }
 }
@@ -113,12 +116,23 @@ pub struct FaultView {
     pub faults: Vec<Fault>,
     /// What cannot be seen, and why.
     pub blind_spots: BlindSpots,
+    /// The mounts that have to be there.
+    pub required_mounts: RequiredMounts,
     /// Number of the last [`FaultChange`] that this view contains; 0 before the first one.
     pub sequence: u64,
     /// Faults opened since the start, by kind.
     pub opened: [u64; 4],
     /// Faults closed since the start, by kind.
     pub closed: [u64; 4],
+}
+
+/// What is wrong with the mounts of `REQUIRE_MOUNTS`, one line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequiredMounts {
+    /// Mounts that are missing, or of another device than they should be.
+    pub wrong: Vec<String>,
+    /// Mounts whose device cannot be told.
+    pub untold: Vec<String>,
 }
 
 /// How a fault changed.

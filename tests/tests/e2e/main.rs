@@ -34,6 +34,7 @@ mod load_balancers;
 mod manifests;
 mod memory;
 mod mount_table;
+mod mounts;
 mod network_dns;
 mod network_gateway;
 mod no_false_alarms;

@@ -39,8 +39,12 @@ fn place((kind, dev): Key, table: &MountTable) -> Place<'_> {
             let users: Vec<_> = table.users(dev).collect();
             let redundant =
                 users.iter().all(|user| user.member.is_some_and(|member| member.redundant));
-            let volumes = users.iter().all(|user| user.filesystem.scope() == Scope::Volume);
-            let scope = match (redundant, volumes) {
+            let all = |scopes: &[Scope]| {
+                users.iter().all(|user| scopes.contains(&user.filesystem.scope()))
+            };
+            let is_ignored = table.ignored_devices.contains(&dev) || all(&[Scope::Ignored]);
+            let scope = match (redundant, all(&[Scope::Ignored, Scope::Volume])) {
+                _ if is_ignored && !users.is_empty() => Scope::Ignored,
                 (true, _) if kind == FaultKind::IoError => Scope::Member,
                 (_, true) => Scope::Volume,
                 _ => Scope::Host,

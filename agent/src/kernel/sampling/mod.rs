@@ -7,9 +7,11 @@
 pub mod fanotify;
 mod kept_files;
 mod mount_changes;
+pub mod mount_rules;
 mod mountinfo;
 mod mountinfo_file;
 pub mod mounts;
+pub mod required_mounts;
 pub mod sampler;
 pub mod snapshot;
 mod statistics;

@@ -8,7 +8,7 @@ use std::{borrow::Cow, ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf}
 
 use procfs::process::MountInfo;
 
-use super::mounts::{Filesystem, Mark, Mount, MountTable};
+use super::mounts::{Filesystem, Mark, Mount, MountTable, is_volume};
 use crate::model::Dev;
 
 /// Filesystem types whose device number is not that of a block device, and which are on block devices all the same.
@@ -42,9 +42,11 @@ impl MountTable {
         } else {
             None
         };
+        let point = unescape(info.mount_point.to_str()?);
         let mount = Mount {
             id: info.mnt_id,
-            point: unescape(info.mount_point.to_str()?),
+            is_volume: is_volume(&point),
+            point,
             whole: info.root == "/" || (info.fs_type == "btrfs" && !info.root.is_empty()),
             read_only: info.mount_options.contains_key("ro"),
         };
@@ -56,6 +58,7 @@ impl MountTable {
             mark,
             mounts: Vec::new(),
             members: Vec::new(),
+            is_ignored: false,
         });
         filesystem.mounts.push(mount);
         Some(())

@@ -27,6 +27,11 @@ impl MountInfoFile {
         })
     }
 
+    /// The text that was parsed last.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The table if it has changed since the last call, or in any case with `always`.
     pub(super) fn read(&mut self, always: bool) -> io::Result<Option<MountTable>> {
         // The detector is always called, and before the file is read: so it reports what changes later as a new change.

@@ -39,6 +39,8 @@ pub struct Mount {
     pub whole: bool,
     /// Whether this mount is read-only; the filesystem may be writable all the same.
     pub read_only: bool,
+    /// Whether it is a volume of a pod, or the root of a container.
+    pub is_volume: bool,
 }
 
 /// A block device below a filesystem.
@@ -71,6 +73,8 @@ pub struct Filesystem {
     pub mounts: Vec<Mount>,
     /// Every block device that it is on; filled in by the sampler.
     pub members: Vec<Member>,
+    /// Whether the operator ignores it; filled in by the sampler.
+    pub is_ignored: bool,
 }
 
 /// The type of swap space, which is watched for I/O errors only.
@@ -97,11 +101,12 @@ impl Filesystem {
         !self.is_swap() && !NEVER_WRITABLE.contains(&self.fs_type.as_str())
     }
 
-    /// [`Scope::Volume`] if it is mounted as a pod's volume and nowhere else.
+    /// [`Scope::Volume`] if it is mounted as a pod's volume or a container's root and nowhere else.
     #[must_use]
     pub fn scope(&self) -> Scope {
-        let volume = |mount: &Mount| is_volume(&mount.point);
-        if !self.mounts.is_empty() && self.mounts.iter().all(volume) {
+        if self.is_ignored {
+            Scope::Ignored
+        } else if !self.mounts.is_empty() && self.mounts.iter().all(|mount| mount.is_volume) {
             Scope::Volume
         } else {
             Scope::Host
@@ -111,15 +116,13 @@ impl Filesystem {
     /// The mount to show to people: preferably outside of pods, of the whole filesystem, and the first one made.
     #[must_use]
     pub fn best_mount(&self) -> Option<&Mount> {
-        self.mounts.iter().min_by_key(|mount| (is_volume(&mount.point), !mount.whole))
+        self.mounts.iter().min_by_key(|mount| (mount.is_volume, !mount.whole))
     }
 
     /// The mount through which to probe: preferably one that is not itself read-only.
     #[must_use]
     pub fn probe_mount(&self) -> Option<&Mount> {
-        self.mounts
-            .iter()
-            .min_by_key(|mount| (mount.read_only, is_volume(&mount.point), !mount.whole))
+        self.mounts.iter().min_by_key(|mount| (mount.read_only, mount.is_volume, !mount.whole))
     }
 
     /// Whether the superblock is read-only although its original mount is writable. btrfs and old ext4 look like this
@@ -132,15 +135,21 @@ impl Filesystem {
     }
 }
 
-/// Whether a mount point is in the `pods` or `plugins` directory of a directory called `kubelet`, at any depth.
-fn is_volume(point: &Path) -> bool {
+/// Directories of containerd's in which it mounts the roots of containers: its `devmapper` and `blockfile` snapshotters
+/// give each one a device of its own. (`runtime/v2/manager.go` and `core/mount/temp.go` of containerd 1.7 and 2.0)
+const CONTAINER_ROOTS: [&str; 3] =
+    ["io.containerd.runtime.v2.task", "io.containerd.runtime.v1.linux", "tmpmounts"];
+
+/// Whether a mount point is in the `pods` or `plugins` directory of a directory called `kubelet`, at any depth, or is the
+/// root of a container.
+pub(super) fn is_volume(point: &Path) -> bool {
     let mut previous = None;
     point.components().any(|part| {
         let name = part.as_os_str();
         let found = previous.is_some_and(|before| before == "kubelet")
             && (name == "pods" || name == "plugins");
         previous = Some(name);
-        found
+        found || CONTAINER_ROOTS.iter().any(|directory| name == *directory)
     })
 }
 
@@ -155,6 +164,8 @@ pub struct MountTable {
     pub bad_lines: usize,
     /// Number of filesystems whose devices could not be found.
     pub unresolved: usize,
+    /// Devices that the operator ignores.
+    pub ignored_devices: BTreeSet<Dev>,
 }
 
 /// A filesystem that is on a device.
@@ -208,6 +219,12 @@ mod tests {
             (&["/var/lib/kubelet"], Scope::Host),
             (&["/var/lib/kubelet/pods/u/volume-subpaths/x/y/0", "/"], Scope::Host),
             (&["/srv/pods/kubelet"], Scope::Host),
+            // Of containerd's snapshotters devmapper and blockfile.
+            (
+                &["/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io/5d1c/rootfs"],
+                Scope::Volume,
+            ),
+            (&["/var/lib/containerd/tmpmounts/containerd-mount1"], Scope::Volume),
         ] {
             let lines: Vec<_> = points
                 .iter()

@@ -1,16 +1,20 @@
 //! Reads the mount table and sysfs.
 
-use std::{io, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use super::{
     fanotify::ErrorMarks,
     kept_files::KeptFiles,
+    mount_rules::MountRules,
     mountinfo_file::MountInfoFile,
     snapshot::Snapshot,
     sysfs::Sysfs,
     topology::{TOPOLOGY_AGE, Topology},
 };
-use crate::host::{Paths, clock};
+use crate::{
+    host::{Paths, clock},
+    model::RequiredMounts,
+};
 
 /// Takes snapshots, and keeps what the next one can use.
 #[derive(Debug)]
@@ -19,6 +23,7 @@ pub struct Sampler {
     sysfs: Sysfs,
     mountinfo: MountInfoFile,
     topology: Topology,
+    required_mounts: Arc<RequiredMounts>,
     kept: KeptFiles,
     /// When [`KeptFiles::prune`] was called last.
     pruned: Instant,
@@ -27,12 +32,17 @@ pub struct Sampler {
 
 impl Sampler {
     /// Opens the mount table. With `error_marks`, the sampler has fanotify watch every filesystem for errors.
-    pub fn new(paths: &Paths, error_marks: Option<ErrorMarks>) -> io::Result<Self> {
+    pub fn new(
+        paths: &Paths,
+        error_marks: Option<ErrorMarks>,
+        rules: MountRules,
+    ) -> io::Result<Self> {
         let sysfs = Sysfs { root: paths.sys.clone() };
         Ok(Self {
             paths: paths.clone(),
             mountinfo: MountInfoFile::open(&paths.mount_table)?,
-            topology: Topology::new(paths, sysfs.clone()),
+            topology: Topology::new(paths, sysfs.clone(), rules),
+            required_mounts: Arc::default(),
             sysfs,
             kept: KeptFiles::default(),
             pruned: Instant::now(),
@@ -45,13 +55,19 @@ impl Sampler {
     pub fn sample(&mut self) -> io::Result<Snapshot> {
         let at = clock::monotonic();
         if let Some(table) = self.mountinfo.read(self.topology.is_stale())? {
-            self.topology.resolve(table);
+            let text = self.mountinfo.text();
+            self.topology.resolve(table, text);
+            let required = self.topology.required_mounts(text);
+            if *self.required_mounts != required {
+                self.required_mounts = Arc::new(required);
+            }
             if let Some(marks) = &self.error_marks {
                 marks.watch(self.topology.table(), &self.paths);
             }
         }
-        let mut snapshot =
-            Snapshot { at, table: self.topology.table().clone(), ..Snapshot::default() };
+        let (table, required_mounts) =
+            (self.topology.table().clone(), self.required_mounts.clone());
+        let mut snapshot = Snapshot { at, table, required_mounts, ..Snapshot::default() };
         self.read_remembered_errors(&mut snapshot);
         for dev in snapshot.table.disks().into_keys() {
             if let Some(disk) = self.sysfs.disk(dev, &mut self.kept) {
@@ -141,7 +157,7 @@ mod tests {
             let (proc, sys) = (self.at("proc"), self.at("sys"));
             let root = self.0.path().to_owned();
             let paths = Paths { root, proc, sys, mount_table: self.at("mountinfo") };
-            Sampler::new(&paths, None).unwrap()
+            Sampler::new(&paths, None, MountRules::default()).unwrap()
         }
     }
 

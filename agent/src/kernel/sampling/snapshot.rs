@@ -6,7 +6,7 @@ use super::{
     mounts::MountTable,
     statistics::{BtrfsErrors, Disk, Ext4Errors},
 };
-use crate::model::Dev;
+use crate::model::{Dev, RequiredMounts};
 
 /// The filesystems and disks of this host, as they were at one moment.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Snapshot {
     pub at: u64,
     /// Every filesystem on a disk.
     pub table: Arc<MountTable>,
+    /// What is wrong with the mounts that have to be there.
+    pub required_mounts: Arc<RequiredMounts>,
     /// The errors that each ext4 filesystem remembers.
     pub ext4: BTreeMap<Dev, Ext4Errors>,
     /// The device statistics of each btrfs filesystem.
@@ -29,6 +31,7 @@ impl Snapshot {
     pub(super) fn matters_after(&self, earlier: &Self) -> bool {
         let is_busy_or_gone = |disk: &Disk| !matches!(disk, Disk::Present { in_flight: 0, .. });
         !Arc::ptr_eq(&self.table, &earlier.table)
+            || !Arc::ptr_eq(&self.required_mounts, &earlier.required_mounts)
             || self.ext4 != earlier.ext4
             || self.btrfs != earlier.btrfs
             || self.disks.len() != earlier.disks.len()

@@ -49,8 +49,15 @@ impl Swaps<'_> {
                 source: path,
                 read_only: false,
                 mark: None,
-                mounts: vec![Mount { id: 0, point, whole: true, read_only: false }],
+                mounts: vec![Mount {
+                    id: 0,
+                    point,
+                    whole: true,
+                    read_only: false,
+                    is_volume: false,
+                }],
                 members: self.sysfs.members(dev)?,
+                is_ignored: false,
             });
         }
         Ok(swaps)

@@ -11,11 +11,16 @@ use std::{
 use tracing::debug;
 
 use super::{
+    mount_rules::MountRules,
     mounts::{Filesystem, Member, MountTable},
+    required_mounts::Lookup,
     swaps::Swaps,
     sysfs::Sysfs,
 };
-use crate::{host::Paths, model::Dev};
+use crate::{
+    host::Paths,
+    model::{Dev, RequiredMounts},
+};
 
 /// 10 seconds until the devices below each filesystem are looked up again, even if the mount table has not changed:
 /// devices can be put below a mounted filesystem (md, LVM, multipath) without a change of that table.
@@ -29,18 +34,21 @@ pub(super) struct Topology {
     table: Arc<MountTable>,
     /// The sysfs directory of each btrfs filesystem.
     btrfs: BTreeMap<Dev, PathBuf>,
+    /// What the operator has said about mounts and devices.
+    rules: MountRules,
     /// When the devices were looked up last.
     pub(super) resolved: Option<Instant>,
 }
 
 impl Topology {
     /// An empty table, which is stale.
-    pub(super) fn new(paths: &Paths, sysfs: Sysfs) -> Self {
+    pub(super) fn new(paths: &Paths, sysfs: Sysfs, rules: MountRules) -> Self {
         Self {
             paths: paths.clone(),
             sysfs,
             table: Arc::default(),
             btrfs: BTreeMap::new(),
+            rules,
             resolved: None,
         }
     }
@@ -60,9 +68,9 @@ impl Topology {
         self.resolved.is_none_or(|at| at.elapsed() >= TOPOLOGY_AGE)
     }
 
-    /// Takes over a table, with the devices of each filesystem and with the swap space. If those of one filesystem
+    /// Takes over a table, whose text is `mountinfo`, with the devices of each filesystem and with the swap space. If those of one filesystem
     /// cannot be found, the ones known before stay.
-    pub(super) fn resolve(&mut self, mut table: MountTable) {
+    pub(super) fn resolve(&mut self, mut table: MountTable, mountinfo: &[u8]) {
         let mut btrfs = BTreeMap::new();
         for filesystem in table.filesystems.values_mut() {
             // One odd device must not make the agent blind for all the others.
@@ -82,11 +90,20 @@ impl Topology {
                 self.keep_vanished(filesystem, before);
             }
         }
+        self.rules.mark_volumes(&mut table, mountinfo);
+        self.rules.mark_ignored(&mut table);
         if *self.table != table {
             self.table = Arc::new(table);
         }
         self.btrfs = btrfs;
         self.resolved = Some(Instant::now());
+    }
+
+    /// What is wrong with the mounts that the operator requires.
+    pub(super) fn required_mounts(&self, mountinfo: &[u8]) -> RequiredMounts {
+        let btrfs = |dev| self.btrfs.get(&dev).cloned();
+        let (paths, sysfs, table) = (&self.paths, &self.sysfs, &self.table);
+        Lookup { paths, sysfs, table, btrfs: &btrfs }.check(&self.rules.required, mountinfo)
     }
 
     fn swaps(&self) -> Vec<Filesystem> {

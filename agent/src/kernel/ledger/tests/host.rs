@@ -122,6 +122,7 @@ impl Host {
             ext4: self.ext4.clone(),
             btrfs: self.btrfs.clone(),
             disks: self.disks.clone(),
+            ..Snapshot::default()
         };
         self.ledger.snapshot(&snapshot, self.now);
         self
