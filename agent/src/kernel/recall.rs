@@ -13,6 +13,7 @@ use super::{
     ledger::{Ledger, Memory, Now},
     sampling::fanotify::ErrorMarks,
     settings::Settings,
+    stats::StatsReader,
     wake_ups::WakeUps,
 };
 use crate::host::{Paths, clock};
@@ -25,6 +26,7 @@ pub(super) struct Recalled {
     pub(super) keeper: Keeper,
     /// The ids of the faults that were open when the agent before ended.
     pub(super) restored: BTreeSet<String>,
+    pub(super) stats: StatsReader,
 }
 
 /// Reads the checkpoint, loads the hooks, and takes over the counters of the agent before.
@@ -44,6 +46,8 @@ pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
     let Takeover { inherited, unreadable } = takeover;
     let acknowledged = kept.as_ref().map(Kept::acknowledged);
     let carried = inherited::carried(acknowledged.as_ref(), &inherited);
+    let carried_missed = inherited::carried_missed(acknowledged.as_ref(), &inherited);
+    let known = acknowledged.as_ref().map_or(carried_missed, |checkpoint| checkpoint.missed.1);
     if !unreadable.is_empty() {
         missed = Some("an agent of another version counted events that cannot be read".to_owned());
     }
@@ -66,12 +70,13 @@ pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
         ledger.look_everywhere(why);
     }
     if let Some(source) = wake_ups.source_mut() {
-        source.carry(carried);
+        source.carry(carried, carried_missed);
         if !keeper.is_enabled() {
             source.forget_predecessors();
         }
     }
-    Recalled { wake_ups, error_marks, ledger, keeper, restored }
+    let stats = StatsReader::new(known);
+    Recalled { wake_ups, error_marks, ledger, keeper, restored, stats }
 }
 
 /// Says why a checkpoint is ignored. The second value says what is not known because of it.

@@ -61,9 +61,19 @@ pub(super) struct StatsReader {
 }
 
 impl StatsReader {
+    /// A reader that knows of so many missed events already.
+    pub(super) fn new(missed: u64) -> Self {
+        Self { missed, ..Self::default() }
+    }
+
+    /// Number of missed events at the last reading.
+    pub(super) fn missed(&self) -> u64 {
+        self.missed
+    }
+
     /// Has everything looked at if events were missed since the last reading: nobody knows what they told.
     fn look_for_missed(&mut self, source: &EventSource, ledger: &mut Ledger) {
-        let missed = source.loader().missed() + source.uncounted();
+        let missed = source.missed() + source.uncounted();
         if missed > self.missed {
             ledger.look_everywhere(format!("{} kernel events were missed", missed - self.missed));
         }

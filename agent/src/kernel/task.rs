@@ -17,10 +17,9 @@ use tracing::{debug, info, warn};
 use super::{
     blind_spots::blind_spots,
     channels::{Command, TaskChannels},
-    checkpoint::Keeper,
+    checkpoint::{Keeper, Kept, counts_of},
     ebpf::{
         BATCH, EventSource,
-        inherited::Carried,
         reader::{Event, kind_name},
     },
     ledger::{Ledger, Now, Probed},
@@ -75,7 +74,7 @@ impl Kernel {
         channels: TaskChannels,
     ) -> io::Result<Self> {
         // Hooks first: what happens from here on is not missed.
-        let Recalled { wake_ups, error_marks, ledger, keeper, restored } =
+        let Recalled { wake_ups, error_marks, ledger, keeper, restored, stats } =
             recall(config, paths).await;
         let sampler = Sampler::new(paths, error_marks, config.mounts.clone())?;
         let TaskChannels { commands, mut publisher, pulse } = channels;
@@ -90,7 +89,7 @@ impl Kernel {
             commands,
             publisher,
             pulse,
-            stats: StatsReader::default(),
+            stats,
             required_mounts: Arc::default(),
             blind: Some("the mount table has not been read yet".to_owned()),
             snapshot_seconds: 0.0,
@@ -305,9 +304,14 @@ impl Kernel {
     /// Writes the checkpoint, if it is due.
     fn keep(&mut self) {
         if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
-            let none = Carried::new();
-            let carried = self.wake_ups.source().map_or(&none, EventSource::carried);
-            self.keeper.write(self.ledger.memory(), carried);
+            let source = self.wake_ups.source().ok();
+            let inherited = source.map_or(0, EventSource::carried_missed);
+            self.keeper.write(Kept {
+                instance: self.keeper.instance(),
+                carried: source.map(|source| counts_of(source.carried())).unwrap_or_default(),
+                missed: (inherited, self.stats.missed()),
+                memory: self.ledger.memory(),
+            });
         }
     }
 

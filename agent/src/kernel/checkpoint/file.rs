@@ -36,6 +36,8 @@ pub(crate) struct Kept {
     pub(crate) instance: u64,
     /// What that agent had inherited of the kernel's counters.
     pub(crate) carried: Vec<CountMemory>,
+    /// Missed events that that agent had inherited, and all that it knew of.
+    pub(crate) missed: (u64, u64),
     /// What its ledger knew.
     pub(crate) memory: Memory,
 }
@@ -127,12 +129,13 @@ impl Kept {
             instance: self.instance,
             carried: counts(&self.carried),
             total: counts(&self.memory.counts),
+            missed: self.missed,
         }
     }
 }
 
 /// Counters as the file has them.
-pub(super) fn counts_of(carried: &Carried) -> Vec<CountMemory> {
+pub(crate) fn counts_of(carried: &Carried) -> Vec<CountMemory> {
     let counts = carried.values();
     counts
         .map(|count| CountMemory {
@@ -157,7 +160,7 @@ mod tests {
         let count = |count| CountMemory { kind: 1, dev: Dev::new(7, 1), errno: 5, count };
         let mut memory = Memory::default();
         memory.counts.push(count(12));
-        Kept { instance: 3, carried: vec![count(10)], memory }
+        Kept { instance: 3, carried: vec![count(10)], missed: (1, 2), memory }
     }
 
     #[test]

@@ -11,11 +11,8 @@ use std::{
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::file::{Ignored, Kept, counts_of};
-use crate::{
-    host::{Bounded, Paths, replace},
-    kernel::{ebpf::inherited::Carried, ledger::Memory},
-};
+use super::file::{Ignored, Kept};
+use crate::host::{Bounded, Paths, replace};
 
 /// 100 milliseconds from one write to the next: a storm of events changes the ledger all the time. What was dealt with in
 /// that time is told again by the kernel's counters.
@@ -98,11 +95,10 @@ impl Keeper {
     }
 
     /// Begins to write.
-    pub(crate) fn write(&mut self, memory: Memory, carried: &Carried) {
+    pub(crate) fn write(&mut self, kept: Kept) {
         let Some(path) = self.path.clone() else { return };
         self.is_dirty = false;
         self.next_at = Instant::now() + INTERVAL;
-        let kept = Kept { instance: self.instance, carried: counts_of(carried), memory };
         let (boot, bounded) = (self.boot.clone(), self.bounded.clone());
         self.writing.spawn(async move {
             let write = move || {
@@ -139,6 +135,12 @@ impl Keeper {
                 false
             }
         }
+    }
+
+    /// The number of the agent that writes.
+    #[must_use]
+    pub(crate) fn instance(&self) -> u64 {
+        self.instance
     }
 
     /// Number of writes that failed.

@@ -7,6 +7,6 @@ mod file;
 mod keeper;
 
 pub(crate) use self::{
-    file::{Ignored, Kept},
+    file::{Ignored, Kept, counts_of},
     keeper::Keeper,
 };

@@ -21,6 +21,8 @@ pub struct Inherited {
     pub instance: u64,
     /// Its counters.
     pub counts: Vec<Count>,
+    /// Events that its programs missed, or had no room to count.
+    pub missed: u64,
 }
 
 /// What the checkpoint says about counters.
@@ -32,6 +34,8 @@ pub struct Acknowledged {
     pub carried: BTreeMap<CountId, u64>,
     /// What that agent had dealt with, inherited counts included.
     pub total: BTreeMap<CountId, u64>,
+    /// Missed events that it had inherited, and all that it knew of.
+    pub missed: (u64, u64),
 }
 
 /// The counts of all agents before this one. If the kernel has lost the counters of the agent that wrote the checkpoint,
@@ -39,7 +43,7 @@ pub struct Acknowledged {
 #[must_use]
 pub fn carried(checkpoint: Option<&Acknowledged>, inherited: &[Inherited]) -> Carried {
     let none = Acknowledged::default();
-    let Acknowledged { instance, carried, total } = checkpoint.unwrap_or(&none);
+    let Acknowledged { instance, carried, total, missed: _ } = checkpoint.unwrap_or(&none);
     let is_there = inherited.iter().any(|left| left.instance == *instance);
     let base = if is_there { carried } else { total };
     let mut sums: Carried = base
@@ -58,6 +62,17 @@ pub fn carried(checkpoint: Option<&Acknowledged>, inherited: &[Inherited]) -> Ca
         silent.map(|id| sums.remove(&id));
     }
     sums
+}
+
+/// The missed events of all agents before this one, by the same rule.
+#[must_use]
+pub fn carried_missed(checkpoint: Option<&Acknowledged>, inherited: &[Inherited]) -> u64 {
+    let none = Acknowledged::default();
+    let Acknowledged { instance, missed: (carried, total), .. } = checkpoint.unwrap_or(&none);
+    let is_there = inherited.iter().any(|left| left.instance == *instance);
+    let since = inherited.iter().filter(|left| left.instance >= *instance);
+    let base = if is_there { carried } else { total };
+    base + since.map(|left| left.missed).sum::<u64>()
 }
 
 /// Counts by what identifies them.
@@ -93,7 +108,7 @@ mod tests {
             let (kind, dev, errno) = id(*minor);
             Count { kind, dev, errno, count: *count, suppressed: 1, dropped: 1, last: instance }
         };
-        Inherited { instance, counts: counts.iter().map(count).collect() }
+        Inherited { instance, counts: counts.iter().map(count).collect(), missed: instance }
     }
 
     fn ids(counts: &[(u32, u64)]) -> BTreeMap<CountId, u64> {
@@ -103,7 +118,12 @@ mod tests {
     #[test]
     fn every_count_is_carried_over_once() {
         let wrote = |instance, carried: &[(u32, u64)], total: &[(u32, u64)]| {
-            Some(Acknowledged { instance, carried: ids(carried), total: ids(total) })
+            Some(Acknowledged {
+                instance,
+                carried: ids(carried),
+                total: ids(total),
+                missed: (1, 9),
+            })
         };
         for (what, checkpoint, inherited, expected) in [
             ("the first agent", None, vec![], vec![]),
@@ -137,6 +157,20 @@ mod tests {
             let sums = carried(checkpoint.as_ref(), &inherited);
             let sums: Vec<_> = sums.iter().map(|(id, count)| (id.1.minor(), count.count)).collect();
             assert_eq!(sums, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn missed_events_are_carried_over_once() {
+        let wrote = Acknowledged { instance: 7, missed: (1, 9), ..Acknowledged::default() };
+        for (checkpoint, inherited, expected) in [
+            (None, vec![], 0),
+            (None, vec![left(7, &[])], 7),
+            (Some(&wrote), vec![], 9),
+            (Some(&wrote), vec![left(7, &[])], 8),
+            (Some(&wrote), vec![left(6, &[]), left(7, &[]), left(8, &[])], 16),
+        ] {
+            assert_eq!(carried_missed(checkpoint, &inherited), expected, "{inherited:?}");
         }
     }
 

@@ -1,12 +1,6 @@
 //! Loads the object file with the programs, and attaches the hooks one by one; each is optional.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    os::fd::{AsFd, AsRawFd},
-    path::Path,
-    thread,
-};
+use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path, thread};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -23,6 +17,7 @@ use tracing::{debug, info, warn};
 use super::{
     hooks::{BLOCK_HOOKS, HOOKS, Hook, Wanted},
     pins::{PinDir, Pins},
+    reader,
     tracefs::{NoTraceFs, TraceFs},
     wire::{Counts, Uncounted, Wire, with_causes},
 };
@@ -282,12 +277,8 @@ impl Loader {
     /// (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Linux 5.12 and later count them.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        let of = |(_, program): (_, &aya::programs::Program)| {
-            let fd = program.fd().ok()?.as_fd().as_raw_fd();
-            let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
-            text.lines()
-                .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        };
+        let of =
+            |(_, program): (_, &aya::programs::Program)| reader::missed(program.fd().ok()?.as_fd());
         self.ebpf.programs().filter_map(of).sum::<u64>()
     }
 }

@@ -7,7 +7,10 @@
 
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -17,7 +20,7 @@ use aya::{
     Ebpf,
     maps::{Map, MapData},
     programs::{
-        TracePoint,
+        ProgramInfo, TracePoint,
         links::{FdLink, PinnedLink},
         trace_point::TracePointLinkId,
     },
@@ -30,7 +33,7 @@ use super::{
     inherited::Inherited,
     pin_lock::{NoLock, lock},
     reader,
-    wire::{Counts, GateMap, Wire, with_causes},
+    wire::{Counts, GateMap, Uncounted, Wire, with_causes},
 };
 use crate::host::clock;
 
@@ -44,6 +47,8 @@ const MAPS: [(&str, &str); 3] =
     [("COUNTS", "counts"), ("UNCOUNTED", "uncounted"), ("GATE", "gate")];
 /// What the name of a pinned hook begins with.
 const LINK: &str = "link_";
+/// What the name of a pinned program begins with.
+const PROGRAM: &str = "program_";
 
 /// Why nothing can be pinned.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +168,9 @@ impl Pins {
         let pinned = link.and_then(|link| {
             // Before Linux 5.15 there is no link for the event of a tracepoint.
             let link = FdLink::try_from(link).map_err(|error| with_causes(&error))?;
+            // For the number of events that it misses.
+            let place = self.dir.own.join(format!("{PROGRAM}{event}"));
+            program.pin(place).map_err(|error| with_causes(&error))?;
             link.pin(path).map_err(|error| with_causes(&error))
         });
         match pinned {
@@ -217,7 +225,10 @@ impl Pins {
         }
         for (instance, path) in readable {
             match counts(path) {
-                Ok(counts) => takeover.inherited.push(Inherited { instance, counts }),
+                Ok(counts) => {
+                    let missed = missed(path);
+                    takeover.inherited.push(Inherited { instance, counts, missed });
+                }
                 Err(why) => {
                     warn!(directory = %path.display(), why, "what an earlier agent has counted cannot be read");
                     takeover.unreadable.push(path.display().to_string());
@@ -284,6 +295,21 @@ fn counts(directory: &Path) -> Result<Vec<reader::Count>, String> {
     let map = Map::from_map_data(map).map_err(|error| with_causes(&error))?;
     let counts = Counts::try_from(map).map_err(|error| with_causes(&error))?;
     reader::counts(&counts).map_err(|error| with_causes(&error))
+}
+
+/// Events that the programs of an earlier agent missed, or had no room to count.
+fn missed(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let programs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PROGRAM));
+    let missed = programs.filter_map(|entry| {
+        let program = ProgramInfo::from_pin(entry.path()).ok()?.fd().ok()?;
+        reader::missed(program.as_fd())
+    });
+    let uncounted = MapData::from_pin(directory.join("uncounted"))
+        .and_then(Map::from_map_data)
+        .and_then(Uncounted::try_from)
+        .map_or(0, |map| reader::uncounted(&map));
+    missed.sum::<u64>() + uncounted
 }
 
 /// Detaches the hooks of an earlier agent.

@@ -1,6 +1,10 @@
 //! Decodes what the kernel programs send: records of the ring buffer, and counters.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use aya::maps::{MapData, MapError, RingBuf};
 use tocsin_ebpf::{CountKey, Kind, Record, is_benign_block_error};
@@ -135,6 +139,14 @@ pub(crate) fn counts(map: &Counts) -> Result<Vec<Count>, MapError> {
         sums.insert((kind, sum.dev, errno), sum);
     }
     Ok(sums.into_values().collect())
+}
+
+/// Number of events for which the kernel did not run this program, because another one was running on that CPU already;
+/// `None` before Linux 5.12.
+pub(crate) fn missed(program: BorrowedFd<'_>) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd())).ok()?;
+    let count = |line: &str| line.strip_prefix("recursion_misses:")?.trim().parse().ok();
+    text.lines().find_map(count)
 }
 
 /// Number of events for which there was no room among the counters.

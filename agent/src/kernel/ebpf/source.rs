@@ -31,6 +31,8 @@ pub struct EventSource {
     uncounted: Uncounted,
     /// What earlier agents counted.
     carried: Carried,
+    /// What the programs of earlier agents missed.
+    carried_missed: u64,
     /// With `BPF_LOG=true`.
     log: Option<AsyncFd<ProgramLog>>,
 }
@@ -69,7 +71,7 @@ impl EventSource {
             None
         };
         let carried = Carried::default();
-        Ok((Self { loader, ring, counts, uncounted, carried, log }, takeover))
+        Ok((Self { loader, ring, counts, uncounted, carried, carried_missed: 0, log }, takeover))
     }
 
     /// The hooks.
@@ -99,8 +101,20 @@ impl EventSource {
     }
 
     /// Counts on from what earlier agents counted.
-    pub fn carry(&mut self, carried: Carried) {
-        self.carried = carried;
+    pub fn carry(&mut self, carried: Carried, missed: u64) {
+        (self.carried, self.carried_missed) = (carried, missed);
+    }
+
+    /// What the programs of earlier agents missed.
+    #[must_use]
+    pub fn carried_missed(&self) -> u64 {
+        self.carried_missed
+    }
+
+    /// Number of events for which no program ran, those of earlier agents included.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.loader.missed() + self.carried_missed
     }
 
     /// What earlier agents counted.
