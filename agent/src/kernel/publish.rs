@@ -59,6 +59,9 @@ impl Publisher {
             .map(|(sequence, (transition, fault))| {
                 let goes_on = restored.remove(&fault.id);
                 let transition = if goes_on { Transition::Updated } else { transition };
+                if goes_on {
+                    warn!(id = fault.id, reason = fault.reason, "fault is still open");
+                }
                 FaultChange { sequence, at, transition, fault: Arc::new(fault.clone()) }
             })
             .collect();

@@ -211,12 +211,13 @@ impl Loader {
             if is_private { with_tracefs(attach) } else { attach() }
         };
         let link = attach(program)?;
-        if let Some(pinned) = pins
+        // What the mount hooks tell is of no use later, and they make every system call slower.
+        if hook.wanted != Wanted::MountHooks
+            && let Some(pinned) = pins.as_mut().filter(|pins| pins.is_working())
             && let Err(why) = pinned.pin_hook(program, link, hook.event)
         {
             // The attempt has detached it.
             warn!(why, "hooks cannot be pinned: events while no agent runs are not counted");
-            *pins = None;
             attach(program)?;
         }
         Ok(())

@@ -135,6 +135,8 @@ pub(crate) struct Pins {
     gate: GateMap,
     /// They keep the hooks attached also if somebody removes the pins while this process runs.
     hooks: Vec<PinnedLink>,
+    /// Pinning a hook has failed: nothing is pinned any more, and nothing will be.
+    has_given_up: bool,
 }
 
 impl Pins {
@@ -152,7 +154,7 @@ impl Pins {
         if !dir.predecessors().is_empty() {
             gate.set(0, Wire(Gate::CLOSED), 0).map_err(|error| with_causes(&error))?;
         }
-        Ok(Self { dir, gate, hooks: Vec::new() })
+        Ok(Self { dir, gate, hooks: Vec::new(), has_given_up: false })
     }
 
     /// Pins an attached hook: it stays attached when this process ends. An error means that the hook is detached, and that
@@ -185,11 +187,17 @@ impl Pins {
 
     /// Number of hooks that are pinned.
     pub(crate) fn hooks(&self) -> usize {
-        self.hooks.len()
+        if self.has_given_up { 0 } else { self.hooks.len() }
     }
 
-    /// Goes on without pins: the programs count from now on.
+    /// Whether hooks can be pinned, as far as is known.
+    pub(crate) fn is_working(&self) -> bool {
+        !self.has_given_up
+    }
+
+    /// Goes on without pins: the programs count from now on. Hooks that were pinned stay attached while this process runs.
     fn give_up(&mut self) {
+        self.has_given_up = true;
         if let Err(error) = self.gate.set(0, Wire(Gate::default()), 0) {
             warn!(%error, "the gate of the kernel programs cannot be opened");
         }
@@ -200,6 +208,9 @@ impl Pins {
     /// Takes over from the agents before: opens the gate at the moment at which theirs close, reads what they counted, and
     /// detaches their hooks. Their counters stay until [`forget_predecessors`](Self::forget_predecessors).
     pub(crate) fn take_over(&mut self) -> Result<Takeover, String> {
+        if self.has_given_up {
+            return Ok(Takeover::default());
+        }
         let predecessors = self.dir.predecessors();
         let at = clock::monotonic() + HANDOVER_NANOS;
         let opened = self.gate.set(0, Wire(Gate { from: at, until: 0 }), 0);
