@@ -83,8 +83,10 @@ fn generated_tables_are_current() {
 fn environment_names_exist() {
     let known = environment(&Cli::command());
     let is_alias = |name: &str| cli::ALIASES.iter().any(|alias| alias.theirs == name);
+    // The agent reads the second one, and its conditions are what this role acts on.
+    let others = ["UPDATE_DOCS", "PUBLISH_CONDITIONS"];
     let exists = |name: &str| {
-        known.iter().any(|known| known == name) || is_alias(name) || name == "UPDATE_DOCS"
+        known.iter().any(|known| known == name) || is_alias(name) || others.contains(&name)
     };
     for page in [HEARTBEAT, REMEDIATION] {
         let text = text(page);

@@ -65,14 +65,14 @@ impl Source {
     where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let sink = Told { told, ends, is_listed: false, changes: &self.changes };
+        let sink = Told { change: told, ends, is_listed: false, changes: &self.changes };
         follow_until(self.server.clone(), stream, watcher::Config::default(), api, sink).await
     }
 }
 
 /// Tells the engine of events, and waits while its queue is full.
 struct Told<'a, F> {
-    told: F,
+    change: F,
     /// Whether a refusal ends it, also by whether a list has been complete.
     ends: fn(&Status, bool) -> bool,
     is_listed: bool,
@@ -82,7 +82,7 @@ struct Told<'a, F> {
 impl<K: Send, F: Fn(Event<K>) -> Change + Send + Sync> reflect::Sink<K> for Told<'_, F> {
     async fn take(&mut self, event: Event<K>) -> bool {
         self.is_listed |= matches!(event, Event::InitDone);
-        self.changes.send((self.told)(event)).await.is_ok()
+        self.changes.send((self.change)(event)).await.is_ok()
     }
 
     fn ends(&self, status: &Status) -> bool {

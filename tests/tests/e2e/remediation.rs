@@ -473,6 +473,10 @@ fn the_webhook_speaks_the_words_of_the_reference() {
         ),
         (json!({ "selector": null }), "Selector is mandatory"),
         (
+            json!({ "selector": { "matchLabels": { "a": "b c" } } }),
+            "Invalid selector: values[0][a]: Invalid value: \"b c\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+        ),
+        (
             json!({ "remediationTemplate": null }),
             "Either RemediationTemplate or at least one EscalatingRemediations must be set",
         ),

@@ -61,12 +61,12 @@ pub(super) fn allowed(
         Some(forgotten_at.map_or(rested, |at| at.max(rested)))
     };
     // As many of them have to be forgotten as leave room for one.
-    let least = if limit > 0 { (count + 1).saturating_sub(limit) } else { 0 };
-    let at = (least..=count).filter_map(after).min().unwrap_or(now);
+    let too_many = if limit > 0 { (count + 1).saturating_sub(limit) } else { 0 };
+    let at = (too_many..=count).filter_map(after).min().unwrap_or(now);
     if at <= now {
         return Ok(());
     }
-    if least > 0 {
+    if too_many > 0 {
         let message = format!(
             "{count} remediations of the node began within {:#}, {limit} are allowed",
             settings.attempts_window

@@ -1,5 +1,8 @@
 //! Writes that are on their way: one an object at a time, never without the leadership, tried again with a pause.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};

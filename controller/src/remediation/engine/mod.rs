@@ -8,6 +8,8 @@ mod jobs;
 mod noted;
 mod parts;
 mod subject;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, time::Duration};
 
