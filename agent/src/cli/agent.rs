@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::IpAddr, num::NonZero, path::PathBuf, time::Duratio
 use clap::{Args, builder::BoolishValueParser};
 use tocsin_runtime::log;
 
-use super::PeerArgs;
+use super::{peers::PeerArgs, time::duration};
 use crate::{checks, checks::OnApiLoss, kernel, serve, serve::weight};
 
 /// The arguments of `tocsin agent`.
@@ -198,11 +198,6 @@ pub struct KernelArgs {
     /// Mount table to watch
     #[arg(long, env = "MOUNT_TABLE", default_value = kernel::settings::MOUNT_TABLE, value_name = "PATH")]
     pub mount_table: PathBuf,
-}
-
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("{error} (give a unit, such as 500ms, 5s or 5m)"))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod agent;
 mod peers;
+mod time;
 
 use std::{net::IpAddr, path::PathBuf};
 

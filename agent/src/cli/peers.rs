@@ -4,6 +4,7 @@ use std::{net::IpAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, builder::BoolishValueParser};
 
+use super::time::duration;
 use crate::peers::settings::{self, Share};
 
 /// The peers of `tocsin agent`.
@@ -95,7 +96,7 @@ fn nonzero(number: u32) -> NonZero<u32> {
 fn seconds(text: &str) -> Result<Duration, String> {
     match text.trim().parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => super::agent::duration(text),
+        Err(_) => duration(text),
     }
 }
 

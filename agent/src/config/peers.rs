@@ -1,18 +1,13 @@
 //! The settings of the peers.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{ConfigError, error::within};
 use crate::{
     cli::{PeerArgs, Switch},
     model::PeerIdentity,
     peers::{
-        settings::{Join, Retries, Settings, Share, WebhookSettings},
+        settings::{Join, Retries, Settings, Share, WebhookSettings, identifier},
         url::Url,
     },
 };
@@ -44,7 +39,7 @@ pub(super) fn settings(
     let storm_guard = text(args.storm_guard.as_deref()).filter(|text| *text != "off");
     Ok(Some(Settings {
         own: PeerIdentity {
-            id: id(node, ip),
+            id: identifier(node, ip),
             node: node.into(),
             address: SocketAddr::new(ip, args.peers_port),
         },
@@ -66,12 +61,6 @@ pub(super) fn settings(
         peers_min: args.peers_min,
         storm_guard: storm_guard.map(str::parse::<Share>).transpose()?,
     }))
-}
-
-/// `NODE_NAME@POD_IP` without the dots of an IPv4 address, as in the `DaemonSet` that Tocsin replaces. An IPv6 address has
-/// none, and is written as it is.
-fn id(node: &str, ip: IpAddr) -> Arc<str> {
-    format!("{node}@{}", ip.to_string().replace('.', "")).into()
 }
 
 fn text(value: Option<&str>) -> Option<&str> {
@@ -146,7 +135,7 @@ mod tests {
             (&*own.id, own.address.to_string().as_str()),
             ("my-node1@103205", "10.32.0.5:25004")
         );
-        assert_eq!(&*id("n", "fd00::1".parse().unwrap()), "n@fd00::1");
+        assert_eq!(&*identifier("n", "fd00::1".parse().unwrap()), "n@fd00::1");
     }
 
     #[test]

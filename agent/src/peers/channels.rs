@@ -111,7 +111,6 @@ pub type SanityQuestions = mpsc::Receiver<SanityQuestion>;
 
 /// The peers task's own ends.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the peers task, which comes next, reads them")]
 pub struct TaskChannels {
     pub(super) view: watch::Sender<Arc<PeerView>>,
     pub(super) changes: broadcast::Sender<PeerChange>,

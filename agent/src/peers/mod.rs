@@ -7,8 +7,21 @@ mod channels;
 pub mod discovery;
 pub mod gossip;
 pub mod http_client;
+pub mod items;
+pub mod key_file;
+pub mod keys;
+pub mod links;
+pub mod member;
+pub mod membership;
+pub mod mesh;
+pub mod packet;
+pub mod quorum;
 pub mod settings;
 mod stats;
+pub mod suspicions;
+pub mod swim;
+pub mod task;
+pub mod timers;
 pub mod url;
 pub mod webhooks;
 
@@ -20,4 +33,5 @@ pub use self::{
     gossip::{Gossip, GossipItem, Topic},
     settings::Settings,
     stats::{PeerStats, Rejection},
+    task::{PeersTask, StartError},
 };

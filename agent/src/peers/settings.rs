@@ -1,6 +1,13 @@
 //! Settings of the peers, and their defaults, each with its unit and its reason.
 
-use std::{net::SocketAddr, num::NonZero, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::url::Url;
 use crate::model::PeerIdentity;
@@ -106,6 +113,13 @@ pub struct Retries {
     pub attempts: NonZero<u32>,
     /// The time between two of them.
     pub cooldown: Duration,
+}
+
+/// An agent's identifier: `NODE_NAME@POD_IP` without the dots of an IPv4 address, as in the `DaemonSet` that Tocsin
+/// replaces. An IPv6 address has none, and is written as it is.
+#[must_use]
+pub fn identifier(node: &str, ip: IpAddr) -> Arc<str> {
+    format!("{node}@{}", ip.to_string().replace('.', "")).into()
 }
 
 /// A share of a whole, 0 to 1; written as a percentage or as a fraction.

@@ -1,0 +1,229 @@
+//! The latest item of gossip of each topic and origin.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::{Buf, BufMut};
+use foca::{BroadcastHandler, Invalidates};
+
+use super::{
+    gossip::Topic,
+    links::LINKS,
+    member::{Malformed, Node, get_address, put_address},
+    settings::GOSSIP_BYTES,
+};
+
+/// What an item is about; beside the topics of others, whether its origin leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// A topic of the tasks that use the gossip.
+    Topic(Topic),
+    /// The origin leaves in order; the bytes are its generation.
+    Leaves,
+}
+
+impl About {
+    const ALL: [Self; 4] = [
+        Self::Topic(Topic::Status),
+        Self::Topic(Topic::Reach),
+        Self::Topic(Topic::Delivered),
+        Self::Leaves,
+    ];
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Topic(Topic::Status) => 1,
+            Self::Topic(Topic::Reach) => 2,
+            Self::Topic(Topic::Delivered) => 3,
+            Self::Leaves => 4,
+        }
+    }
+}
+
+/// An item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What it is about.
+    pub about: About,
+    /// The agent that said it.
+    pub origin: SocketAddr,
+    /// Greater in each later item of the same topic and origin.
+    pub version: u64,
+    /// What it says.
+    pub bytes: Arc<[u8]>,
+}
+
+impl Item {
+    /// Its form on the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(32 + self.bytes.len());
+        bytes.put_u8(self.about.number());
+        put_address(&mut bytes, self.origin);
+        bytes.put_u64(self.version);
+        bytes.extend(&*self.bytes);
+        bytes
+    }
+
+    /// Reads what [`Self::encode`] writes.
+    pub fn decode(mut bytes: &[u8]) -> Result<Self, Malformed> {
+        let number = bytes.try_get_u8().map_err(|_| Malformed)?;
+        let about = About::ALL.into_iter().find(|about| about.number() == number);
+        let about = about.ok_or(Malformed)?;
+        let origin = get_address(&mut bytes)?;
+        let version = bytes.try_get_u64().map_err(|_| Malformed)?;
+        if bytes.len() > GOSSIP_BYTES {
+            return Err(Malformed);
+        }
+        Ok(Self { about, origin, version, bytes: bytes.into() })
+    }
+}
+
+/// Which item replaces which in foca's queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key(About, SocketAddr);
+
+impl Invalidates for Key {
+    fn invalidates(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+/// The items, shared between foca, which hands over what comes in, and the membership, which reads it. It is locked for
+/// single look-ups.
+#[derive(Clone, Debug, Default)]
+pub struct Items(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    latest: BTreeMap<(About, SocketAddr), (u64, Arc<[u8]>)>,
+    fresh: Vec<Item>,
+}
+
+impl Items {
+    /// Takes an item; whether it is news.
+    pub fn insert(&self, item: Item) -> bool {
+        let mut state = self.lock();
+        let State { latest, fresh } = &mut *state;
+        let key = (item.about, item.origin);
+        let is_full = latest.len() >= LINKS * About::ALL.len();
+        match latest.get(&key) {
+            Some((version, _)) if *version >= item.version => return false,
+            None if is_full => return false,
+            _ => {}
+        }
+        latest.insert(key, (item.version, item.bytes.clone()));
+        fresh.push(item);
+        true
+    }
+
+    /// The items that are new since the last call.
+    #[must_use]
+    pub fn take_fresh(&self) -> Vec<Item> {
+        std::mem::take(&mut self.lock().fresh)
+    }
+
+    #[cfg(test)]
+    fn version(&self, about: About, origin: SocketAddr) -> u64 {
+        self.lock().latest.get(&(about, origin)).map_or(0, |(version, _)| *version)
+    }
+
+    /// All items, the newest first, in as many bytes as fit.
+    #[must_use]
+    pub fn packed(&self, room: usize, most: usize) -> Vec<Vec<u8>> {
+        let mut all: Vec<_> = (self.lock().latest.iter())
+            .map(|(&(about, origin), (version, bytes))| {
+                let (version, bytes) = (*version, bytes.clone());
+                Item { about, origin, version, bytes }
+            })
+            .collect();
+        all.sort_by_key(|item| std::cmp::Reverse(item.version));
+        let mut packets = vec![Vec::new()];
+        for item in all {
+            let bytes = item.encode();
+            if packets.last().is_none_or(|packet| packet.len() + bytes.len() + 2 > room) {
+                if packets.len() == most {
+                    break;
+                }
+                packets.push(Vec::new());
+            }
+            if let Some(packet) = packets.last_mut() {
+                packet.put_u16(u16::try_from(bytes.len()).unwrap_or_default());
+                packet.extend(bytes);
+            }
+        }
+        packets.retain(|packet| !packet.is_empty());
+        packets
+    }
+
+    /// Takes the items of a packet of [`Self::packed`].
+    pub fn unpack(&self, mut packet: &[u8]) -> Result<(), Malformed> {
+        while !packet.is_empty() {
+            let length = usize::from(packet.try_get_u16().map_err(|_| Malformed)?);
+            let item = packet.get(..length).ok_or(Malformed)?;
+            packet.advance(length);
+            self.insert(Item::decode(item)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets the items of an agent.
+    pub fn forget(&self, origin: SocketAddr) {
+        self.lock().latest.retain(|(_, of), _| *of != origin);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BroadcastHandler<Node> for Items {
+    type Key = Key;
+    type Error = Malformed;
+
+    fn receive_item(&mut self, data: &[u8], _: Option<&Node>) -> Result<Option<Key>, Malformed> {
+        let item = Item::decode(data)?;
+        let key = Key(item.about, item.origin);
+        Ok(self.insert(item).then_some(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(origin: &str, version: u64, bytes: &[u8]) -> Item {
+        let about = About::Topic(Topic::Status);
+        Item { about, origin: origin.parse().unwrap(), version, bytes: bytes.into() }
+    }
+
+    #[test]
+    fn the_latest_of_each_origin_counts() {
+        let items = Items::default();
+        assert!(items.insert(item("10.0.0.1:1", 2, b"two")));
+        assert!(!items.insert(item("10.0.0.1:1", 2, b"again")));
+        assert!(!items.insert(item("10.0.0.1:1", 1, b"one")));
+        assert!(items.insert(item("10.0.0.2:1", 1, b"")));
+        let fresh: Vec<_> = items.take_fresh().iter().map(|item| item.version).collect();
+        assert_eq!(fresh, [2, 1]);
+        assert!(items.take_fresh().is_empty());
+    }
+
+    #[test]
+    fn items_fit_into_packets() {
+        let (items, other) = (Items::default(), Items::default());
+        for n in 1..=50 {
+            items.insert(item(&format!("10.0.0.{n}:1"), n, &[b'x'; 100]));
+        }
+        let packets = items.packed(1362, 3);
+        assert!(packets.len() == 3 && packets.iter().all(|packet| packet.len() <= 1362));
+        packets.iter().for_each(|packet| other.unpack(packet).unwrap());
+        // The newest come first.
+        assert_eq!(other.version(About::Topic(Topic::Status), "10.0.0.50:1".parse().unwrap()), 50);
+        assert_eq!(other.unpack(&packets[0][..5]), Err(Malformed));
+        assert_eq!(Item::decode(&item("[::1]:1", 1, &[0; 257]).encode()), Err(Malformed));
+    }
+}

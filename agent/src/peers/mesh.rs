@@ -1,0 +1,395 @@
+//! All that an agent decides about its peers, in virtual time: [`Membership`] and [`Quorum`] together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use foca::State;
+use tokio::time::Instant;
+
+use super::{
+    channels::{Discovered, ProbeResults},
+    gossip::{GossipItem, Topic, status},
+    keys::Keys,
+    links::Outbox,
+    member::Node,
+    membership::{Event, Membership},
+    quorum::{Quorum, Sight, Standing},
+    settings::identifier,
+    stats::Rejection,
+    swim::Note,
+};
+use crate::model::{Peer, PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState, PeerView};
+
+/// 50 ms between two decisions while something waits.
+const WAITING: Duration = Duration::from_millis(50);
+/// 250 ms between looks at whether the others are heard.
+const LOOK: Duration = Duration::from_millis(250);
+/// 5 seconds between two decisions while nothing happens.
+const ROUTINE: Duration = Duration::from_secs(5);
+/// A probe of 400 ms to 2 seconds ago says whether a member is heard: what is younger may be answered yet, and what is
+/// older was before.
+const PROBE_AGES: [Duration; 2] = [Duration::from_millis(400), Duration::from_secs(2)];
+/// 1 second for which a packet says that its sender is there.
+const HEARD_LATELY: Duration = Duration::from_secs(1);
+
+/// What the task has to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Tell of a death or a recovery.
+    Change(PeerChange),
+    /// Tell of an item of gossip.
+    Item(GossipItem),
+    /// Hand a packet to the prober.
+    Probe(Arc<str>, Vec<u8>),
+    /// Ask `SANITY_CHECK_URL`.
+    AskSanity,
+}
+
+/// The mesh of the agents, as one of them sees it.
+#[derive(Debug)]
+pub struct Mesh {
+    own: PeerIdentity,
+    membership: Membership,
+    quorum: Quorum,
+    discovered: Discovered,
+    identities: HashMap<SocketAddr, PeerIdentity>,
+    states: HashMap<SocketAddr, (PeerState, Instant)>,
+    left: HashSet<SocketAddr>,
+    failing: HashMap<SocketAddr, BTreeSet<Arc<str>>>,
+    reaches: HashMap<SocketAddr, Vec<(Arc<str>, PeerProbe)>>,
+    started: Instant,
+    looks_at: Instant,
+    decides_at: Instant,
+    is_dirty: bool,
+    has_changed: bool,
+    outputs: Vec<Output>,
+}
+
+impl Mesh {
+    /// Nobody but this agent. `generation` is greater than in its life before, if its clock is right; if not, the others
+    /// say so. `seed` is random, and secret.
+    #[must_use]
+    pub fn new(
+        now: Instant,
+        own: PeerIdentity,
+        generation: u32,
+        keys: Keys,
+        seed: &[u8; 32],
+        asks_sanity: bool,
+    ) -> Self {
+        let node = Node { address: own.address, generation, name: own.node.clone() };
+        Self {
+            membership: Membership::new(now, node, keys, seed),
+            quorum: Quorum::new(own.id.clone(), asks_sanity),
+            own,
+            discovered: Discovered::default(),
+            identities: HashMap::new(),
+            states: HashMap::new(),
+            left: HashSet::new(),
+            failing: HashMap::new(),
+            reaches: HashMap::new(),
+            started: now,
+            looks_at: now,
+            decides_at: now,
+            is_dirty: true,
+            has_changed: true,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Signs with, and accepts, other keys from now on.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.membership.set_keys(keys);
+    }
+
+    /// Discovery knows something else.
+    pub fn discover(&mut self, now: Instant, discovered: Discovered) {
+        self.discovered = discovered;
+        self.is_dirty = true;
+        if self.discovered.is_complete {
+            let is_named =
+                |node: &Node| self.discovered.peers.iter().any(|peer| peer.address == node.address);
+            let gone = |member: &&foca::Member<Node>| {
+                member.state() == State::Down && !is_named(member.id())
+            };
+            let gone: Vec<_> =
+                self.membership.members().filter(gone).map(|member| member.id().clone()).collect();
+            for node in gone {
+                let address = node.address;
+                self.membership.forget(now, node);
+                self.failing.remove(&address);
+                self.reaches.remove(&address);
+                self.identities.remove(&address);
+                self.left.remove(&address);
+            }
+        }
+        self.note_missing();
+        self.decide(now);
+    }
+
+    /// Receives a packet.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        bytes: &[u8],
+    ) -> Result<(), Rejection> {
+        let result = self.membership.receive(now, from, bytes);
+        self.handle(now);
+        result
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Instant) {
+        self.membership.tick(now);
+        self.handle(now);
+        if now >= self.looks_at {
+            self.looks_at = now + LOOK;
+            let (probed, heard) = self.evidence(now);
+            self.is_dirty |= (heard + 1) * 2 <= probed + 1 && probed > 0;
+        }
+        if self.is_dirty || now >= self.decides_at {
+            self.decide(now);
+        }
+    }
+
+    /// When [`Self::tick`] has something to do.
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        self.membership.next().min(self.looks_at).min(self.decides_at)
+    }
+
+    /// The packets to send.
+    #[must_use]
+    pub fn take_packets(&mut self) -> Outbox {
+        self.membership.take_packets()
+    }
+
+    /// What the task has to do.
+    #[must_use]
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Whether the view may have changed since the last call.
+    #[must_use]
+    pub fn take_change(&mut self) -> bool {
+        std::mem::take(&mut self.has_changed)
+    }
+
+    /// Tells all members something.
+    pub fn share(&mut self, now: Instant, topic: Topic, bytes: Arc<[u8]>) {
+        self.membership.share(now, topic, bytes);
+    }
+
+    /// Sends a packet of the prober; whether there is such a peer.
+    pub fn probe(&mut self, now: Instant, peer: &str, bytes: &[u8]) -> bool {
+        let address = self.identities.iter().find(|(_, identity)| &*identity.id == peer);
+        let Some((&address, _)) = address else { return false };
+        self.membership.probe(now, address, bytes);
+        true
+    }
+
+    /// `SANITY_CHECK_URL` has answered.
+    pub fn sanity(&mut self, now: Instant, is_success: bool) {
+        self.quorum.sanity(now, is_success);
+        self.decide(now);
+    }
+
+    /// Says what a peer reaches, as the prober has decoded it.
+    pub fn set_reach(&mut self, origin: SocketAddr, row: Vec<(Arc<str>, PeerProbe)>) {
+        self.reaches.insert(origin, row);
+        self.has_changed = true;
+    }
+
+    /// Tells the members that this agent leaves.
+    pub fn leave(&mut self, now: Instant) {
+        self.membership.leave(now);
+    }
+
+    /// The part of this agent.
+    #[must_use]
+    pub fn role(&self) -> &PeerRole {
+        self.quorum.role()
+    }
+
+    /// What this agent knows of its peers.
+    #[must_use]
+    pub fn view(&self, probes: &ProbeResults, degraded: Vec<String>) -> PeerView {
+        let mut peers: Vec<Peer> = (self.states.iter())
+            .filter_map(|(address, (state, since))| {
+                let identity = self.identities.get(address)?.clone();
+                let probe = probes.get(&identity.id).copied();
+                let failing = self.failing.get(address).cloned().unwrap_or_default();
+                let reaches = self.reaches.get(address).cloned().unwrap_or_default();
+                Some(Peer { identity, state: *state, since: *since, failing, probe, reaches })
+            })
+            .collect();
+        for peer in self.unseen() {
+            let identity = PeerIdentity {
+                id: identifier(peer.node.as_deref().unwrap_or("?"), peer.address.ip()),
+                node: peer.node.clone().unwrap_or_else(|| "?".into()),
+                address: peer.address,
+            };
+            peers.push(Peer {
+                identity,
+                state: PeerState::Unseen,
+                since: self.started,
+                failing: BTreeSet::new(),
+                probe: None,
+                reaches: Vec::new(),
+            });
+        }
+        peers.sort_by(|a, b| a.identity.id.cmp(&b.identity.id));
+        let is_configured = true;
+        let (own, role) = (Some(self.own.clone()), self.quorum.role().clone());
+        PeerView { is_configured, own, role, peers, degraded }
+    }
+
+    fn unseen(&self) -> impl Iterator<Item = &super::channels::DiscoveredPeer> {
+        (self.discovered.peers.iter()).filter(|peer| {
+            peer.address != self.own.address && !self.states.contains_key(&peer.address)
+        })
+    }
+
+    fn handle(&mut self, now: Instant) {
+        for event in self.membership.take_events() {
+            match event {
+                Event::Member(note) => {
+                    if let Note::Up(node) | Note::Renamed(_, node) = &note {
+                        self.left.remove(&node.address);
+                    }
+                    self.is_dirty = true;
+                }
+                Event::Leaves(address) => {
+                    self.left.insert(address);
+                }
+                Event::Item(topic, origin, bytes) => self.item(topic, origin, bytes),
+                Event::Probe(from, bytes) => {
+                    if let Some(identity) = self.identities.get(&from) {
+                        self.outputs.push(Output::Probe(identity.id.clone(), bytes));
+                    }
+                }
+            }
+        }
+        if self.is_dirty {
+            self.decide(now);
+        }
+    }
+
+    fn item(&mut self, topic: Topic, origin: SocketAddr, bytes: Arc<[u8]>) {
+        if topic == Topic::Status
+            && let Some(failing) = status::decode(&bytes)
+        {
+            self.failing.insert(origin, failing);
+            self.has_changed = true;
+        }
+        if let Some(identity) = self.identities.get(&origin) {
+            let origin = identity.id.clone();
+            self.outputs.push(Output::Item(GossipItem { topic, origin, bytes }));
+        }
+    }
+
+    /// How many members were probed lately, and how many of these were heard.
+    fn evidence(&self, now: Instant) -> (usize, usize) {
+        let (mut probed, mut heard) = (0, 0);
+        for (address, asked) in self.membership.asked() {
+            let age = now.duration_since(asked);
+            if age > PROBE_AGES[1] {
+                continue;
+            }
+            let last = self.membership.heard(address);
+            if last.is_some_and(|at| at >= asked || now.duration_since(at) < HEARD_LATELY) {
+                (probed, heard) = (probed + 1, heard + 1);
+            } else if age >= PROBE_AGES[0] {
+                probed += 1;
+            }
+        }
+        (probed, heard)
+    }
+
+    fn decide(&mut self, now: Instant) {
+        self.is_dirty = false;
+        self.has_changed = true;
+        let mut members = BTreeMap::new();
+        let mut ids = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for member in self.membership.members() {
+            let node = member.id();
+            if node.name.is_empty() {
+                continue;
+            }
+            seen.insert(node.address);
+            let identity = self.identities.entry(node.address).or_insert_with(|| identity(node));
+            if identity.node != node.name {
+                *identity = self::identity(node);
+            }
+            let state = match member.state() {
+                State::Alive => PeerState::Alive,
+                State::Suspect => PeerState::Suspect,
+                State::Down if self.left.contains(&node.address) => PeerState::Left,
+                State::Down => PeerState::Dead,
+            };
+            let entry = self.states.entry(node.address).or_insert((state, now));
+            if entry.0 != state {
+                *entry = (state, now);
+            }
+            let standing = match state {
+                PeerState::Alive | PeerState::Unseen => Standing::Alive,
+                PeerState::Suspect => Standing::Suspect,
+                PeerState::Dead => Standing::Dead(entry.1),
+                PeerState::Left => Standing::Left,
+            };
+            ids.insert(identity.id.clone(), (node.address, node.generation));
+            members.insert(identity.id.clone(), standing);
+        }
+        self.states.retain(|address, _| seen.contains(address));
+        let (probed, heard) = self.evidence(now);
+        let sight = Sight { members, unseen: self.unseen().count(), probed, heard };
+        let decision = self.quorum.decide(now, &sight);
+        let changes = [(decision.died, false), (decision.recovered, true)];
+        for (id, alive) in
+            changes.into_iter().flat_map(|(ids, alive)| ids.into_iter().map(move |id| (id, alive)))
+        {
+            let Some((address, generation)) = ids.get(&id) else { continue };
+            let Some(peer) = self.identities.get(address).cloned() else { continue };
+            let what = if alive { "alive" } else { "dead" };
+            let key = format!("{}-{generation}-{what}", peer.id).into();
+            self.outputs.push(Output::Change(PeerChange { peer, alive, key }));
+        }
+        if decision.asks_sanity {
+            self.outputs.push(Output::AskSanity);
+        }
+        self.decides_at = now + if decision.is_waiting { WAITING } else { ROUTINE };
+        let reporter = match self.quorum.role() {
+            PeerRole::Follower { coordinator } => ids.get(coordinator).map(|(address, _)| *address),
+            _ => None,
+        };
+        self.membership.set_reporter(reporter);
+        self.note_missing();
+    }
+
+    /// Asks for whom discovery knows and who is not alive.
+    fn note_missing(&mut self) {
+        let is_alive = |address: &SocketAddr| {
+            matches!(self.states.get(address), Some((PeerState::Alive | PeerState::Suspect, _)))
+        };
+        let is_v4 = self.own.address.is_ipv4();
+        let missing = self.discovered.peers.iter().map(|peer| peer.address).filter(|address| {
+            *address != self.own.address && address.is_ipv4() == is_v4 && !is_alive(address)
+        });
+        self.membership.set_missing(missing.collect());
+    }
+}
+
+fn identity(node: &Node) -> PeerIdentity {
+    PeerIdentity {
+        id: identifier(&node.name, node.address.ip()),
+        node: node.name.clone(),
+        address: node.address,
+    }
+}
