@@ -28,7 +28,8 @@ use crate::{
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{self, Channels, Command, HookState, KernelThread, Published},
     model::{BlindSpot, NodeView},
-    peers, serve,
+    peers::{self, Discovered, DiscoveredPeer, PeersTask, settings::Join},
+    serve,
     serve::{
         admin::Admin,
         agent_check::{self, AgentCheck},
@@ -137,7 +138,7 @@ impl Inputs {
         let (runner, probes) = config.probes.start(&policy, paths).context("start the probes")?;
         tasks.spawn_background("probes", runner.run());
         let kernel = published.faults.clone();
-        let peers = peers::not_configured();
+        let peers = start_peers(config, tasks)?;
         let threshold = config.peers.as_ref().and_then(|peers| peers.storm_guard);
         let (guard, guard_seen) = watch::channel(Arc::new(GuardView::new(threshold)));
         let sources = crate::health::Sources {
@@ -156,6 +157,20 @@ impl Inputs {
         }
         Ok(Self { published, node, api, board, fullest, commands })
     }
+}
+
+/// Starts the peers task, where peers are configured.
+fn start_peers(config: &Config, tasks: &mut Tasks) -> anyhow::Result<peers::Published> {
+    let Some(settings) = &config.peers else { return Ok(peers::not_configured()) };
+    let peers::Channels { task, published, discovered, .. } = peers::channels();
+    if let Join::Static(addresses) = &settings.join {
+        let peer = |address: &SocketAddr| DiscoveredPeer { address: *address, node: None };
+        let peers = addresses.iter().map(peer).collect();
+        discovered.send_replace(Discovered { peers, is_complete: true, degraded: None });
+    }
+    let task = PeersTask::start(settings, task)?;
+    tasks.spawn_graceful("peers", task.run(tasks.stop()));
+    Ok(published)
 }
 
 /// The places of the host that the agent reads, with a warning where they are not the host's.

@@ -1,6 +1,8 @@
 //! The properties that every sequence of bytes must keep. The fuzzer looks for one that breaks them.
 #![expect(clippy::panic, reason = "a panic is what the fuzzer looks for")]
 
+mod peers;
+
 use std::{
     sync::Arc,
     time::{Instant, SystemTime},
@@ -18,6 +20,8 @@ use tocsin::{
     },
 };
 use tokio::sync::watch;
+
+pub use self::peers::peers;
 
 thread_local! {
     /// One listener for all inputs, so that its cache outlives each of them.

@@ -5,6 +5,9 @@
 //! start, so what was recorded before a restart counts for nothing after it. From then on a window over the sequence
 //! refuses what came before. No clock is trusted, and a session that did not prove itself takes no memory.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use ring::hmac;

@@ -1,6 +1,8 @@
 //! Who is a member, and whether it lives: foca's SWIM over [`Links`], in virtual time. It takes packets, timers and the
 //! time, and gives packets and events; the simulator runs the same code as the agent.
 
+mod gossiping;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{
     gossip::Topic,
-    items::{About, Item, Items},
+    items::Items,
     keys::Keys,
     links::{Links, Outbox, Received},
     member::{self, Node, Prefix, Probe, Wire},
@@ -27,10 +29,6 @@ use super::{
 
 /// 1 second between rounds in which missing members are asked.
 const ASK_PERIOD: Duration = Duration::from_secs(1);
-/// 4 missing members are asked in a round: its cost does not grow with their number.
-const ASKED: usize = 4;
-/// 1 minute between questions for the items of gossip, in case one was missed.
-const ITEMS_PERIOD: Duration = Duration::from_mins(1);
 /// 4 packets of items in an answer: half a hundred faults or more.
 const ITEM_PACKETS: usize = 4;
 /// 500 ms late, and this process was stopped: it judges nobody by the time that it did not see.
@@ -125,7 +123,8 @@ impl Membership {
 
     /// All members but this agent, the dead ones too.
     pub fn members(&self) -> impl Iterator<Item = &Member<Node>> {
-        self.foca.iter_membership_state()
+        let own = self.own().address;
+        self.foca.iter_membership_state().filter(move |member| member.id().address != own)
     }
 
     /// When a member was last heard of by itself.
@@ -197,6 +196,7 @@ impl Membership {
                     let node = Node { generation, ..self.own().clone() };
                     self.drive(now, |foca, effects| foca.change_identity(node, effects));
                     self.share_again(now);
+                    self.ask_at = now;
                 }
                 Ok(())
             }
@@ -252,29 +252,16 @@ impl Membership {
     /// When [`Self::tick`] has something to do.
     #[must_use]
     pub fn next(&self) -> Instant {
+        if self.has_left {
+            return self.timers.next().unwrap_or(self.ask_at + LINK_IDLE);
+        }
         let times = [self.timers.next(), self.suspicions.next(), self.items_at];
         times.into_iter().flatten().fold(self.ask_at, Instant::min)
-    }
-
-    /// Tells all members something.
-    pub fn share(&mut self, now: Instant, topic: Topic, bytes: Arc<[u8]>) {
-        self.shared.insert(topic, bytes.clone());
-        self.publish(now, About::Topic(topic), bytes);
     }
 
     /// Sends a packet of the prober.
     pub fn probe(&mut self, now: Instant, to: SocketAddr, bytes: &[u8]) {
         self.links.send(now, to, Kind::Probe, bytes, &mut self.out);
-    }
-
-    /// Tells the members that this agent leaves; from now on it only gossips.
-    pub fn leave(&mut self, now: Instant) {
-        let generation = self.own().generation.to_be_bytes();
-        self.publish(now, About::Leaves, Arc::from(generation));
-        for _ in 0..3 {
-            self.drive(now, |foca, effects| foca.gossip(effects));
-        }
-        self.has_left = true;
     }
 
     fn content(
@@ -391,7 +378,7 @@ impl Membership {
             Note::Down(_) => {}
         }
         if note == Note::Rejoined {
-            self.incarnation = 0;
+            self.begin_anew(now);
             self.share_again(now);
         }
         if matches!(note, Note::Up(_) | Note::Down(_)) {
@@ -399,87 +386,5 @@ impl Membership {
             debug_assert!(replaced.is_ok(), "no period changes");
         }
         self.events.push(Event::Member(note));
-    }
-
-    /// One member's state, straight to whom it matters most.
-    fn update(&mut self, now: Instant, to: SocketAddr, member: &Member<Node>) {
-        let mut bytes = Vec::new();
-        if Wire.encode_member(member, &mut bytes).is_ok() {
-            self.links.send(now, to, Kind::Update, &bytes, &mut self.out);
-        }
-    }
-
-    /// Tells who reports deaths of those that were just found.
-    fn tell_reporter(&mut self, now: Instant) {
-        let Some(reporter) = self.reporter.filter(|address| *address != self.own().address) else {
-            return;
-        };
-        let died = self.events.iter().filter_map(|event| match event {
-            Event::Member(Note::Down(node)) if node.address != reporter => Some(node.clone()),
-            _ => None,
-        });
-        for node in died.collect::<Vec<_>>() {
-            self.update(now, reporter, &Member::down(node));
-        }
-    }
-
-    fn ask_missing(&mut self, now: Instant) {
-        for _ in 0..ASKED.min(self.missing.len()) {
-            let address = self.missing[self.random.random_range(0..self.missing.len())];
-            let node = Node { address, generation: 0, name: Arc::from("") };
-            self.drive(now, |foca, effects| foca.announce(node, effects));
-        }
-    }
-
-    fn ask_items(&mut self, now: Instant) {
-        self.items_at = Some(now + ITEMS_PERIOD);
-        let count = self.foca.num_members();
-        if count > 0 {
-            let which = self.random.random_range(0..count);
-            if let Some(address) = self.foca.iter_members().nth(which).map(|m| m.id().address) {
-                self.links.send(now, address, Kind::AskItems, &[0; 12], &mut self.out);
-            }
-        }
-    }
-
-    fn publish(&mut self, now: Instant, about: About, bytes: Arc<[u8]>) {
-        let Node { address: origin, generation, .. } = *self.own();
-        self.item_count += 1;
-        let version = u64::from(generation) << 32 | u64::from(self.item_count);
-        let item = Item { about, origin, version, bytes }.encode();
-        self.drive(now, |foca, _| foca.add_broadcast(&item).map(|_| ()));
-        let _own = self.items.take_fresh();
-    }
-
-    /// In a new life, what was shared before has to have a newer version than what others may know.
-    fn share_again(&mut self, now: Instant) {
-        for (topic, bytes) in self.shared.clone() {
-            self.publish(now, About::Topic(topic), bytes);
-        }
-    }
-
-    fn take_items(&mut self, now: Instant) {
-        for Item { about, origin, bytes, .. } in self.items.take_fresh() {
-            if origin == self.own().address {
-                continue;
-            }
-            match about {
-                About::Topic(topic) => self.events.push(Event::Item(topic, origin, bytes)),
-                About::Leaves => self.left(now, origin, &bytes),
-            }
-        }
-    }
-
-    fn left(&mut self, now: Instant, origin: SocketAddr, bytes: &[u8]) {
-        let Ok(generation) = <[u8; 4]>::try_from(bytes).map(u32::from_be_bytes) else { return };
-        let is_it = |member: &&Member<Node>| {
-            member.id().address == origin && member.id().generation == generation
-        };
-        let Some(node) = self.foca.iter_members().find(is_it).map(|m| m.id().clone()) else {
-            return;
-        };
-        self.events.push(Event::Leaves(origin));
-        let down = std::iter::once(Member::down(node));
-        self.drive(now, |foca, effects| foca.apply_many(down, false, effects));
     }
 }

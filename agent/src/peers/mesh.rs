@@ -12,7 +12,10 @@ use tokio::time::Instant;
 
 use super::{
     channels::{Discovered, ProbeResults},
-    gossip::{GossipItem, Topic, status},
+    gossip::{
+        GossipItem, Topic,
+        status::{self, Status},
+    },
     keys::Keys,
     links::Outbox,
     member::Node,
@@ -59,7 +62,7 @@ pub struct Mesh {
     identities: HashMap<SocketAddr, PeerIdentity>,
     states: HashMap<SocketAddr, (PeerState, Instant)>,
     left: HashSet<SocketAddr>,
-    failing: HashMap<SocketAddr, BTreeSet<Arc<str>>>,
+    statuses: HashMap<SocketAddr, Status>,
     reaches: HashMap<SocketAddr, Vec<(Arc<str>, PeerProbe)>>,
     started: Instant,
     looks_at: Instant,
@@ -90,7 +93,7 @@ impl Mesh {
             identities: HashMap::new(),
             states: HashMap::new(),
             left: HashSet::new(),
-            failing: HashMap::new(),
+            statuses: HashMap::new(),
             reaches: HashMap::new(),
             started: now,
             looks_at: now,
@@ -121,7 +124,7 @@ impl Mesh {
             for node in gone {
                 let address = node.address;
                 self.membership.forget(now, node);
-                self.failing.remove(&address);
+                self.statuses.remove(&address);
                 self.reaches.remove(&address);
                 self.identities.remove(&address);
                 self.left.remove(&address);
@@ -220,30 +223,29 @@ impl Mesh {
     /// What this agent knows of its peers.
     #[must_use]
     pub fn view(&self, probes: &ProbeResults, degraded: Vec<String>) -> PeerView {
-        let mut peers: Vec<Peer> = (self.states.iter())
-            .filter_map(|(address, (state, since))| {
-                let identity = self.identities.get(address)?.clone();
-                let probe = probes.get(&identity.id).copied();
-                let failing = self.failing.get(address).cloned().unwrap_or_default();
-                let reaches = self.reaches.get(address).cloned().unwrap_or_default();
-                Some(Peer { identity, state: *state, since: *since, failing, probe, reaches })
-            })
-            .collect();
-        for peer in self.unseen() {
-            let identity = PeerIdentity {
+        let seen = self.states.iter().filter_map(|(address, (state, since))| {
+            let identity = self.identities.get(address)?.clone();
+            let probe = probes.get(&identity.id).copied();
+            let Status { failing, passing } =
+                self.statuses.get(address).cloned().unwrap_or_default();
+            let reaches = self.reaches.get(address).cloned().unwrap_or_default();
+            let (state, since) = (*state, *since);
+            Some(Peer { identity, state, since, failing, passing, probe, reaches })
+        });
+        let unseen = self.unseen().map(|peer| Peer {
+            identity: PeerIdentity {
                 id: identifier(peer.node.as_deref().unwrap_or("?"), peer.address.ip()),
                 node: peer.node.clone().unwrap_or_else(|| "?".into()),
                 address: peer.address,
-            };
-            peers.push(Peer {
-                identity,
-                state: PeerState::Unseen,
-                since: self.started,
-                failing: BTreeSet::new(),
-                probe: None,
-                reaches: Vec::new(),
-            });
-        }
+            },
+            state: PeerState::Unseen,
+            since: self.started,
+            failing: BTreeSet::new(),
+            passing: None,
+            probe: None,
+            reaches: Vec::new(),
+        });
+        let mut peers: Vec<_> = seen.chain(unseen).collect();
         peers.sort_by(|a, b| a.identity.id.cmp(&b.identity.id));
         let is_configured = true;
         let (own, role) = (Some(self.own.clone()), self.quorum.role().clone());
@@ -283,9 +285,9 @@ impl Mesh {
 
     fn item(&mut self, topic: Topic, origin: SocketAddr, bytes: Arc<[u8]>) {
         if topic == Topic::Status
-            && let Some(failing) = status::decode(&bytes)
+            && let Some(status) = status::decode(&bytes)
         {
-            self.failing.insert(origin, failing);
+            self.statuses.insert(origin, status);
             self.has_changed = true;
         }
         if let Some(identity) = self.identities.get(&origin) {

@@ -17,6 +17,8 @@ pub mod mesh;
 pub mod packet;
 pub mod quorum;
 pub mod settings;
+#[cfg(test)]
+mod simulator;
 mod stats;
 pub mod suspicions;
 pub mod swim;

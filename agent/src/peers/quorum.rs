@@ -183,11 +183,11 @@ impl Quorum {
         let all = self.agreed.len() + unseen;
         let reached = self.agreed.iter().filter(|id| self.is_reached(id, sight)).count();
         let (probed, heard) = (sight.probed + 1, sight.heard + 1);
-        if reached * 2 > all {
-            return heard * 2 > probed;
-        }
         if reached * 2 < all || heard * 2 < probed {
             return false;
+        }
+        if reached * 2 > all && heard * 2 > probed {
+            return true;
         }
         if self.sanity.is_some() {
             return self.is_sane(now, decision);

@@ -1,0 +1,223 @@
+//! What becomes of agents in a network that is not what it should be.
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Nobody waits longer for a death to be reported.
+const LIMIT: Duration = Duration::from_secs(3);
+
+fn milliseconds(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[test]
+fn a_new_member_reaches_everybody_within_seconds_and_nobody_has_to_be_first() {
+    let mut network = Network::new(20, 1, None);
+    network.run(SECOND * 4);
+    for n in 0..20 {
+        assert_eq!(network.sees(n, PeerState::Alive), 19, "node {n}");
+    }
+    let coordinators = |network: &Network| {
+        let is = |n: &usize| *network.role(*n) == PeerRole::Coordinator;
+        (0..network.agents.len()).filter(is).collect::<Vec<_>>()
+    };
+    assert_eq!(coordinators(&network), [19]);
+    assert!(network.told.is_empty());
+}
+
+#[test]
+fn a_death_is_reported_once_by_everybody_with_one_key() {
+    for seed in 0..3 {
+        for victim in [0, 4] {
+            let mut network = Network::settled(5, seed);
+            let began = network.now;
+            network.kill(victim);
+            network.run(SECOND * 20);
+            let coordinator = if victim == 4 { 3 } else { 4 };
+            let reported = network.reported();
+            assert_eq!(reported.len(), 1, "{reported:?}");
+            let (at, by, about, alive) = reported[0];
+            assert_eq!((by, about, alive), (coordinator, victim, false));
+            assert!(at - began < LIMIT, "seed {seed}: {:?}", at - began);
+            assert_eq!(network.told.len(), 4);
+            assert!(network.told.iter().all(|told| told.change == network.told[0].change));
+            // It is back in another life.
+            network.start(victim, 200);
+            network.run(SECOND * 5);
+            let alive: Vec<_> = network.told[4..].iter().map(|told| told.change.alive).collect();
+            assert_eq!(alive, [true; 4]);
+        }
+    }
+}
+
+#[test]
+fn a_pause_of_one_and_a_half_seconds_is_no_death_and_three_seconds_are() {
+    for seed in 0..6 {
+        let mut network = Network::settled(5 + 4 * (seed as usize % 2), seed);
+        let victim = seed as usize % 5;
+        network.stop(victim);
+        network.run(milliseconds(1500));
+        network.resume(victim);
+        network.run(SECOND * 10);
+        assert!(network.told.is_empty(), "seed {seed}: {:?}", network.told);
+        network.stop(victim);
+        network.run(SECOND * 3);
+        assert_eq!(network.reported().len(), 1, "seed {seed}");
+        network.resume(victim);
+        network.run(SECOND * 10);
+        assert_eq!(network.sees(victim, PeerState::Alive), network.agents.len() - 1);
+        // The one that was stopped blames nobody.
+        assert!(network.told.iter().all(|told| told.by != victim), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_isolated_agent_reports_nothing_then_and_later() {
+    for seed in 0..3 {
+        for victim in [4, 0] {
+            let mut network = Network::settled(5, seed);
+            let began = network.now;
+            network.unplug(victim);
+            network.run(SECOND * 6);
+            assert_eq!(*network.role(victim), PeerRole::Isolated, "seed {seed}");
+            let reported = network.reported();
+            assert_eq!(reported.len(), 1, "seed {seed}: {reported:?}");
+            assert!(reported[0].2 == victim && reported[0].0 - began < LIMIT, "{reported:?}");
+            network.cut.clear();
+            network.run(SECOND * 20);
+            let wrong = network.told.iter().filter(|told| told.by == victim && !told.change.alive);
+            assert_eq!(wrong.count(), 0, "seed {seed}: {:?}", network.told);
+            assert!((0..5).all(|n| network.sees(n, PeerState::Alive) == 4), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn of_two_sides_the_larger_one_speaks() {
+    for seed in 0..3 {
+        let mut network = Network::settled(5, seed);
+        let began = network.now;
+        // The highest identifiers are in the minority.
+        network.partition(&[3, 4], &[0, 1, 2]);
+        network.run(SECOND * 8);
+        assert!((3..5).all(|n| *network.role(n) == PeerRole::Isolated));
+        let mut reported = network.reported();
+        reported.sort_by_key(|report| report.2);
+        let who: Vec<_> = reported.iter().map(|(_, by, about, _)| (*by, *about)).collect();
+        assert_eq!(who, [(2, 3), (2, 4)], "seed {seed}");
+        assert!(
+            reported.iter().all(|report| report.0 - began < milliseconds(3500)),
+            "{reported:?}"
+        );
+        // Two of the remaining three are a majority of what was agreed.
+        network.partition(&[0], &[1, 2]);
+        network.run(SECOND * 8);
+        assert_eq!(network.reported().last().map(|(_, by, about, _)| (*by, *about)), Some((2, 0)));
+        network.cut.clear();
+        network.run(SECOND * 30);
+        assert!((0..5).all(|n| network.sees(n, PeerState::Alive) == 4), "seed {seed}");
+        assert_eq!(
+            *network.role(0),
+            PeerRole::Follower { coordinator: identifier(&name(4), address(4).ip()) }
+        );
+        let deaths = network.told.iter().filter(|told| !told.change.alive);
+        assert_eq!(deaths.count(), 3 * 2 + 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn loss_and_delay_are_no_deaths() {
+    let mut network = Network::settled(7, 3);
+    network.loss = 0.3;
+    network.run(SECOND * 30);
+    assert!(network.told.is_empty(), "{:?}", network.told);
+    network.loss = 0.0;
+    network.delay = milliseconds(200);
+    network.run(SECOND * 30);
+    assert!(network.told.is_empty(), "{:?}", network.told);
+    network.loss = 0.05;
+    network.delay = milliseconds(1);
+    network.run(SECOND * 100);
+    assert!(network.told.is_empty(), "{:?}", network.told);
+}
+
+/// A cut between two members is nobody's death, since the others reach both. Who hears nobody is dead, and so is who is
+/// heard by nobody.
+#[test]
+fn one_way_cuts() {
+    for (seed, one_way) in (0..3).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let mut network = Network::settled(5, seed);
+        network.cut.extend(if one_way { vec![(1, 3)] } else { vec![(1, 3), (3, 1)] });
+        network.run(SECOND * 30);
+        assert!(network.told.is_empty(), "seed {seed}: {:?}", network.told);
+        network.cut = (0..5).map(|n| if one_way { (4, n) } else { (n, 4) }).collect();
+        let began = network.now;
+        network.run(SECOND * 10);
+        let reported = network.reported();
+        assert_eq!(reported.len(), 1, "seed {seed}: {reported:?}");
+        assert!((reported[0].1, reported[0].2) == (3, 4), "{reported:?}");
+        assert!(reported[0].0 - began < LIMIT, "seed {seed}: {:?}", reported[0].0 - began);
+    }
+}
+
+#[test]
+fn restarts_are_no_deaths() {
+    let mut network = Network::settled(9, 5);
+    // One after the other, in order: the next begins before the one before is back everywhere.
+    for n in 0..9 {
+        network.leave(n);
+        network.run(SECOND * 4);
+        network.start(n, 200);
+        network.run(SECOND * 2);
+    }
+    assert!(network.told.is_empty(), "{:?}", network.told);
+    // A crash, and a clock that says it is earlier than it was.
+    network.kill(3);
+    network.run(milliseconds(700));
+    network.start(3, 7);
+    network.run(SECOND * 10);
+    assert!(network.told.is_empty(), "{:?}", network.told);
+    // All at once.
+    for n in 0..9 {
+        network.kill(n);
+    }
+    network.run(SECOND);
+    for n in 0..9 {
+        network.start(n, 300);
+    }
+    network.run(SECOND * 10);
+    assert!(network.told.is_empty(), "{:?}", network.told);
+    assert!((0..9).all(|n| network.sees(n, PeerState::Alive) == 8));
+    assert_eq!(*network.role(8), PeerRole::Coordinator);
+}
+
+#[test]
+fn of_two_halves_the_one_with_the_highest_identifier_speaks_or_the_one_with_a_sanity_check() {
+    let mut network = Network::settled(4, 1);
+    network.partition(&[0, 1], &[2, 3]);
+    network.run(SECOND * 8);
+    let mut who: Vec<_> = network.reported().iter().map(|r| (r.1, r.2)).collect();
+    who.sort_unstable();
+    assert_eq!(who, [(3, 0), (3, 1)]);
+    assert!((0..2).all(|n| *network.role(n) == PeerRole::Isolated));
+    let mut network = Network::new(2, 1, Some(false));
+    network.agents[0].answers_sanity = Some(true);
+    network.run(SECOND * 5);
+    network.unplug(0);
+    network.run(SECOND * 12);
+    let who: Vec<_> = network.reported().iter().map(|r| (r.1, r.2)).collect();
+    assert_eq!(who, [(0, 1)]);
+}
+
+#[test]
+fn a_coordinator_whose_sanity_check_fails_blames_nobody_and_tries_again() {
+    let mut network = Network::new(5, 1, Some(false));
+    network.run(SECOND * 10);
+    network.kill(1);
+    network.run(SECOND * 12);
+    assert_eq!(network.reported(), []);
+    network.agents[4].answers_sanity = Some(true);
+    network.run(SECOND * 6);
+    let who: Vec<_> = network.reported().iter().map(|r| (r.1, r.2)).collect();
+    assert_eq!(who, [(4, 1)]);
+}
