@@ -245,3 +245,42 @@ fn trace(request: libc::c_uint, thread: libc::pid_t) -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// `PACKET_VNET_HDR` and `PACKET_IGNORE_OUTGOING` of `linux/if_packet.h`.
+const PACKET_VNET_HDR: libc::c_int = 15;
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// A socket that receives and sends the frames of an interface of this thread's network namespace. Each has a
+/// `virtio_net_hdr` before it, which says what the sender left to the network card, such as the checksum: it has to be
+/// sent on as it is.
+pub fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    let checked = |result: libc::c_int| {
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    };
+    let name = std::ffi::CString::new(interface).map_err(io::Error::other)?;
+    // SAFETY: a new descriptor, which is owned from the next line on.
+    let fd =
+        checked(unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
+    // SAFETY: it is open, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    for option in [PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING] {
+        let one: libc::c_int = 1;
+        let size = libc::socklen_t::try_from(size_of_val(&one)).map_err(io::Error::other)?;
+        // SAFETY: the kernel reads `size` bytes of a value that lives as long as the call.
+        checked(unsafe {
+            libc::setsockopt(fd, libc::SOL_PACKET, option, (&raw const one).cast(), size)
+        })?;
+    }
+    // SAFETY: a plain structure of integers, for which zeros are valid.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let number = |value: libc::c_int| u16::try_from(value).map_err(io::Error::other);
+    address.sll_family = number(libc::AF_PACKET)?;
+    address.sll_protocol = number(libc::ETH_P_ALL)?.to_be();
+    // SAFETY: a string with its zero at the end.
+    address.sll_ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) }.cast_signed();
+    let size = libc::socklen_t::try_from(size_of_val(&address)).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `size` bytes of a value that lives as long as the call.
+    checked(unsafe { libc::bind(fd, (&raw const address).cast(), size) })?;
+    Ok(socket)
+}

@@ -15,6 +15,7 @@ mod filesystem_ro;
 mod first_verdict;
 mod fixtures;
 mod fixtures_control_plane;
+mod fixtures_switch;
 mod grpc;
 mod haproxy;
 mod health_endpoint;
