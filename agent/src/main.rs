@@ -7,7 +7,7 @@ use std::{env, path::Path, process::ExitCode};
 use tocsin::{
     app,
     cli::{ALIASES, Cli, Command},
-    commands::{check, faults},
+    commands::{check, faults, peers},
     config::Config,
     kernel,
 };
@@ -36,6 +36,12 @@ fn main() -> ExitCode {
         Ok(Command::Check(args)) => PROGRAM.block_on(check::run(&args)),
         Ok(Command::Faults(args)) => PROGRAM.block_on(async {
             match faults::run(&args).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => PROGRAM.fail(&format!("{error:#}"), ExitCode::FAILURE),
+            }
+        }),
+        Ok(Command::Peers(args)) => PROGRAM.block_on(async {
+            match peers::run(&args).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => PROGRAM.fail(&format!("{error:#}"), ExitCode::FAILURE),
             }

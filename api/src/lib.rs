@@ -7,3 +7,4 @@
 pub mod faults;
 pub mod health;
 pub mod heartbeat;
+pub mod peers;

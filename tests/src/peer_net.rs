@@ -38,6 +38,11 @@ impl NodeState<'_> {
     pub fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("a running agent")
     }
+
+    /// Stops the agent in order; gives its exit status.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        self.agent.take().expect("a running agent").terminate()
+    }
 }
 
 /// A node with an agent. What is asked of the agent is asked from within its namespace, whatever became of its cable.

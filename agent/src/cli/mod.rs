@@ -34,6 +34,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Print what a running agent has found wrong
     Faults(FaultsArgs),
+    /// Print which nodes reach which, as a running agent knows it
+    Peers(PeersArgs),
 }
 
 /// The arguments of `tocsin check`.
@@ -69,6 +71,17 @@ pub struct FaultsArgs {
     /// Action, instead of printing
     #[command(subcommand)]
     pub action: Option<FaultsAction>,
+    /// Admin address of the agent
+    #[arg(long, env = "ADMIN_URL", default_value = "http://127.0.0.1:25002", value_name = "URL")]
+    pub admin_url: String,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// The arguments of `tocsin peers`.
+#[derive(Clone, Debug, Args)]
+pub struct PeersArgs {
     /// Admin address of the agent
     #[arg(long, env = "ADMIN_URL", default_value = "http://127.0.0.1:25002", value_name = "URL")]
     pub admin_url: String,

@@ -3,6 +3,7 @@
 pub mod check;
 mod client;
 pub mod faults;
+pub mod peers;
 
 /// Prints to standard output. A reader that has closed it (`| head`) has read enough.
 fn print(text: &str) {

@@ -19,7 +19,7 @@ pub enum Path {
         /// The median round-trip time.
         round_trip: Duration,
         /// The share of probes that are lost, 0 to 1.
-        loss: f32,
+        loss: f64,
     },
     /// None of its probes is answered.
     Unreached,
@@ -39,7 +39,7 @@ pub struct Member {
 }
 
 /// 5 % of lost probes are a path that is worth a colour: one of twenty.
-const LOSSY: f32 = 0.05;
+const LOSSY: f64 = 0.05;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";

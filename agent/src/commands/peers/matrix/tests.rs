@@ -35,7 +35,9 @@ fn a_wide_terminal_shows_times() {
 
 row: who says so";
     let expected = expected.replace("-10%   .", "-10%  .").replace("1           2", "1          2");
-    let expected = expected.replace(".           0.3", ".          0.3").replace("?           ?", "?          ?");
+    let expected = expected
+        .replace(".           0.3", ".          0.3")
+        .replace("?           ?", "?          ?");
     for width in [None, Some(120)] {
         let text = render(&three(), width, false);
         assert!(text.starts_with(&expected), "{width:?}\n{text}");
@@ -51,7 +53,8 @@ fn a_narrow_terminal_shows_signs_and_a_narrower_one_lists_what_is_broken() {
     assert!(text.starts_with("     1 2 3\n1 n1 . + x\n2 n2 ~ . +\n3 n3 ? ? .\n\n"), "{text}");
     assert!(text.ends_with("n2: coordinator\nn3: dead\n"), "{text}");
     let text = render(&three(), Some(8), false);
-    let expected = "n2: coordinator\nn3: dead\nn1 does not reach n3\nn2 loses 10% of its probes to n1\n";
+    let expected =
+        "n2: coordinator\nn3: dead\nn1 does not reach n3\nn2 loses 10% of its probes to n1\n";
     assert!(text.starts_with("3 members: ") && text.ends_with(expected), "{text}");
     let well = render(&members(&[".+", "+."]), Some(3), false);
     assert!(well.ends_with("all are alive, and no path loses probes\n"), "{well}");
@@ -59,9 +62,12 @@ fn a_narrow_terminal_shows_signs_and_a_narrower_one_lists_what_is_broken() {
 
 #[test]
 fn colours_are_for_terminals_and_take_no_room() {
-    let (plain_text, coloured) = (render(&three(), Some(80), false), render(&three(), Some(80), true));
+    let (plain_text, coloured) =
+        (render(&three(), Some(80), false), render(&three(), Some(80), true));
     assert!(!plain_text.contains('\x1b'));
-    assert!(coloured.contains("\x1b[31mLOST\x1b[0m") && coloured.contains("\x1b[33m12ms -10%\x1b[0m"));
+    assert!(
+        coloured.contains("\x1b[31mLOST\x1b[0m") && coloured.contains("\x1b[33m12ms -10%\x1b[0m")
+    );
     assert_eq!(plain(&coloured), plain_text);
 }
 
