@@ -322,7 +322,8 @@ impl Mesh {
         let mut seen = HashSet::new();
         for member in self.membership.members() {
             let node = member.id();
-            if node.name.is_empty() {
+            // What was this agent before it was declared dead and came back under a new generation is no peer of it.
+            if node.name.is_empty() || node.address == self.own.address {
                 continue;
             }
             seen.insert(node.address);

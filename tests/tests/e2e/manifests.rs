@@ -19,7 +19,7 @@ pub(crate) const BASE: &str = "deploy/base";
 pub(crate) const PUBLISHING: &str = "deploy/overlays/publish-conditions";
 
 /// The user name of the agent's service account.
-const ACCOUNT: &str = "system:serviceaccount:tocsin:tocsin";
+pub(crate) const ACCOUNT: &str = "system:serviceaccount:tocsin:tocsin";
 
 /// The conditions that the overlay publishes.
 const CONDITIONS: [&str; 3] = ["ReadonlyFilesystem", "DiskIOError", "DiskStalled"];
@@ -28,12 +28,12 @@ const CONDITIONS: [&str; 3] = ["ReadonlyFilesystem", "DiskIOError", "DiskStalled
 const SERVICE_ACCOUNT: &str = "kubernetes.io/serviceaccount";
 
 /// Held by a test that applies the manifests: the objects have the same names in each.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     static DEPLOYED: Mutex<()> = Mutex::new(());
     lock(&DEPLOYED)
 }
 
-fn directory(name: &str) -> PathBuf {
+pub(crate) fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
@@ -85,7 +85,7 @@ fn daemon_set(objects: &[Value]) -> &Value {
 }
 
 /// Its only container.
-fn container(objects: &[Value]) -> &Value {
+pub(crate) fn container(objects: &[Value]) -> &Value {
     let containers = &daemon_set(objects)["spec"]["template"]["spec"]["containers"];
     assert_eq!(containers.as_array().map(Vec::len), Some(1));
     &containers[0]
@@ -124,7 +124,7 @@ pub(crate) fn follows(agent: &Agent, failure: Option<&str>) {
 }
 
 /// The flags in `tocsin agent --help`, each with its text.
-fn flags(sandbox: &Sandbox) -> Vec<String> {
+pub(crate) fn flags(sandbox: &Sandbox) -> Vec<String> {
     let help = run_cli(sandbox, &["agent", "--help"]);
     let help = String::from_utf8(help.stdout).unwrap();
     help.split("\n      --").map(str::to_owned).collect()
@@ -173,8 +173,9 @@ fn the_daemon_set_has_the_agents_variables_ports_and_probe_paths() {
     }
 }
 
-/// Sets up an agent as the kubelet would: the container's variables, and the service account's files.
-fn in_pod<'a>(
+/// Sets up an agent as the kubelet would: the container's variables, and the service account's files. Its address is that
+/// of the loopback.
+pub(crate) fn in_pod<'a>(
     cluster: &'a ControlPlane,
     container: &'a Value,
     node: &'a TestNode,
@@ -193,10 +194,15 @@ fn in_pod<'a>(
     move |command| {
         for variable in container["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
-            let value = variable["value"].as_str().unwrap_or_else(|| {
-                assert_eq!(variable["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
-                node.name()
-            });
+            let value =
+                variable["value"].as_str().unwrap_or_else(
+                    || match variable["valueFrom"]["fieldRef"]["fieldPath"].as_str() {
+                        Some("spec.nodeName") => node.name(),
+                        Some("status.podIP") => "127.0.0.1",
+                        Some("metadata.namespace") => "tocsin",
+                        other => panic!("{name} is of {other:?}"),
+                    },
+                );
             command.env(name, value);
         }
         let url = cluster.url();
