@@ -1,4 +1,4 @@
-//! `tocsin-controller remediation` in its surroundings: the operator that it replaces, OpenShift, templates of every scope,
+//! `tocsin-controller remediation` in its surroundings: the operator that it replaces, `OpenShift`, templates of every scope,
 //! and the webhook's certificate.
 
 use std::fs;
@@ -18,8 +18,8 @@ use crate::remediation::{
     Check, LABEL, alone, labelled, one_at_a_time, refusal, wait_names, webhook_configuration,
 };
 
-/// The controller asks what there is of OpenShift every 15 seconds.
-const ASKED: Duration = Duration::from_secs(60);
+/// The controller asks what there is of `OpenShift` every 15 seconds.
+const ASKED: Duration = Duration::from_mins(1);
 
 const GROUP: &str = "remediators.tocsin.test";
 
@@ -442,7 +442,7 @@ fn the_webhooks_certificate_changes_without_a_refused_request() {
         });
         fs::copy(&second.0, &cert).unwrap();
         fs::copy(&second.1, &key).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + Duration::from_mins(1);
         while ask(&second.0, 1) == 0 && std::time::Instant::now() < deadline && !api.is_finished() {
             thread::sleep(Duration::from_millis(200));
         }

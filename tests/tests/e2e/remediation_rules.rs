@@ -120,6 +120,7 @@ fn thresholds_storms_pauses_dry_runs_and_silence() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story in one cluster")]
 fn others_who_decide_about_a_node_are_respected() {
     let Some(cluster) = ControlPlane::shared() else { return };
     let _guard = one_at_a_time();

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{
+    super::super::names,
     kit::{CHECK, Cluster},
     properties::guard,
 };
@@ -85,12 +86,53 @@ fn cluster() -> Cluster {
     cluster
 }
 
+/// Delays, confirmations, the control plane and a storm.
+const CAREFUL: [(&str, Scene); 12] = [
+    ("a control-plane node fails", |c| c.fail("c0")),
+    ("so does another one", |c| c.fail("c1")),
+    ("the first one is healthy again", |c| c.heal("c0")),
+    ("its delay is over", |c| c.advance("2m1s")),
+    ("its remediator is done", Cluster::finalize),
+    ("the second one is confirmed to be healthy", |c| {
+        c.heal("c1");
+        c.annotate("c1", names::CONFIRMED_HEALTHY, "");
+    }),
+    ("its remediator is done", Cluster::finalize),
+    ("too many fail", |c| {
+        for name in ["n0", "n1", "n2"] {
+            c.fail(name);
+        }
+    }),
+    ("one recovers", |c| c.heal("n2")),
+    ("the cooldown is over", |c| c.advance("1m1s")),
+    ("one flaps", |c| c.heal("n0")),
+    ("and is unhealthy again", |c| c.fail("n0")),
+];
+
+fn careful() -> Cluster {
+    let mut cluster = Cluster::new(6);
+    cluster.guard = Some(guard);
+    cluster.with_finalizers = true;
+    for name in ["c0", "c1"] {
+        cluster.node(name, &[("role", "worker"), (names::CONTROL_PLANE_ROLES[0], "")]);
+    }
+    cluster.check(
+        CHECK,
+        &json!({ "minHealthy": 6, "healthyDelay": "2m", "stormCooldownDuration": "1m" }),
+    );
+    cluster
+}
+
 /// Plays the story; the process dies after so many writes, and another one takes over a lease's time later.
-fn play(dies_after: Option<usize>) -> (Vec<End>, usize) {
+fn play(
+    cluster: fn() -> Cluster,
+    story: &[(&str, Scene)],
+    dies_after: Option<usize>,
+) -> (Vec<End>, usize) {
     let mut cluster = cluster();
     cluster.life = Some(dies_after.unwrap_or(10_000));
     let mut ends = Vec::new();
-    for (_, scene) in STORY {
+    for (_, scene) in story {
         scene(&mut cluster);
         cluster.settle();
         if cluster.life == Some(0) {
@@ -106,12 +148,16 @@ fn play(dies_after: Option<usize>) -> (Vec<End>, usize) {
 
 #[test]
 fn a_crash_between_any_two_writes_loses_nothing() {
-    let (expected, writes) = play(None);
-    assert!(writes >= 40, "{writes}");
-    for dies_after in 0..=writes {
-        let (ends, _) = play(Some(dies_after));
-        for ((end, expected), (scene, _)) in ends.iter().zip(&expected).zip(STORY) {
-            assert_eq!(end, expected, "after {dies_after} writes, when {scene}");
+    let stories: [(fn() -> Cluster, &[(&str, Scene)], usize); 2] =
+        [(cluster, &STORY, 40), (careful, &CAREFUL, 20)];
+    for (cluster, story, at_least) in stories {
+        let (expected, writes) = play(cluster, story, None);
+        assert!(writes >= at_least, "{writes}");
+        for dies_after in 0..=writes {
+            let (ends, _) = play(cluster, story, Some(dies_after));
+            for ((end, expected), (scene, _)) in ends.iter().zip(&expected).zip(story) {
+                assert_eq!(end, expected, "after {dies_after} writes, when {scene}");
+            }
         }
     }
 }
