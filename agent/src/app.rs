@@ -28,7 +28,7 @@ use crate::{
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{self, Channels, Command, HookState, KernelThread, Published},
     model::{BlindSpot, NodeView},
-    peers::{self, Discovered, DiscoveredPeer, PeersTask, settings::Join},
+    peers::{self, webhooks::WebhookStats},
     serve,
     serve::{
         admin::Admin,
@@ -60,6 +60,8 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
         board: inputs.board.clone(),
         answered: answered.clone(),
         serve: stats.clone(),
+        peers: inputs.peers.clone(),
+        webhooks: inputs.webhooks.clone(),
         log_dropped,
     }));
 
@@ -114,6 +116,8 @@ struct Inputs {
     board: Board,
     fullest: FullestFilesystem,
     commands: mpsc::Sender<Command>,
+    peers: peers::Published,
+    webhooks: Arc<WebhookStats>,
 }
 
 impl Inputs {
@@ -155,7 +159,8 @@ impl Inputs {
             let task = StormGuard { board, peers: view, gossip, view: guard, notices };
             tasks.spawn_background("storm guard", task.run());
         }
-        Ok(Self { published, node, api, board, fullest, commands })
+        let webhooks = Arc::default();
+        Ok(Self { published, node, api, board, fullest, commands, peers, webhooks })
     }
 }
 
@@ -281,7 +286,9 @@ fn open_admin(
     let listener = socket.listen(BACKLOG)?;
     let addr = listener.local_addr()?;
     let Published { faults, stats, .. } = inputs.published.clone();
-    let admin = Admin::new(inputs.board.clone(), faults, stats, metrics, inputs.commands.clone());
+    let peers = (inputs.peers.view.clone(), inputs.webhooks.clone());
+    let commands = inputs.commands.clone();
+    let admin = Admin::new(inputs.board.clone(), faults, stats, metrics, commands, peers);
     let server = admin.server(connections.min(serve::settings::CONNECTIONS.get()));
     tasks.spawn_graceful("admin", server.run(Listener::Tcp(listener), tasks.stop()));
     Ok(addr)

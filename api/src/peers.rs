@@ -111,7 +111,7 @@ mod tests {
             r#""storms":[{"check":"a","failing":3,"of":5,"since":"t"}],"degraded":["d"]}"#,
         );
         let found: PeersResponse = serde_json::from_str(text).unwrap();
-        assert_eq!(found.peers[0].reaches[0].probe.loss, 1.0);
+        assert_eq!(Some(found.peers[0].reaches[0].probe.loss), Some(1.0));
         assert_eq!(serde_json::to_string(&found).unwrap(), text);
         // A reader of an older version misses fields, not the answer.
         assert_eq!(serde_json::from_str::<PeersResponse>("{}").unwrap(), PeersResponse::default());

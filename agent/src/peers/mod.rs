@@ -11,10 +11,12 @@ pub mod items;
 pub mod key_file;
 pub mod keys;
 pub mod links;
+pub mod listener;
 pub mod member;
 pub mod membership;
 pub mod mesh;
 pub mod packet;
+pub mod probes;
 pub mod quorum;
 pub mod settings;
 #[cfg(test)]

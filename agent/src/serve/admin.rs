@@ -2,6 +2,7 @@
 //!
 //! * `GET /` — what is here
 //! * `GET /faults` — open faults, the kernel's counters and the state of the hooks, as JSON
+//! * `GET /peers` — which agents reach which, as JSON
 //! * `GET /metrics` — `OpenMetrics`, or Prometheus text
 //! * `GET /readyz` — 200 since the first verdict (before it, nothing listens)
 
@@ -9,7 +10,10 @@ use std::sync::Arc;
 
 use humantime::format_rfc3339_millis;
 use hyper::{Method, Request, StatusCode};
-use tocsin_api::faults::{Counter, Fault, FaultsResponse, Hook};
+use tocsin_api::{
+    faults::{Counter, Fault, FaultsResponse, Hook},
+    peers::PeersResponse,
+};
 use tocsin_runtime::{
     http::{Reply, Server, Settings, TEXT, error, json, not_allowed, reply},
     metrics::Metrics,
@@ -19,14 +23,17 @@ use tokio::{
     time::timeout,
 };
 
+use super::peers;
 use crate::{
     health::Board,
     kernel::{Command, HookStatus, KernelStats, NamedCount},
-    model::{self, FaultView},
+    model::{self, FaultView, PeerView},
+    peers::webhooks::WebhookStats,
     serve::settings,
 };
 
 const INDEX: &str = "tocsin\n\n/faults   what is wrong, what was counted, which hooks work (JSON)\n\
+/peers    which agents reach which (JSON)\n\
 /metrics  OpenMetrics\n/readyz   200 when the agent has looked at this host\n\nHealth for load balancers is on the other port: /health\n";
 
 /// The handler of the admin listener.
@@ -37,6 +44,8 @@ pub struct Admin {
     stats: watch::Receiver<Arc<KernelStats>>,
     metrics: Arc<Metrics>,
     commands: mpsc::Sender<Command>,
+    peers: watch::Receiver<Arc<PeerView>>,
+    webhooks: Arc<WebhookStats>,
 }
 
 impl Admin {
@@ -48,8 +57,9 @@ impl Admin {
         stats: watch::Receiver<Arc<KernelStats>>,
         metrics: Arc<Metrics>,
         commands: mpsc::Sender<Command>,
+        (peers, webhooks): (watch::Receiver<Arc<PeerView>>, Arc<WebhookStats>),
     ) -> Self {
-        Self { board, faults, stats, metrics, commands }
+        Self { board, faults, stats, metrics, commands, peers, webhooks }
     }
 
     /// A server with this handler, for at most `connections` at once.
@@ -65,7 +75,7 @@ impl Admin {
     /// Answers one request; its body is not read.
     async fn handle<B>(&self, request: Request<B>) -> Reply {
         let path = request.uri().path();
-        if !matches!(path, "/" | "/faults" | "/metrics" | "/readyz") {
+        if !matches!(path, "/" | "/faults" | "/metrics" | "/peers" | "/readyz") {
             return error(StatusCode::NOT_FOUND, "not found");
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -77,6 +87,9 @@ impl Admin {
         match path {
             "/faults" => self.faults(),
             "/metrics" => self.metrics.reply(request.headers()),
+            "/peers" => {
+                json(StatusCode::OK, &self.peers())
+            }
             "/readyz" => reply(StatusCode::OK, TEXT, "ok"),
             _ => reply(StatusCode::OK, TEXT, INDEX),
         }
@@ -88,6 +101,10 @@ impl Admin {
         if self.commands.try_send(Command::Refresh(done)).is_ok() {
             let _late_or_gone = timeout(settings::REFRESH_DEADLINE, refreshed).await;
         }
+    }
+
+    fn peers(&self) -> PeersResponse {
+        peers::response(&self.peers.borrow(), &self.board.guard(), &self.webhooks)
     }
 
     fn faults(&self) -> Reply {

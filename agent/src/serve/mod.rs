@@ -6,6 +6,7 @@ pub mod agent_check;
 pub mod control;
 pub mod health;
 pub mod metrics;
+mod peers;
 pub mod reason;
 pub mod settings;
 pub mod state_file;

@@ -34,7 +34,7 @@ const LAYERS: [Layers; 4] = [
             &["commands"],
         ],
     },
-    Layers { package: "api", lowest_first: &[&["faults", "health", "heartbeat"]] },
+    Layers { package: "api", lowest_first: &[&["faults", "health", "heartbeat", "peers"]] },
     Layers {
         package: "controller",
         lowest_first: &[

@@ -9,7 +9,7 @@ mod receipts;
 mod sender;
 mod stats;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{
     future,

@@ -1,6 +1,7 @@
 //! Metrics, collected when they are asked for. Names, units and help are API: one table, [`DESCRIPTIONS`].
 
 mod descriptions;
+mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use crate::{
     health::{Board, GuardView},
     kernel::{HookState, KernelStats},
     model::{ApiState, FaultKind, FaultView, NodeView, Outcome},
+    peers::{Published, webhooks::WebhookStats},
 };
 
 /// Counters of everything that serves load balancers, but for the answers of the health listener.
@@ -58,6 +60,10 @@ pub struct MetricSources {
     pub answered: Arc<ResponseCounts>,
     /// Everything else that serves load balancers.
     pub serve: Arc<ServeCounts>,
+    /// The peers.
+    pub peers: Published,
+    /// The webhooks.
+    pub webhooks: Arc<WebhookStats>,
     /// Lines that the log has dropped.
     pub log_dropped: DroppedLines,
 }
@@ -80,6 +86,7 @@ impl Collect for MetricSources {
         self.probes(encoder)?;
         self.listeners(encoder)?;
         self.cluster(encoder)?;
+        peers::collect(encoder, &self.peers, &self.webhooks)?;
         encoder.counter(&described::LOG_DROPPED, (self.log_dropped)())?;
         let mut build = encoder.family(&described::BUILD)?;
         build.flag(&[("version", env!("CARGO_PKG_VERSION"))], true)

@@ -1,6 +1,9 @@
 //! What a scrape says.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
 
 use tocsin_runtime::metrics::{Metrics, verify};
 
@@ -11,8 +14,10 @@ use crate::{
         runner::{Probe, Runner},
         tests::fault,
     },
+    health::storm_guard::Failing,
     kernel::{HookStatus, NamedCount},
-    model::{Dev, Scope},
+    model::{Dev, Peer, PeerIdentity, PeerProbe, PeerRole, PeerState, PeerView, Scope},
+    peers::Rejection,
 };
 
 #[tokio::test]
@@ -52,15 +57,20 @@ async fn every_metric_is_written_as_described_and_none_besides() {
     let (_runner, probes) =
         Runner::start(vec![probe], &["kubelet"], Duration::from_mins(1)).unwrap();
     probes.demand(["kubelet"]).await;
+    let mut guard = GuardView::new(Some("30%".parse().unwrap()));
+    let storm = BTreeMap::from([("network".into(), Failing { failing: 3, of: 5 })]);
+    guard.update(Some(&storm), tokio::time::Instant::now(), SystemTime::UNIX_EPOCH);
     let board = Board::new(
         crate::health::Sources {
             kernel: faults.clone(),
             node: node.clone(),
+            guard: watch::channel(Arc::new(guard)).1,
             probes,
             ..crate::health::Sources::default()
         },
         Arc::new(policy),
     );
+    let (peers, _peers) = peers();
     let text = Metrics::new(MetricSources {
         faults,
         stats,
@@ -69,6 +79,8 @@ async fn every_metric_is_written_as_described_and_none_besides() {
         board,
         answered: Arc::default(),
         serve: Arc::default(),
+        peers,
+        webhooks: Arc::default(),
         log_dropped: Arc::new(|| 3),
     })
     .render()
@@ -85,6 +97,20 @@ async fn every_metric_is_written_as_described_and_none_besides() {
         "tocsin_check_degraded{check=\"node_ready\"} 1",
         "tocsin_health_requests_total{code=\"503\"} 0",
         "tocsin_log_lines_dropped_total 3",
+        "tocsin_storm_guard_active{check=\"network\"} 1",
+        "tocsin_storm_guard_failing_ratio{check=\"network\"} 0.6",
+        "tocsin_storm_guard_begun_total 1",
+        "tocsin_peers{state=\"alive\"} 2",
+        "tocsin_peers{state=\"dead\"} 0",
+        "tocsin_peer_role{role=\"isolated\"} 1",
+        "tocsin_peer_role{role=\"off\"} 0",
+        "tocsin_peer_packets_rejected_total{reason=\"forged\"} 1",
+        "tocsin_peer_round_trip_seconds{peers=\"worst\"} 0.25",
+        "tocsin_peer_probe_loss_ratio{peers=\"worst\"} 0.5",
+        "tocsin_peer_clock_offset_seconds 2.0",
+        "tocsin_peer_webhooks_total{kind=\"peer\",result=\"failed\"} 0",
+        "tocsin_peer_webhooks_dropped_total{reason=\"expired\"} 0",
+        "tocsin_peer_webhooks_queued 0",
         "tocsin_api_up 0",
         "tocsin_check_passed{check=\"kubelet\"} 0",
         "tocsin_probe_outcome{check=\"kubelet\",outcome=\"fail\"} 1",
@@ -96,4 +122,36 @@ async fn every_metric_is_written_as_described_and_none_besides() {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
     verify(&text, DESCRIPTIONS).unwrap();
+}
+
+/// Two peers that are reached, by an agent that is isolated all the same.
+fn peers() -> (Published, watch::Sender<Arc<PeerView>>) {
+    let peer = |last: u8, round_trip, loss| Peer {
+        identity: PeerIdentity {
+            id: format!("n@100{last}").into(),
+            node: "n".into(),
+            address: ([10, 0, 0, last], 25004).into(),
+        },
+        state: PeerState::Alive,
+        since: tokio::time::Instant::now(),
+        failing: BTreeSet::new(),
+        passing: None,
+        probe: Some(PeerProbe {
+            round_trip: Some(Duration::from_millis(round_trip)),
+            loss,
+            clock_offset: Some(2.0),
+        }),
+        reaches: Vec::new(),
+    };
+    let view = PeerView {
+        is_configured: true,
+        role: PeerRole::Isolated,
+        peers: vec![peer(1, 1, 0.0), peer(2, 250, 0.5)],
+        ..PeerView::default()
+    };
+    let (sender, view) = watch::channel(Arc::new(view));
+    let mut published = crate::peers::not_configured();
+    published.view = view;
+    published.stats.reject(Rejection::Forged);
+    (published, sender)
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A member of that name at an address of its own.
-pub(super) fn identity(name: &str) -> PeerIdentity {
+pub(in crate::peers) fn identity(name: &str) -> PeerIdentity {
     let last = name.bytes().last().unwrap_or_default();
     PeerIdentity {
         id: format!("{name}@100{last}").into(),
@@ -25,7 +25,7 @@ pub(super) fn identity(name: &str) -> PeerIdentity {
 }
 
 /// What a member sees: those that it reaches, and who coordinates.
-pub(super) fn view(own: &str, alive: &[&str], coordinator: Option<&str>) -> PeerView {
+pub(in crate::peers) fn view(own: &str, alive: &[&str], coordinator: Option<&str>) -> PeerView {
     let role = match coordinator {
         None => PeerRole::Isolated,
         Some(name) if name == own => PeerRole::Coordinator,

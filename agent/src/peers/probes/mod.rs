@@ -1,0 +1,171 @@
+//! Direct probes: the round trip, the loss and the clock of a rotating few of the peers, at a constant cost.
+//!
+//! The peers task signs, checks and carries the packets; what is in them and who is probed when is decided here. Every
+//! member tells the others its own row of the mesh by gossip.
+
+pub mod clock;
+mod packet;
+pub mod row;
+mod samples;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tocsin_runtime::jitter;
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tracing::error;
+
+use self::{
+    packet::Packet,
+    samples::{INTERVAL, Samples},
+};
+use super::{
+    channels::{ProbePacket, Prober},
+    gossip::{Gossip, Topic},
+};
+use crate::model::{PeerProbe, PeerState, PeerView};
+
+/// 10 seconds between results that differ in numbers alone: every published result is work for all that read the view.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
+
+type Row = BTreeMap<Arc<str>, PeerProbe>;
+
+/// Probes peers and answers their probes, until the peers task ends.
+pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossip: Gossip) {
+    let start = Instant::now();
+    let mut samples = Samples::new(start);
+    // Agents that started together do not probe together.
+    let mut ticks = interval_at(start + jitter::up_to(INTERVAL), INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut published, mut published_at) = (Row::new(), start);
+    loop {
+        tokio::select! {
+            packet = prober.received.recv() => {
+                let Some(packet) = packet else { return };
+                on_packet(&mut samples, &prober, packet);
+                continue;
+            }
+            _ = ticks.tick() => {}
+        }
+        let now = Instant::now();
+        let is_alive = |state| matches!(state, PeerState::Alive | PeerState::Suspect);
+        let alive: Vec<_> = {
+            let view = view.borrow();
+            let peers = view.peers.iter().filter(|peer| is_alive(peer.state));
+            peers.map(|peer| peer.identity.id.clone()).collect()
+        };
+        samples.set_peers(alive, now);
+        if let Some((peer, packet)) = samples.next(now, wall(now)) {
+            send(&prober, peer, packet);
+        }
+        let row = samples.results(now);
+        let is_due = now.saturating_duration_since(published_at) >= PUBLISH_INTERVAL;
+        if row != published && (is_due || !reaches_the_same(&row, &published)) {
+            prober.results.send_replace(Arc::new(row.clone()));
+            if let Err(too_long) = gossip.share(Topic::Reach, row::encode(&row)).await {
+                error!(%too_long, "the row of the mesh cannot be told to other agents");
+            }
+            (published, published_at) = (row, now);
+        }
+    }
+}
+
+/// Whether the same peers were probed, and the same of them are reached.
+fn reaches_the_same(row: &Row, other: &Row) -> bool {
+    let is_lost = |probe: &PeerProbe| probe.round_trip.is_none();
+    row.len() == other.len()
+        && row
+            .iter()
+            .zip(other)
+            .all(|((id, probe), (other, was))| id == other && is_lost(probe) == is_lost(was))
+}
+
+fn on_packet(samples: &mut Samples, prober: &Prober, packet: ProbePacket) {
+    let ProbePacket { peer, at, bytes } = packet;
+    let received = wall(at);
+    match Packet::decode(&bytes) {
+        Some(Packet::Probe { number, sent }) => {
+            let replied = wall(Instant::now());
+            send(prober, peer, Packet::Reply { number, sent, received, replied });
+        }
+        Some(reply @ Packet::Reply { .. }) => samples.on_reply(&peer, reply, at, received),
+        None => {}
+    }
+}
+
+/// A packet that finds no room is dropped, and counts as lost.
+fn send(prober: &Prober, peer: Arc<str>, packet: Packet) {
+    let packet = ProbePacket { peer, at: Instant::now(), bytes: packet.encode() };
+    let _no_room = prober.send.try_send(packet).is_err();
+}
+
+/// The time of the clock at that moment, in nanoseconds since 1970.
+fn wall(at: Instant) -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let at = since.saturating_sub(at.elapsed());
+    i64::try_from(at.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+    use crate::peers::{
+        self,
+        webhooks::tests::{identity, view as view_of},
+    };
+
+    /// Two probers that carry each other's packets find each other.
+    #[tokio::test]
+    async fn probers_measure_each_other() {
+        let patience = Duration::from_mins(1);
+        let mut ends = Vec::new();
+        for (own, other) in [("a", "b"), ("b", "a")] {
+            let (send, sent) = mpsc::channel(16);
+            let (receive, received) = mpsc::channel(16);
+            let (results, found) = watch::channel(Arc::default());
+            let view = watch::channel(Arc::new(view_of(own, &[other], Some("b")))).1;
+            let channels = peers::channels();
+            let prober = Prober { send, received, results };
+            let task = tokio::spawn(run(prober, view, channels.published.gossip.clone()));
+            ends.push((own, sent, receive, found, task, channels));
+        }
+        let [
+            (a, mut a_sent, a_receive, mut a_found, ..),
+            (b, mut b_sent, b_receive, mut b_found, ..),
+        ] = ends.try_into().unwrap();
+        let carry = async {
+            loop {
+                tokio::select! {
+                    Some(packet) = a_sent.recv() => {
+                        let packet = ProbePacket { peer: identity(a).id, at: Instant::now(), ..packet };
+                        b_receive.send(packet).await.unwrap();
+                    }
+                    Some(packet) = b_sent.recv() => {
+                        let packet = ProbePacket { peer: identity(b).id, at: Instant::now(), ..packet };
+                        a_receive.send(packet).await.unwrap();
+                    }
+                }
+            }
+        };
+        let find = async {
+            for (found, other) in [(&mut a_found, b), (&mut b_found, a)] {
+                let row = found.wait_for(|row| !row.is_empty()).await.unwrap();
+                let probe = row[&identity(other).id];
+                assert!(probe.round_trip.is_some(), "{probe:?}");
+                assert!(probe.clock_offset.is_some_and(|offset| offset.abs() < 1.0), "{probe:?}");
+            }
+        };
+        tokio::select! {
+            () = carry => {}
+            found = timeout(patience, find) => found.unwrap(),
+        }
+    }
+}
