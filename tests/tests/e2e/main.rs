@@ -44,6 +44,7 @@ mod node_checks;
 mod on_api_loss;
 mod peers;
 mod peers_storm_guard;
+mod peers_discovery;
 mod pool_scenario;
 mod publish_conditions;
 mod rbac;
