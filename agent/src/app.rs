@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tocsin_runtime::{
     http::{BACKLOG, Listener, bind},
     kube::ClusterSource,
@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     checks::{Policy, disk_pressure::FullestFilesystem},
-    cluster::{self, ClusterTask, FaultFeed, event_recorder::Notice, stats::ApiStats},
+    cluster::{self, Beside, ClusterTask, FaultFeed, event_recorder::Notice, stats::ApiStats},
     config::Config,
     health::{
         Board,
@@ -28,7 +28,7 @@ use crate::{
     host::{Paths, is_pid_namespaced, raise_open_files},
     kernel::{self, Channels, Command, HookState, KernelThread, Published},
     model::{BlindSpot, NodeView},
-    peers::{self, webhooks::WebhookStats},
+    peers::{self, Peers, webhooks::WebhookStats},
     serve,
     serve::{
         admin::Admin,
@@ -128,7 +128,12 @@ impl Inputs {
         let policy = Arc::new(config.policy.clone());
         let api = Arc::<ApiStats>::default();
         let (notices, notices_read) = mpsc::channel(cluster::settings::NOTICES);
-        let (cluster, node) = start_cluster(config, &policy, &published, notices_read, &api)?;
+        let Peers { published: peers, webhooks, beside } = match &config.peers {
+            Some(settings) => Peers::start(settings, tasks).context("start the peers")?,
+            None => Peers::not_configured(),
+        };
+        let others = Others { notices: notices_read, beside };
+        let (cluster, node) = start_cluster(config, &policy, &published, others, &api)?;
         let kernel = KernelThread::start(&config.kernel, paths, task)
             .await
             .context("read the mount table")?;
@@ -142,7 +147,6 @@ impl Inputs {
         let (runner, probes) = config.probes.start(&policy, paths).context("start the probes")?;
         tasks.spawn_background("probes", runner.run());
         let kernel = published.faults.clone();
-        let peers = start_peers(config, tasks)?;
         let threshold = config.peers.as_ref().and_then(|peers| peers.storm_guard);
         let (guard, guard_seen) = watch::channel(Arc::new(GuardView::new(threshold)));
         let sources = crate::health::Sources {
@@ -159,23 +163,8 @@ impl Inputs {
             let task = StormGuard { board, peers: view, gossip, view: guard, notices };
             tasks.spawn_background("storm guard", task.run());
         }
-        let webhooks = Arc::default();
         Ok(Self { published, node, api, board, fullest, commands, peers, webhooks })
     }
-}
-
-/// Starts the peers task, where peers are configured.
-fn start_peers(config: &Config, tasks: &mut Tasks) -> anyhow::Result<peers::Published> {
-    let Some(settings) = &config.peers else { return Ok(peers::not_configured()) };
-    let peers::Channels { task, published, discovered, .. } = peers::channels();
-    if let Join::Static(addresses) = &settings.join {
-        let peer = |address: &SocketAddr| DiscoveredPeer { address: *address, node: None };
-        let peers = addresses.iter().map(peer).collect();
-        discovered.send_replace(Discovered { peers, is_complete: true, degraded: None });
-    }
-    let task = PeersTask::start(settings, task)?;
-    tasks.spawn_graceful("peers", task.run(tasks.stop()));
-    Ok(published)
 }
 
 /// The places of the host that the agent reads, with a warning where they are not the host's.
@@ -192,15 +181,29 @@ fn host_paths(config: &Config) -> anyhow::Result<Paths> {
     Ok(paths)
 }
 
+/// What others have the cluster side do.
+struct Others {
+    /// To publish as events.
+    notices: mpsc::Receiver<Notice>,
+    /// To run on its thread.
+    beside: Option<Beside>,
+}
+
 /// Starts the cluster side, where a cluster and the node's name are configured.
 fn start_cluster(
     config: &Config,
     policy: &Arc<Policy>,
     published: &Published,
-    notices: mpsc::Receiver<Notice>,
+    others: Others,
     stats: &Arc<ApiStats>,
 ) -> anyhow::Result<(Option<ClusterTask>, watch::Receiver<Arc<NodeView>>)> {
-    let Some(source) = config.cluster.clone() else { return Ok((None, cluster::not_configured())) };
+    let Others { notices, beside } = others;
+    let Some(source) = config.cluster.clone() else {
+        if beside.is_some() {
+            bail!("SERVICE_NAME needs the Kubernetes API: set KUBECONFIG, or run in a pod");
+        }
+        return Ok((None, cluster::not_configured()));
+    };
     let Some(node_name) = policy.node_name.clone() else {
         error!("NODE_NAME is not set: requests whose checks need it are answered with 500");
         return Ok((None, cluster::not_configured()));
@@ -213,7 +216,7 @@ fn start_cluster(
         policy: policy.clone(),
         publish: config.publish_conditions.then_some(faults),
         stats: stats.clone(),
-        beside: None,
+        beside,
     })
     .context("start the cluster side")?;
     Ok((Some(cluster), node))

@@ -13,7 +13,7 @@ const CONNECTIONS: usize = 256;
 
 /// The server for the port.
 #[must_use]
-pub fn server() -> Server {
+pub(super) fn server() -> Server {
     let settings = Settings { connections: CONNECTIONS, ..Settings::new("peers") };
     Server::new(settings, |request, _| async move { answer(&request) })
 }

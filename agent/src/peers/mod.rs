@@ -11,7 +11,7 @@ pub mod items;
 pub mod key_file;
 pub mod keys;
 pub mod links;
-pub mod listener;
+mod listener;
 pub mod member;
 pub mod membership;
 pub mod mesh;
@@ -21,6 +21,7 @@ pub mod quorum;
 pub mod settings;
 #[cfg(test)]
 mod simulator;
+mod start;
 mod stats;
 pub mod suspicions;
 pub mod swim;
@@ -36,6 +37,7 @@ pub use self::{
     },
     gossip::{Gossip, GossipItem, Topic},
     settings::Settings,
+    start::Peers,
     stats::{PeerStats, Rejection},
     task::{PeersTask, StartError},
 };

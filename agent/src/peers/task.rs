@@ -25,10 +25,11 @@ use super::{
     keys::Keys,
     mesh::{Mesh, Output},
     packet::PACKET_BYTES,
+    probes::{clock, row::Names},
     settings::Settings,
     stats::PeerStats,
 };
-use crate::model::PeerRole;
+use crate::model::{PeerRole, PeerView};
 
 /// 64 packets that are read before what is due is done: what has arrived answers what is due.
 const BATCH: usize = 64;
@@ -239,7 +240,9 @@ impl PeersTask {
         degraded.extend(self.key_error.clone());
         degraded.extend(self.channels.discovered.borrow().degraded.clone());
         let probes = self.channels.probe_results.borrow().clone();
-        let view = self.mesh.view(&probes, degraded);
+        degraded.extend(clock::degraded(probes.values()));
+        let mut view = self.mesh.view(&probes, degraded);
+        self.add_rows(&mut view);
         if view.role != self.role {
             info!(role = ?view.role, peers = view.peers.len(), "role among the peers");
             self.role = view.role.clone();
@@ -251,6 +254,17 @@ impl PeersTask {
             }
             is_new
         });
+    }
+
+    /// Adds what the peers say of those that they probe themselves.
+    fn add_rows(&self, view: &mut PeerView) {
+        let items = self.channels.latest.borrow().clone();
+        let ids = view.own.iter().chain(view.peers.iter().map(|peer| &peer.identity));
+        let names = Names::new(ids.map(|identity| &identity.id));
+        for peer in &mut view.peers {
+            let row = items.get(&(Topic::Reach, peer.identity.id.clone()));
+            peer.reaches = row.and_then(|row| names.decode(row)).unwrap_or_default();
+        }
     }
 
     fn set_keys(&mut self, read: Result<(Keys, String), String>) {

@@ -59,7 +59,8 @@ fn endpoint_slices_are_listed_once_and_watched() {
         &account,
         &[rule("", "nodes", verbs), rule("discovery.k8s.io", "endpointslices", verbs)],
     );
-    let ready = json!({ "addresses": ["192.0.2.1"], "nodeName": "n1", "conditions": { "ready": true } });
+    let ready =
+        json!({ "addresses": ["192.0.2.1"], "nodeName": "n1", "conditions": { "ready": true } });
     let not_ready =
         json!({ "addresses": ["192.0.2.2"], "nodeName": "n2", "conditions": { "ready": false } });
     cluster.create(&slice("agents-1", &json!([ready, not_ready])));

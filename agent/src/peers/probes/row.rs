@@ -109,7 +109,7 @@ mod tests {
         }
         let extreme = BTreeMap::from([("a@1".into(), probe(Some(u64::MAX), 2.0, Some(-1e30)))]);
         let decoded = names.decode(&encode(&extreme)).unwrap();
-        assert_eq!(decoded[0].1.loss, 1.0);
+        assert_eq!(Some(decoded[0].1.loss), Some(1.0));
         assert!(decoded[0].1.clock_offset.unwrap() < -2e6);
         let many = (0..30).map(|n| (format!("n{n}").into(), probe(None, 0.0, None))).collect();
         assert_eq!(encode(&many).len(), 137);

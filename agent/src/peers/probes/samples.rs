@@ -173,7 +173,7 @@ mod tests {
         assert!(samples.results(now)["n0@1"].loss < 0.25);
         reply(&mut samples, probe, now, 1000, 0);
         now += INTERVAL;
-        assert_eq!(samples.results(now)["n0@1"].loss, 0.25);
+        assert_eq!(Some(samples.results(now)["n0@1"].loss), Some(0.25));
         for _ in 0..16 {
             samples.next(now, 0).unwrap();
             now += INTERVAL;
