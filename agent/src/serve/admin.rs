@@ -87,9 +87,7 @@ impl Admin {
         match path {
             "/faults" => self.faults(),
             "/metrics" => self.metrics.reply(request.headers()),
-            "/peers" => {
-                json(StatusCode::OK, &self.peers())
-            }
+            "/peers" => json(StatusCode::OK, &self.peers()),
             "/readyz" => reply(StatusCode::OK, TEXT, "ok"),
             _ => reply(StatusCode::OK, TEXT, INDEX),
         }

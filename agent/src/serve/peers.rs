@@ -162,8 +162,7 @@ mod tests {
         assert_eq!(found.degraded, ["no key"]);
         let storm = found.storms.first().unwrap();
         assert_eq!((&*storm.check, storm.failing, storm.of), ("network", 3, 5));
-        let off =
-            response(&PeerView::default(), &GuardView::default(), &WebhookStats::default());
+        let off = response(&PeerView::default(), &GuardView::default(), &WebhookStats::default());
         assert_eq!((&*off.role, off.peers.len()), ("off", 0));
     }
 }
