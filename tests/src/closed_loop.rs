@@ -102,6 +102,16 @@ impl ClosedLoop {
         })
     }
 
+    /// Waits until one of the agent's conditions is `True`. The error itself is the first one, and that the filesystem
+    /// is read-only follows with the next write.
+    pub fn wait_any_condition(&self) {
+        self.controller.wait("a condition True", STEP, || {
+            let conditions = self.node.get().status?.conditions?;
+            let bad = |kind: &str, status: &str| CONDITIONS.contains(&kind) && status == "True";
+            conditions.iter().any(|found| bad(&found.type_, &found.status)).then_some(())
+        });
+    }
+
     /// Waits until every condition of the agent has this status.
     pub fn wait_conditions(&self, status: &str) {
         self.controller.wait(&format!("conditions {status}"), STEP, || {

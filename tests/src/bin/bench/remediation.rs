@@ -36,10 +36,11 @@ pub(crate) fn closed_loop(sandbox: &Sandbox, scale: Scale, report: &mut Report) 
     for _ in 0..scale.loop_rounds {
         thread::sleep(APART);
         let broken = closed.break_it();
-        closed.wait_condition("True");
+        closed.wait_any_condition();
         condition.push(broken.elapsed());
         closed.wait_object();
         object.push(broken.elapsed());
+        closed.wait_condition("True");
         thread::sleep(APART);
         let repaired = closed.repair();
         closed.wait_no_object();
