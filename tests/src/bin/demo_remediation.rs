@@ -45,9 +45,9 @@ fn main() -> ExitCode {
     explain(&cluster);
 
     println!("\nThe remediator takes it: it \"reboots\" the node (umount, e2fsck, mount)");
-    let begun = json!([{ "type": "Processing", "status": "True" }]);
+    let processing = json!([{ "type": "Processing", "status": "True" }]);
     closed.remediator.change(&name, &json!({
-        "metadata": { "finalizers": ["tocsin.demo/remediator"] }, "status": { "conditions": begun },
+        "metadata": { "finalizers": ["tocsin.demo/remediator"] }, "status": { "conditions": processing },
     }));
     let repaired = closed.repair();
     closed.wait_condition("False");

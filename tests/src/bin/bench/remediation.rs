@@ -148,8 +148,8 @@ fn quiet(
     let pid = controller.process().pid();
     let (before, cpu, began) = (cluster.requests_of(user).len(), cpu_time_of(pid), Instant::now());
     meanwhile();
-    let used = cpu_time_of(pid).saturating_sub(cpu).as_secs_f64();
-    let share = used / began.elapsed().as_secs_f64() * 100.0;
+    let spent = cpu_time_of(pid).saturating_sub(cpu).as_secs_f64();
+    let share = spent / began.elapsed().as_secs_f64() * 100.0;
     (cluster.requests_of(user).split_off(before), share)
 }
 
@@ -178,5 +178,5 @@ fn seconds_since(deadline: Timestamp) -> f64 {
 fn after(deadline: Timestamp, entry: &AuditEntry) -> Duration {
     let received: Timestamp = entry.received.parse().expect("a time");
     let late = received.duration_since(deadline);
-    Duration::try_from(late).unwrap_or_else(|_| panic!("made before its deadline: {entry:?}"))
+    Duration::try_from(late).expect("no object is made before its deadline")
 }
