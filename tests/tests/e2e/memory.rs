@@ -88,7 +88,7 @@ fn cut(sandbox: &Sandbox, name: &str) -> Option<(Volume, u64)> {
     let missing = 60 * MIB;
     let volume = Volume::new(sandbox, name, Filesystem::Ext4, "");
     let backing = OpenOptions::new().write(true).open(sandbox.path(format!("{name}.img")));
-    backing.and_then(|file| file.set_len(missing)).expect("cut the backing file");
+    backing.and_then(|file| file.set_len(missing)).unwrap();
     let fails = inject::read_block(&volume.device().path(), missing).is_err();
     require(fails, "a loop device over a short file reads zeroes").then_some((volume, missing))
 }
