@@ -19,6 +19,8 @@ enum Demo {
     /// Real filesystems break and are repaired while /health is watched
     #[default]
     Agent,
+    /// Five agents in network namespaces watch each other: one is unplugged, and the network splits and heals
+    Peers,
     /// A Deployment in a real API server breaks and is repaired while a status page asks
     Heartbeat,
     /// A filesystem breaks, the node's remediation begins, a played remediator repairs it, and the remediation ends
@@ -32,6 +34,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Demo::Agent => {
             let kernel_programs = setup::try_for(Needs::Faults);
             demo.arg("demo").env("TOCSIN_BIN", build_agent(kernel_programs)?);
+        }
+        Demo::Peers => {
+            setup::ensure(Needs::Tests)?;
+            demo.arg("demo_peers").env("TOCSIN_BIN", build_agent(false)?);
         }
         Demo::Heartbeat => {
             setup::ensure(Needs::Tests)?;

@@ -9,7 +9,7 @@ use crate::commands::printable;
 
 /// What one agent says of another.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Path {
+pub(super) enum Path {
     /// It is itself.
     Own,
     /// It does not probe it, or says nothing.
@@ -27,15 +27,15 @@ pub enum Path {
 
 /// One agent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Member {
+pub(super) struct Member {
     /// The name of its node.
-    pub node: String,
+    pub(super) node: String,
     /// `alive`, `suspect`, `dead`, `left` or `unseen`.
-    pub state: String,
+    pub(super) state: String,
     /// What else there is to say of it: that it coordinates, or which checks fail.
-    pub note: String,
+    pub(super) note: String,
     /// What it says of every member, in the members' order.
-    pub paths: Vec<Path>,
+    pub(super) paths: Vec<Path>,
 }
 
 /// 5 % of lost probes are a path that is worth a colour: one of twenty.
@@ -81,7 +81,7 @@ fn short(time: Duration) -> String {
 
 /// The matrix. `width` is the terminal's, in characters; none where there is none, and then there is room for all.
 #[must_use]
-pub fn render(members: &[Member], width: Option<usize>, is_coloured: bool) -> String {
+pub(super) fn render(members: &[Member], width: Option<usize>, is_coloured: bool) -> String {
     let room = width.unwrap_or(usize::MAX);
     let fits = |text: &String| plain(text).lines().all(|line| line.chars().count() <= room);
     let matrix = |is_wide, notes| table(members, is_wide, notes, is_coloured);
