@@ -43,6 +43,8 @@ fn end(cluster: &Cluster) -> End {
 }
 
 type Scene = fn(&mut Cluster);
+/// How a story begins, what happens in it, and how many writes it takes at least.
+type Story = (fn() -> Cluster, &'static [(&'static str, Scene)], usize);
 
 /// Each scene is followed by decisions until nothing is left to do.
 const STORY: [(&str, Scene); 13] = [
@@ -148,8 +150,7 @@ fn play(
 
 #[test]
 fn a_crash_between_any_two_writes_loses_nothing() {
-    let stories: [(fn() -> Cluster, &[(&str, Scene)], usize); 2] =
-        [(cluster, &STORY, 40), (careful, &CAREFUL, 20)];
+    let stories: [Story; 2] = [(cluster, &STORY, 40), (careful, &CAREFUL, 20)];
     for (cluster, story, at_least) in stories {
         let (expected, writes) = play(cluster, story, None);
         assert!(writes >= at_least, "{writes}");
