@@ -334,7 +334,9 @@ impl Membership {
             tracing::debug!(%error, "membership");
         }
         let Effects { messages, timers, notes } = std::mem::take(&mut self.effects);
-        for (to, message) in messages {
+        // In another life foca says at once what it believed before; see `begin_anew`.
+        let is_anew = notes.contains(&Note::Rejoined);
+        for (to, message) in messages.into_iter().filter(|_| !is_anew) {
             let prefix = Prefix::new(self.foca.identity(), to.address);
             let message = prefix.strip(&message);
             if let Some(incarnation) = member::incarnation(message) {

@@ -103,6 +103,7 @@ impl Membership {
         (self.timers, self.suspicions) = (Timers::default(), Suspicions::default());
         self.incarnation = 0;
         self.drive(now, |foca, effects| foca.apply_many(known.into_iter(), false, effects));
+        self.drive(now, |foca, effects| foca.gossip(effects));
         self.ask_at = now;
     }
 

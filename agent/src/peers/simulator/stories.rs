@@ -88,6 +88,8 @@ fn an_isolated_agent_reports_nothing_then_and_later() {
             let wrong = network.told.iter().filter(|told| told.by == victim && !told.change.alive);
             assert_eq!(wrong.count(), 0, "seed {seed}: {:?}", network.told);
             assert!((0..5).all(|n| network.sees(n, PeerState::Alive) == 4), "seed {seed}");
+            let deaths: Vec<_> = network.told.iter().filter(|told| !told.change.alive).collect();
+            assert_eq!(deaths.len(), 4, "seed {seed}: {deaths:?}");
         }
     }
 }
