@@ -97,14 +97,18 @@ impl Invalidates for Key {
 #[derive(Clone, Debug, Default)]
 pub struct Items(Arc<Mutex<State>>);
 
+/// What an item says, and in which version.
+type Versioned = (u64, Arc<[u8]>);
+
 #[derive(Debug, Default)]
 struct State {
-    latest: BTreeMap<(About, SocketAddr), (u64, Arc<[u8]>)>,
+    latest: BTreeMap<(About, SocketAddr), Versioned>,
     fresh: Vec<Item>,
 }
 
 impl Items {
     /// Takes an item; whether it is news.
+    #[must_use]
     pub fn insert(&self, item: Item) -> bool {
         let mut state = self.lock();
         let State { latest, fresh } = &mut *state;
@@ -165,7 +169,7 @@ impl Items {
             let length = usize::from(packet.try_get_u16().map_err(|_| Malformed)?);
             let item = packet.get(..length).ok_or(Malformed)?;
             packet.advance(length);
-            self.insert(Item::decode(item)?);
+            let _is_news = self.insert(Item::decode(item)?);
         }
         Ok(())
     }
@@ -216,11 +220,13 @@ mod tests {
     fn items_fit_into_packets() {
         let (items, other) = (Items::default(), Items::default());
         for n in 1..=50 {
-            items.insert(item(&format!("10.0.0.{n}:1"), n, &[b'x'; 100]));
+            let _news = items.insert(item(&format!("10.0.0.{n}:1"), n, &[b'x'; 100]));
         }
         let packets = items.packed(1362, 3);
         assert!(packets.len() == 3 && packets.iter().all(|packet| packet.len() <= 1362));
-        packets.iter().for_each(|packet| other.unpack(packet).unwrap());
+        for packet in &packets {
+            other.unpack(packet).unwrap();
+        }
         // The newest come first.
         assert_eq!(other.version(About::Topic(Topic::Status), "10.0.0.50:1".parse().unwrap()), 50);
         assert_eq!(other.unpack(&packets[0][..5]), Err(Malformed));

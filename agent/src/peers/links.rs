@@ -55,7 +55,7 @@ pub struct Links {
     secret: hmac::Key,
     /// Counts up when something is forgotten: then the tokens of before are worth nothing.
     epoch: u64,
-    links: HashMap<SocketAddr, Link>,
+    peers: HashMap<SocketAddr, Link>,
 }
 
 /// What is known of one agent.
@@ -113,8 +113,8 @@ impl Links {
     pub fn new(own: SocketAddr, node: Arc<str>, keys: Keys, seed: &[u8; 32]) -> Self {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, seed);
         let session = number(&secret, &[b"session"]);
-        let links = HashMap::new();
-        Self { own, node, keys, session, sequence: 0, secret, epoch: 0, links }
+        let peers = HashMap::new();
+        Self { own, node, keys, session, sequence: 0, secret, epoch: 0, peers }
     }
 
     /// Signs with, and accepts, other keys from now on.
@@ -125,7 +125,7 @@ impl Links {
     /// The name of the node at this address, once it has introduced itself.
     #[must_use]
     pub fn node(&self, address: SocketAddr) -> Option<&Arc<str>> {
-        self.links.get(&address)?.node.as_ref()
+        self.peers.get(&address)?.node.as_ref()
     }
 
     /// Sends a packet; where the addressee has given no token yet, asks for one first, and keeps the latest packet.
@@ -137,11 +137,11 @@ impl Links {
         payload: &[u8],
         out: &mut Outbox,
     ) {
-        let is_full = self.links.len() >= LINKS;
-        let link = match self.links.get_mut(&to) {
+        let is_full = self.peers.len() >= LINKS;
+        let link = match self.peers.get_mut(&to) {
             Some(link) => link,
             None if is_full => return,
-            None => self.links.entry(to).or_insert_with(|| Link::new(now, self.epoch)),
+            None => self.peers.entry(to).or_insert_with(|| Link::new(now, self.epoch)),
         };
         link.used = now;
         if let Some(token) = link.token {
@@ -181,9 +181,9 @@ impl Links {
 
     /// Forgets the links that `keep` does not want and that were not used for `idle`.
     pub fn forget(&mut self, now: Instant, idle: Duration, keep: impl Fn(&SocketAddr) -> bool) {
-        let before = self.links.len();
-        self.links.retain(|address, link| keep(address) || now.duration_since(link.used) < idle);
-        if self.links.len() < before {
+        let before = self.peers.len();
+        self.peers.retain(|address, link| keep(address) || now.duration_since(link.used) < idle);
+        if self.peers.len() < before {
             self.epoch += 1;
         }
     }
@@ -200,7 +200,7 @@ impl Links {
             // After years, the session ends like at a restart; the others challenge the new one.
             self.session = number(&self.secret, &[b"session", &self.session.to_be_bytes()]);
             self.sequence = 0;
-            self.links.values_mut().for_each(|link| (link.token, link.answered) = (None, 0));
+            self.peers.values_mut().for_each(|link| (link.token, link.answered) = (None, 0));
         }
         self.sequence += 1;
         let (session, sequence) = (self.session, self.sequence);
@@ -210,7 +210,7 @@ impl Links {
 
     /// The token for a session at an address.
     fn token(&self, from: SocketAddr, session: u64) -> u64 {
-        let link = self.links.get(&from);
+        let link = self.peers.get(&from);
         let incoming = link.and_then(|link| link.incoming.as_ref());
         if let Some(incoming) = incoming.filter(|incoming| incoming.session == session) {
             return incoming.token;
@@ -250,10 +250,11 @@ impl Links {
         out: &mut Outbox,
     ) -> Result<Received<'static>, Rejection> {
         let payload = packet.payload.first_chunk::<8>().ok_or(Rejection::Malformed)?;
-        let [a, b, c, d, e, f, g, h] = *payload;
-        let (echo, known) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        let both = u64::from_be_bytes(*payload);
+        let echo = u32::try_from(both >> 32).unwrap_or(0);
+        let known = u32::try_from(both & u64::from(u32::MAX)).unwrap_or(0);
         let sent = self.sequence;
-        let link = self.links.get_mut(&from).ok_or(Rejection::Unproven)?;
+        let link = self.peers.get_mut(&from).ok_or(Rejection::Unproven)?;
         if echo <= link.answered || echo > sent {
             return Err(Rejection::Replayed);
         }
@@ -285,11 +286,11 @@ impl Links {
             self.challenge(from, packet, bytes, known, out);
             return Err(Rejection::Unproven);
         }
-        let is_full = self.links.len() >= LINKS;
-        let link = match self.links.get_mut(&from) {
+        let is_full = self.peers.len() >= LINKS;
+        let link = match self.peers.get_mut(&from) {
             Some(link) => link,
             None if is_full => return Err(Rejection::TooManySenders),
-            None => self.links.entry(from).or_insert_with(|| Link::new(now, self.epoch)),
+            None => self.peers.entry(from).or_insert_with(|| Link::new(now, self.epoch)),
         };
         match &mut link.incoming {
             Some(incoming) if incoming.session == packet.session => {
@@ -352,7 +353,9 @@ pub(super) fn node_name(bytes: &[u8]) -> Option<Arc<str>> {
 
 fn number(secret: &hmac::Key, parts: &[&[u8]]) -> u64 {
     let mut context = hmac::Context::with_key(secret);
-    parts.iter().for_each(|part| context.update(part));
+    for part in parts {
+        context.update(part);
+    }
     let mut number = [0; 8];
     number.copy_from_slice(&context.sign().as_ref()[..8]);
     u64::from_be_bytes(number)

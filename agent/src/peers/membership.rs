@@ -356,7 +356,7 @@ impl Membership {
             let after = match timer {
                 Timer::ProbeRandomMember(_) => {
                     let spread = u64::try_from(PROBE_PERIOD.as_micros() / 10).unwrap_or(0);
-                    after - PROBE_PERIOD / 20
+                    after.saturating_sub(PROBE_PERIOD / 20)
                         + Duration::from_micros(self.random.random_range(0..=spread))
                 }
                 _ => after,

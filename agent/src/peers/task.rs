@@ -40,7 +40,7 @@ const FAREWELLS: u32 = 3;
 /// See [`FAREWELLS`].
 const FAREWELL_PERIOD: Duration = Duration::from_millis(100);
 /// The generations of an agent count tenths of a second from here on: 2025-01-01.
-const GENERATIONS: Duration = Duration::from_secs(1_735_689_600);
+const GENERATIONS: Duration = Duration::from_hours(482_136);
 /// 10 seconds, then a sanity check is given up by the peers task whatever its own time-out is.
 const SANITY_DEADLINE: Duration = Duration::from_secs(10);
 /// What is said of an agent without keys.
@@ -78,12 +78,11 @@ pub struct PeersTask {
 impl PeersTask {
     /// Binds the socket and reads the keys; call it inside a tokio runtime.
     pub fn start(settings: &Settings, channels: TaskChannels) -> Result<Self, StartError> {
-        let (keys, key_text) = match &settings.key_file {
-            Some(path) => key_file::read(path)?,
-            None => {
-                warn!("{NO_KEY}");
-                (Keys::public(), String::new())
-            }
+        let (keys, key_text) = if let Some(path) = &settings.key_file {
+            key_file::read(path)?
+        } else {
+            warn!("{NO_KEY}");
+            (Keys::public(), String::new())
         };
         let address = settings.own.address;
         let bind = || {

@@ -99,7 +99,7 @@ fn packets_that_are_refused() {
         assert_eq!(b.receive(now, a.own, bytes, 0, &mut out), Err(why), "{what}");
     }
     assert_eq!(b.receive(now, address(3), &good, 0, &mut out), Err(Rejection::Forged));
-    assert_eq!(b.links.len(), 1, "a refused packet takes no memory");
+    assert_eq!(b.peers.len(), 1, "a refused packet takes no memory");
     assert!(out.is_empty(), "a refused packet is not answered");
     assert!(b.receive(now, a.own, &good, 0, &mut out).is_ok());
 }
@@ -118,7 +118,7 @@ fn what_was_recorded_before_a_restart_counts_for_nothing() {
         assert!(matches!(result, Ok(Received::Nothing) | Err(Rejection::Unproven)), "{result:?}");
         assert!(out.iter().all(|(_, answer)| answer.len() <= bytes.len()));
     }
-    assert!(b.links.is_empty());
+    assert!(b.peers.is_empty());
     // An old challenge changes no token.
     for (_, bytes) in recorded.iter().filter(|(to, _)| *to == address(1)) {
         let result = a.receive(now, address(2), bytes, 0, &mut Vec::new());
@@ -150,7 +150,7 @@ fn keys_are_rotated_without_a_gap() {
         a.set_keys(keys(&of_a));
         b.set_keys(keys(&of_b));
         assert_eq!(send(&mut a, &mut b, b"there").1, [b"there".to_vec()], "{of_a:?} {of_b:?}");
-        assert_eq!(send(&mut b, &mut a, b"back").0.is_empty(), false);
+        assert!(!send(&mut b, &mut a, b"back").0.is_empty());
     }
 }
 

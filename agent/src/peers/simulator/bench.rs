@@ -32,7 +32,7 @@ fn detection(count: usize, deaths: usize, seed: u64) -> Vec<Duration> {
         network.kill(victim);
         network.run(Duration::from_secs(6));
         let report = network.reported().into_iter().rfind(|report| report.2 == victim);
-        times.push(report.map_or(Duration::MAX, |report| report.0 - began));
+        times.push(report.map_or(Duration::MAX, |report| report.0.saturating_sub(began)));
         network.start(victim, 200 + u32::try_from(n).unwrap() * 10);
         network.run(Duration::from_secs(6));
     }
