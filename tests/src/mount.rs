@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// How long a probe of the agent may keep a mount busy; a test fails after that.
+/// How long a mount may be busy; a test fails after that. The agent's probes do not keep one busy.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A mount in this thread's namespace.
@@ -59,7 +59,7 @@ impl Mount {
             .unwrap_or_else(|error| panic!("remount {} {flags:?}: {error}", self.point.display()));
     }
 
-    /// Unmounts it, and gives how long it was busy: a probe of the agent may keep it busy for a moment.
+    /// Unmounts it, and gives how long it was busy.
     pub fn unmount(self) -> Duration {
         let start = Instant::now();
         let mut busy = Duration::ZERO;

@@ -123,6 +123,13 @@ pub fn unshare_mounts() -> io::Result<()> {
     Ok(())
 }
 
+/// Gives a command a mount namespace of its own, with a copy of what is mounted now.
+pub fn unshare_mounts_of(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: unshare(2) is async-signal-safe, and the child has no other thread.
+    unsafe { command.pre_exec(unshare_mounts) };
+}
+
 /// Gives the calling thread, and what it starts from now on, a network namespace of its own.
 pub fn unshare_network() -> io::Result<()> {
     // SAFETY: NEWNET changes what this thread's future sockets are in, and nothing that memory depends on.

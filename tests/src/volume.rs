@@ -1,12 +1,18 @@
 //! A mounted filesystem on a loop device.
 
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::mount::MountFlags;
 
 use crate::faulty_disk::Control;
 use crate::{FaultyDisk, LoopDevice, MIB, Mount, Sandbox, tool};
+
+/// How long a device may be in use after its filesystem was unmounted; a test fails after that.
+const IN_USE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A kind of filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +128,21 @@ impl Volume {
         self.mount = Some(Mount::new(&self.device.path(), &self.point, kind, flags, options));
     }
 
-    /// Unmounts it, and gives how long it was busy.
+    /// Unmounts it, waits until the kernel has let go of the device, and gives how long the mount was busy. A probe of the
+    /// agent may have the superblock for a moment longer, and mounting it then would show the same one.
     pub fn unmount(&mut self) -> Duration {
+        let busy = self.unmount_only();
+        let start = Instant::now();
+        let device = self.device.path();
+        while File::options().read(true).custom_flags(libc::O_EXCL).open(&device).is_err() {
+            assert!(start.elapsed() < IN_USE_TIMEOUT, "{} is still in use", device.display());
+            thread::sleep(Duration::from_millis(1));
+        }
+        busy
+    }
+
+    /// Unmounts it and does not wait.
+    pub fn unmount_only(&mut self) -> Duration {
         self.mount.take().expect("the volume is mounted").unmount()
     }
 

@@ -1,14 +1,19 @@
 //! Runs the probes that the ledger asks for.
 
-use std::{future::pending, path::PathBuf};
+use std::{
+    future::pending,
+    path::{Path, PathBuf},
+};
 
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::{
+    detached_mount::in_namespace,
     ledger::{Action, Probed},
-    probe::{Probe, Root, check_root, write_probe},
+    probe::{Probe, Report, Root, Sync, check_root, write_probe},
     sampling::mounts::MountTable,
+    sectors::{Sector, device_path, read_sectors},
     settings,
 };
 use crate::{
@@ -16,15 +21,27 @@ use crate::{
     model::Dev,
 };
 
-/// What a probe does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a probe does, apart from a look at the root directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Mode {
-    /// It checks the root directory.
+    /// Nothing.
     Check,
-    /// It checks the root directory and syncs it.
+    /// It syncs the root directory.
     Sync,
-    /// It checks the root directory and writes a file.
-    Write,
+    /// It writes a file, and syncs it in this way.
+    Write(Sync),
+}
+
+/// The mount to probe.
+struct Place {
+    /// Of the watched namespace.
+    root: PathBuf,
+    /// Below that root.
+    point: PathBuf,
+    /// To read.
+    sectors: Vec<Sector>,
+    /// Of the call.
+    name: String,
 }
 
 /// Running probes: at most one per filesystem, because the ledger asks for no second one before the first comes back.
@@ -42,23 +59,30 @@ impl ProbeRunner {
     }
 
     /// Starts a probe of a filesystem of `table`.
-    pub(super) fn start(&mut self, action: Action, table: &MountTable) {
-        let Action { dev, write } = action;
+    ///
+    /// Where it does not write, it reads these sectors.
+    pub(super) fn start(&mut self, action: Action, sectors: Vec<Sector>, table: &MountTable) {
+        let Action { dev, write, verify } = action;
         let Some(filesystem) = table.filesystems.get(&dev) else { return };
-        let mode = if write {
-            Mode::Write
-        } else if filesystem.fs_type == "ext4" && !filesystem.read_only {
-            Mode::Sync
-        } else {
-            Mode::Check
+        let is_ext = matches!(filesystem.fs_type.as_str(), "ext2" | "ext3" | "ext4");
+        let mode = match (write, verify) {
+            // What ext4 could not write to its journal shows when the journal is committed.
+            (true, _) if is_ext => Mode::Write(Sync::Device(device_path(table.device_name(dev)))),
+            (true, true) => Mode::Write(Sync::File),
+            (true, false) => Mode::Write(Sync::None),
+            (false, _) if is_ext && !filesystem.read_only => Mode::Sync,
+            (false, _) => Mode::Check,
         };
         let started = clock::monotonic();
         let bounded = self.bounded.clone();
         // The number of the mount is in the name, so that a probe that is stuck on a filesystem does not hold up those of
         // another one that is mounted from the same device later.
-        let place = filesystem
-            .probe_mount()
-            .map(|mount| (self.paths.inside(&mount.point), format!("probe {dev} {}", mount.id)));
+        let place = filesystem.probe_mount().map(|mount| Place {
+            root: self.paths.root.clone(),
+            point: mount.point.clone(),
+            sectors,
+            name: format!("probe {dev} {}", mount.id),
+        });
         self.running.spawn(async move { run(&bounded, place, dev, mode, started).await });
     }
 
@@ -101,7 +125,7 @@ fn log(probed: Probed) -> Probed {
 
 async fn run(
     bounded: &Bounded,
-    place: Option<(PathBuf, String)>,
+    place: Option<Place>,
     dev: Dev,
     mode: Mode,
     started: u64,
@@ -110,21 +134,34 @@ async fn run(
         dev,
         started,
         root: Root::Late,
-        write: (mode == Mode::Write).then_some(Probe::Late),
+        write: matches!(mode, Mode::Write(_)).then_some(Probe::Late),
         full: false,
+        unreadable: None,
     };
-    let Some((path, name)) = place else { return late };
+    let Some(Place { root, point, sectors, name }) = place else { return late };
     let call = move || {
-        let root = check_root(&path, dev, mode == Mode::Sync);
-        let report = (mode == Mode::Write).then(|| write_probe(&path, dev));
-        (root, report)
+        in_namespace(&root, |root| (probe(root, &point, dev, &mode), read_sectors(root, &sectors)))
     };
     match bounded.run(name, settings::PROBE_DEADLINE, call).await {
-        Ok((root, report)) => {
+        Ok(((root, report), unreadable)) => {
             let full = report.as_ref().is_some_and(|report| report.full);
             let write = report.map(|report| report.probe);
-            Probed { dev, started, root, write, full }
+            Probed { dev, started, root, write, full, unreadable }
         }
         Err(_stuck) => late,
     }
+}
+
+/// Probes the filesystem that is mounted on `point` below `root`.
+fn probe(root: &Path, point: &Path, dev: Dev, mode: &Mode) -> (Root, Option<Report>) {
+    let path = root.join(point.strip_prefix("/").unwrap_or(point));
+    let state = check_root(&path, dev, *mode == Mode::Sync);
+    let report = match mode {
+        Mode::Check | Mode::Sync => None,
+        Mode::Write(Sync::Device(device)) => {
+            Some(write_probe(&path, dev, &Sync::Device(root.join(device))))
+        }
+        Mode::Write(sync) => Some(write_probe(&path, dev, sync)),
+    };
+    (state, report)
 }

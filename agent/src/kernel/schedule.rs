@@ -3,6 +3,7 @@
 //! * A kernel event, or a notification that something may have changed, begins a burst of snapshots ([`BURST`]): some
 //!   filesystems show the result of an error late.
 //! * One snapshot is in flight at most, and after each one the burst rests for [`REST`] times as long as it took.
+//! * An event on a device that no known filesystem is on ends that rest: the filesystem may have just been mounted.
 //! * Counters are read often while events come, and seldom when none do.
 //!
 //! The snapshots that the sampler takes of its own accord, every `REREAD_INTERVAL`, are not in here: they are made on its
@@ -26,6 +27,10 @@ const BURST: [Duration; 5] = [
 /// busy.
 const REST: u32 = 40;
 
+/// 9 times the duration of such a snapshot out of the rest until the next one: devices that carry no filesystem and fail for
+/// ever cost a tenth of a processor at most.
+const URGENT_REST: u32 = 9;
+
 /// 3 readings of the counters after the last event: what found no room in the ring buffer was counted by then.
 const READINGS_AFTER_EVENT: u32 = 3;
 
@@ -45,6 +50,12 @@ pub(super) struct Schedule {
     is_in_flight: bool,
     /// No snapshot of a burst before this.
     rest_until: Instant,
+    /// A snapshot is wanted that begins from now on, whatever the rest.
+    is_urgent: bool,
+    /// The snapshot in flight is an urgent one.
+    is_urgent_in_flight: bool,
+    /// No urgent snapshot before this.
+    urgent_rest_until: Instant,
     last_event: Option<Instant>,
     counters_at: Instant,
     hooks_at: Instant,
@@ -57,6 +68,9 @@ impl Schedule {
             burst: None,
             is_in_flight: false,
             rest_until: now,
+            is_urgent: false,
+            is_urgent_in_flight: false,
+            urgent_rest_until: now,
             last_event: None,
             counters_at: now,
             hooks_at: now + HOOK_RETRY,
@@ -77,20 +91,34 @@ impl Schedule {
         }
     }
 
-    /// When the next snapshot of a burst is due; `None` if there is no burst, or while a snapshot is in flight.
-    pub(super) fn next_snapshot(&self) -> Option<Instant> {
-        let due = |burst: Burst| (burst.began + BURST[burst.step]).max(self.rest_until);
-        self.burst.filter(|_| !self.is_in_flight).map(due)
+    /// An event came for a device that no known filesystem is on: the mount table is read at once, whatever the rest after
+    /// the last reading. The reading that is in flight may have begun too early, and is followed by another one.
+    pub(super) fn unknown_device(&mut self) {
+        self.is_urgent = true;
     }
 
-    /// Whether to request a snapshot of a burst now. If so, it is in flight from now on.
+    /// When the next snapshot is due; `None` if none is wanted, or while a snapshot is in flight.
+    pub(super) fn next_snapshot(&self) -> Option<Instant> {
+        if self.is_in_flight {
+            return None;
+        }
+        let due = |burst: Burst| (burst.began + BURST[burst.step]).max(self.rest_until);
+        let urgent = self.is_urgent.then_some(self.urgent_rest_until);
+        self.burst.map(due).into_iter().chain(urgent).min()
+    }
+
+    /// Whether to request a snapshot now. If so, it is in flight from now on.
     pub(super) fn begin_due_snapshot(&mut self, now: Instant) -> bool {
         let is_due = self.next_snapshot().is_some_and(|due| now >= due);
         if is_due {
-            self.burst = self
-                .burst
-                .map(|burst| Burst { step: burst.step + 1, ..burst })
-                .filter(|burst| burst.step < BURST.len());
+            // Every snapshot from now on has what was mounted before the event.
+            self.is_urgent_in_flight = std::mem::take(&mut self.is_urgent);
+            // An urgent snapshot may come before the burst's first one is due, and is no step of it then.
+            let step = |burst: Burst| {
+                let is_reached = now >= burst.began + BURST[burst.step];
+                Burst { step: burst.step + usize::from(is_reached), ..burst }
+            };
+            self.burst = self.burst.map(step).filter(|burst| burst.step < BURST.len());
             self.is_in_flight = true;
         }
         is_due
@@ -106,6 +134,9 @@ impl Schedule {
     pub(super) fn snapshot_came(&mut self, now: Instant, cost: Duration) {
         self.is_in_flight = false;
         self.rest_until = now + cost * REST;
+        if std::mem::take(&mut self.is_urgent_in_flight) {
+            self.urgent_rest_until = now + cost * URGENT_REST;
+        }
     }
 
     /// When to read the counters.
@@ -139,6 +170,8 @@ mod tests {
     enum Input {
         Event(u64),
         Notification(u64),
+        /// An event for a device that no known filesystem is on.
+        Unknown(u64),
         /// A requested snapshot comes back at the first time, after the second one.
         Came(u64, u64),
     }
@@ -158,6 +191,10 @@ mod tests {
                     Input::Notification(when) if when == millis => {
                         schedule.notification(at(millis));
                     }
+                    Input::Unknown(when) if when == millis => {
+                        schedule.event(at(millis));
+                        schedule.unknown_device();
+                    }
                     Input::Came(when, cost) if when == millis => {
                         schedule.snapshot_came(at(millis), Duration::from_millis(cost));
                     }
@@ -176,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_burst_follows_each_event() {
-        use Input::{Came, Event, Notification};
+        use Input::{Came, Event, Notification, Unknown};
         for (what, inputs, expected) in [
             ("nothing", &[][..], &[][..]),
             ("an event", &[Event(5)], &[5, 6, 15, 105, 1005]),
@@ -193,6 +230,21 @@ mod tests {
                 "a rest holds up the next burst too",
                 &[Event(0), Came(20, 20), Event(30), Came(830, 0)],
                 &[0, 820, 830],
+            ),
+            (
+                "an unknown device ends the rest",
+                &[Notification(0), Came(5, 5), Unknown(30), Came(35, 5)],
+                &[0, 30, 235],
+            ),
+            (
+                "a snapshot that began before its event is followed by another one",
+                &[Notification(0), Unknown(2), Came(5, 5), Came(10, 5)],
+                &[0, 5, 210],
+            ),
+            (
+                "unknown devices that fail without end have a rest of their own",
+                &[Unknown(0), Came(10, 10), Unknown(20), Came(110, 10), Unknown(111)],
+                &[0, 100, 200],
             ),
         ] {
             assert_eq!(requests(inputs, 1500), expected, "{what}");

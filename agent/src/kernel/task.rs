@@ -192,7 +192,8 @@ impl Kernel {
     fn start_probes(&mut self) {
         self.ledger.start_probes(now());
         for action in self.ledger.take_actions() {
-            self.probes.start(action, self.ledger.table());
+            let sectors = self.ledger.sectors_to_read(action);
+            self.probes.start(action, sectors, self.ledger.table());
         }
     }
 
@@ -210,7 +211,9 @@ impl Kernel {
         for event in events.drain(..) {
             debug!(kind = kind_name(event.kind), dev = %event.dev, errno = event.errno,
                 place = event.place, detail = event.detail, "kernel event");
-            self.ledger.event(&event, now);
+            if !self.ledger.event(&event, now) {
+                self.schedule.unknown_device();
+            }
         }
     }
 

@@ -205,10 +205,9 @@ fn syscall_hooks_see_a_remount_by_fsconfig() {
     assert!(agent.kernel_count("mount_change", "0:0") > before);
 }
 
-/// An operator who unmounts the filesystem of a fault may find it busy, because the agent probes it. The probe is over
-/// before the command can be typed again.
+/// An operator who unmounts the filesystem of a fault does not find it busy, although the agent probes it.
 #[test]
-fn a_probe_keeps_a_mount_busy_for_less_than_a_second() {
+fn a_probe_does_not_keep_a_mount_busy() {
     let Some(sandbox) = Sandbox::new() else { return };
     let mut volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=continue");
     let agent = Agent::start(&sandbox);
@@ -224,7 +223,7 @@ fn a_probe_keeps_a_mount_busy_for_less_than_a_second() {
         agent.wait_for("200", TIMEOUT, |agent| (agent.health("").status == 200).then_some(()));
     }
     say(&format!("MEASURED {}: busy {} times of 20: {busy:?}", sandbox.name(), busy.len()));
-    assert!(busy.iter().all(|time| *time < Duration::from_secs(1)), "{busy:?}");
+    assert!(busy.is_empty(), "{busy:?}");
 }
 
 #[test]

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use e2e::agent::{IO_ERROR_WINDOW, TIMEOUT, run_cli};
 use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
-use e2e::{Agent, Filesystem, Sandbox, Volume, inject};
+use e2e::{
+    Agent, FaultyDisk, Filesystem, LoopDevice, MIB, Mount, Sandbox, Volume, inject, require, tool,
+};
+use rustix::mount::MountFlags;
 
 use crate::{fault, names};
 
@@ -180,4 +183,81 @@ fn ext4_continue_is_cleared_by_an_operator_or_by_unmounting() {
     let at = Instant::now();
     volume.unmount();
     agent.wait_recovery(at, TIMEOUT);
+}
+
+/// A btrfs with a copy of everything on another device goes on without one of them.
+#[test]
+fn a_failed_leg_of_a_btrfs_raid_is_a_member() {
+    if !require(Filesystem::Btrfs.is_available(), "no btrfs here") {
+        return;
+    }
+    let Some(sandbox) = Sandbox::new() else { return };
+    let disk = FaultyDisk::new(&sandbox, "disk", 256 * MIB);
+    let legs =
+        [LoopDevice::over(&sandbox.file("good.img", 256 * MIB)), LoopDevice::over(&disk.file())];
+    let (good, bad) = (legs[0].path(), legs[1].path());
+    let mut arguments = ["-q", "-f", "-d", "raid1", "-m", "raid1"].map(AsRef::as_ref).to_vec();
+    arguments.extend([good.as_os_str(), bad.as_os_str()]);
+    tool::run("mkfs.btrfs", &arguments);
+    let options = format!("device={}", bad.display());
+    let point = sandbox.path("vol");
+    let _mount = Mount::new(&good, &point, "btrfs", MountFlags::empty(), &options);
+    let agent = Agent::start(&sandbox);
+    disk.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
+    inject::write_synced(&point.join("file"), MEBIBYTE).unwrap();
+    let fault = agent.wait_for("its fault", TIMEOUT, |agent| {
+        agent.faults().into_iter().find(|fault| fault.device == legs[1].number())
+    });
+    assert_eq!((&*fault.kind, &*fault.scope), ("io_error", "member"), "{fault:?}");
+    assert_eq!(agent.health("").status, 200);
+    assert!(agent.faults().iter().all(|fault| fault.scope == "member"), "{:?}", agent.faults());
+    disk.control().heal();
+}
+
+/// A read of the sector that failed decides, because what a read-only mount answers comes from memory.
+#[test]
+fn a_fault_below_a_read_only_mount_ends_when_the_sector_can_be_read() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let (mut volume, range) = with_file(&sandbox, Filesystem::Ext4WithoutJournal);
+    volume.unmount();
+    volume.mount_with(MountFlags::RDONLY, "");
+    let agent = Agent::start(&sandbox);
+    volume.control().fail(Operation::Read, Errno::EIO, range);
+    let at = Instant::now();
+    inject::read_block(&volume.path("file"), 0).unwrap_err();
+    agent.wait_failure(at, "io_errors", &["EIO", &volume.device().name()]);
+    // The file is not read again, and the root directory answers.
+    thread::sleep(IO_ERROR_WINDOW * 3 / 2);
+    assert_eq!(agent.health("").status, 503);
+    volume.control().heal();
+    agent.wait_recovery(Instant::now(), IO_ERROR_WINDOW * 2 + TIMEOUT);
+}
+
+/// The journal of an ext4 can be on a disk of its own, which no table names.
+#[test]
+fn an_error_of_an_external_journal_is_an_error_of_its_device() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let disk = FaultyDisk::new(&sandbox, "journal", 64 * MIB);
+    let journal = LoopDevice::over(&disk.file());
+    let data = LoopDevice::over(&sandbox.file("data.img", 64 * MIB));
+    let (journal_path, data_path) = (journal.path(), data.path());
+    let mkfs = |arguments: &[&std::ffi::OsStr]| tool::run("mkfs.ext4", arguments);
+    let common = ["-q", "-F", "-b", "4096"].map(AsRef::as_ref);
+    mkfs(
+        &[&common[..], &["-O".as_ref(), "journal_dev".as_ref(), journal_path.as_os_str()]].concat(),
+    );
+    let device = format!("device={}", journal_path.display());
+    mkfs(&[&common[..], &["-J".as_ref(), device.as_ref(), data_path.as_os_str()]].concat());
+    let point = sandbox.path("vol");
+    let options = format!("journal_path={},errors=remount-ro", journal_path.display());
+    let _mount = Mount::new(&data_path, &point, "ext4", MountFlags::empty(), &options);
+    let agent = Agent::start(&sandbox);
+    disk.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
+    let at = Instant::now();
+    let _fails = inject::write_synced(&point.join("file"), 4096);
+    agent.wait_failure(at, "io_errors", &["EIO", &journal.name()]);
+    assert_eq!(fault(&agent, "io_error", &journal).scope, "host");
+    let point = point.to_string_lossy().into_owned();
+    agent.wait_failure(at, "filesystem_ro", &[&data.name(), &point]);
+    disk.control().heal();
 }

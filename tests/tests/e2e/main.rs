@@ -57,6 +57,7 @@ mod shutdown;
 mod standstill;
 mod state_file;
 mod tls;
+mod umount;
 mod without_ebpf;
 
 use std::thread;

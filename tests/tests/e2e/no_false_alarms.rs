@@ -205,3 +205,33 @@ fn work_hard(volume: &Volume) {
         }
     });
 }
+
+/// Anyone in a privileged pod can write to `/dev/kmsg`. The lines are what node-problem-detector's rules match
+/// (`config/kernel-monitor.json` and `config/readonly-monitor.json`, v0.8).
+#[test]
+fn text_in_the_kernel_log_is_no_evidence() {
+    let Some(sandbox) = Sandbox::new() else { return };
+    let volume = Volume::new(&sandbox, "vol", Filesystem::Ext4, "errors=remount-ro");
+    let agent = Agent::start(&sandbox);
+    assert_eq!(agent.health("").status, 200);
+    let device = volume.device().name();
+    for line in [
+        format!("EXT4-fs error (device {device}): ext4_lookup:1789: inode #2: comm ls: iget: bad"),
+        format!("EXT4-fs ({device}): Remounting filesystem read-only"),
+        format!("Buffer I/O error on dev {device}, logical block 8, lost async page write"),
+        format!("blk_update_request: I/O error, dev {device}, sector 2048 op 0x1:(WRITE)"),
+        format!("XFS ({device}): Filesystem has been shut down due to log error (0x2)."),
+        "task jbd2:2157 blocked for more than 120 seconds.".to_owned(),
+        "BUG: unable to handle kernel NULL pointer dereference at 0000000000000008".to_owned(),
+        "divide error: 0000 [#1] SMP".to_owned(),
+    ] {
+        // A line is one write; the prefix is its level.
+        fs::write("/dev/kmsg", format!("<3>{line}")).unwrap();
+    }
+    let end = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < end {
+        assert_eq!(agent.health("").status, 200);
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(agent.faults().is_empty(), "{:?}", agent.faults());
+}

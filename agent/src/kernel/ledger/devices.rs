@@ -7,7 +7,8 @@ use tocsin_ebpf::Kind;
 use super::{
     progress::Progress,
     state::Ledger,
-    types::{Key, Now, Probed, nanos},
+    types::{Key, Mono, Now, Probed, nanos},
+    witness::Witness,
 };
 use crate::{
     errno::{self, ENODEV},
@@ -36,13 +37,9 @@ impl Ledger {
             format!(" at sector {}", event.place)
         };
         let what = format!("{verb} failed: {errno}{place}");
-        self.open(
-            (FaultKind::IoError, event.dev),
-            Some(event),
-            what,
-            format!("{verb} {errno}"),
-            now,
-        );
+        let key = self.request_key(event);
+        self.open(key, Some(event), what, format!("{verb} {errno}"), now);
+        self.note_sector(key, event);
         if writes {
             for user in users {
                 self.request_probe(user.filesystem.dev, now);
@@ -57,32 +54,49 @@ impl Ledger {
         for (dev, disk) in &snapshot.disks {
             match *disk {
                 Disk::Present { completed, in_flight } => {
-                    self.moved(*dev, completed, in_flight, now);
+                    let quiet_since = snapshot.quiet_since.get(dev).copied();
+                    let idle = now.mono.saturating_sub(quiet_since.unwrap_or(now.mono));
+                    self.note_progress(*dev, completed, in_flight, idle, now);
                 }
                 Disk::Gone => self.gone(*dev, now),
             }
         }
+        // A device is compared with those below it, so this comes after all are noted.
+        for dev in snapshot.disks.keys() {
+            self.judge_progress(*dev, now);
+        }
     }
 
-    /// Takes in the progress of one disk, and opens or closes its stall.
-    fn moved(&mut self, dev: Dev, completed: u64, in_flight: u64, now: Now) {
+    /// Takes in the progress of one disk, which has completed nothing for `idle` nanoseconds.
+    fn note_progress(&mut self, dev: Dev, completed: u64, in_flight: u64, idle: Mono, now: Now) {
         let started = self.started;
-        let fresh =
-            Progress { completed, in_flight, since: None, from_start: !started, accepted: false };
+        let fresh = Progress {
+            completed,
+            in_flight,
+            since: None,
+            from_start: !started,
+            idle_before: 0,
+            accepted: false,
+        };
         let progress = self.progress.entry(dev).or_insert(fresh);
         let stands = in_flight > 0 && progress.completed == completed;
         if !stands || progress.since.is_none() {
             progress.since = stands.then_some(now.mono);
+            progress.idle_before = idle;
         }
         if !stands {
             progress.accepted = false;
             progress.from_start &= !started;
         }
         (progress.completed, progress.in_flight) = (completed, in_flight);
-        let stuck = progress.since.map_or(0, |since| now.mono.saturating_sub(since));
-        if !stands {
-            self.close((FaultKind::IoStall, dev));
-        } else if stuck >= nanos(self.rules.io_stall_after) && !progress.accepted {
+    }
+
+    /// Opens or closes the stall of a disk.
+    fn judge_progress(&mut self, dev: Dev, now: Now) {
+        let Some(progress) = self.progress.get(&dev) else { return };
+        let (in_flight, accepted) = (progress.in_flight, progress.accepted);
+        let Some(since) = progress.since else { return self.close((FaultKind::IoStall, dev)) };
+        if !accepted && self.is_stalled(dev, now.mono.saturating_sub(since), now.mono) {
             let seconds = self.rules.io_stall_after.as_secs_f32();
             let what =
                 format!("{in_flight} I/Os in flight, none completed for {seconds} s or more");
@@ -134,9 +148,11 @@ impl Ledger {
         let key = (FaultKind::IoError, dev);
         let what = "the device is gone, and still mounted".to_owned();
         if self.faults.get(&key).is_none_or(|entry| entry.what != what) {
-            self.open(key, None, what, "sysfs: no such device".to_owned(), now);
+            self.open(key, None, what.clone(), "sysfs: no such device".to_owned(), now);
         }
         if let Some(entry) = self.faults.get_mut(&key) {
+            // Nothing is below this.
+            (entry.witness, entry.what) = (Witness::BlockLayer, what);
             entry.errno = Some(ENODEV);
             entry.last_mono = now.mono;
         }
@@ -158,11 +174,12 @@ impl Ledger {
             if self.verifying.contains_key(&dev) {
                 continue;
             }
-            let users: BTreeSet<Dev> = table
-                .users(dev)
-                .filter(|user| !user.filesystem.is_swap())
-                .map(|user| user.filesystem.dev)
-                .collect();
+            let users = table.users(dev).filter(|user| !user.filesystem.is_swap());
+            let users: BTreeSet<Dev> = users.map(|user| user.filesystem.dev).collect();
+            // A filesystem that is lost can say nothing about its device, and has a fault of its own.
+            let is_lost = |dev: &Dev| self.superblocks.get(dev).is_some_and(|s| s.lost.any());
+            let (lost, sound): (BTreeSet<_>, BTreeSet<_>) = users.into_iter().partition(is_lost);
+            let users = if sound.is_empty() { lost } else { sound };
             if users.is_empty() {
                 self.close((FaultKind::IoError, dev));
                 continue;
@@ -185,15 +202,16 @@ impl Ledger {
     /// Counts the result of a filesystem's probe for every device that waits for it. The fault of a device closes when
     /// all its filesystems could be probed; a failed probe begins a new quiet window.
     pub(super) fn probe_verifies_devices(&mut self, probed: &Probed, now: Now) {
-        let answered = match probed.write {
-            // EROFS is the filesystem's own refusal, and the matter of `filesystem_ro`.
-            Some(Probe::Refused(errno)) => errno == errno::EROFS,
-            Some(Probe::SyncFailed(_) | Probe::Late) => false,
-            // Where no write is possible, the quiet window and the root directory are all the evidence there is.
-            Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
-                matches!(probed.root, Root::Fine | Root::Unreachable)
-            }
-        };
+        let answered = probed.unreadable.is_none()
+            && match probed.write {
+                // EROFS is the filesystem's own refusal, and the matter of `filesystem_ro`.
+                Some(Probe::Refused(errno)) => errno == errno::EROFS,
+                Some(Probe::SyncFailed(_) | Probe::Late) => false,
+                // Where no write is possible, the quiet window and the root directory are all the evidence there is.
+                Some(Probe::Writable | Probe::Full | Probe::Unable(_)) | None => {
+                    matches!(probed.root, Root::Fine | Root::Unreachable)
+                }
+            };
         let mut closed: Vec<Key> = Vec::new();
         let mut again = Vec::new();
         self.verifying.retain(|dev, (since, users)| {

@@ -33,8 +33,9 @@ impl Ledger {
         now: Now,
     ) {
         let table = self.table.clone();
-        self.superblocks.retain(|dev, _| table.filesystems.contains_key(dev));
+        self.put_aside(snapshot);
         for filesystem in table.filesystems.values() {
+            self.take_back(filesystem.dev, snapshot, now);
             let is_new = !self.superblocks.contains_key(&filesystem.dev);
             self.update_superblock(filesystem, snapshot, is_new, table_changed, now);
             self.remembered_errors(filesystem, snapshot, is_new, now);
@@ -54,8 +55,9 @@ impl Ledger {
         let dev = filesystem.dev;
         let known = self.superblocks.entry(dev).or_default();
         let ids: BTreeSet<i32> = filesystem.mounts.iter().map(|mount| mount.id).collect();
-        let remounted = snapshot.ext4.get(&dev).is_some_and(|errors| errors.remounted);
-        let is_other = !is_new && (remounted || known.mount_ids.is_disjoint(&ids));
+        // Where sysfs does not tell, new numbers of all mounts do, although `umount -l` leaves the same superblock.
+        let reborn = snapshot.reborn.get(&dev).copied();
+        let is_other = !is_new && reborn.unwrap_or_else(|| known.mount_ids.is_disjoint(&ids));
         known.mount_ids = ids;
         if is_new || is_other {
             let broken = filesystem.is_ro_under_rw();
@@ -152,7 +154,7 @@ impl Ledger {
                 self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
             }
             if errors.io > before.io {
-                let key = self.io_key(dev);
+                let key = self.leg_key(dev);
                 let evidence = format!("sysfs read, write and flush errors {}", errors.io);
                 self.open(key, None, "btrfs counted I/O errors".to_owned(), evidence, now);
                 self.request_probe(dev, now);
@@ -196,9 +198,6 @@ impl Ledger {
 
     /// Takes in a `filemap_set_wb_err`: data did not reach the disk. False if no known filesystem is on the device.
     pub(super) fn lost_write(&mut self, event: &Event, now: Now) -> bool {
-        if matches!(event.errno, errno::ENOSPC | errno::EDQUOT) {
-            return true;
-        }
         let table = self.table.clone();
         // The cache of a block device belongs to an internal filesystem, with the device number as the inode number.
         let place = u32::try_from(event.place).ok().map(Dev).filter(|dev| dev.major() != 0);
@@ -209,12 +208,9 @@ impl Ledger {
         let dev = if internal { place.unwrap_or(event.dev) } else { event.dev };
         let Some(user) = table.users(dev).next() else { return false };
         let superblock = user.filesystem.dev;
-        if event.errno == 0 {
-            if let Some(known) = self.superblocks.get_mut(&superblock) {
-                known.unexplained.get_or_insert(*event);
-            }
-        } else {
-            self.write_was_lost(superblock, event, now);
+        // The probe tells a full filesystem from a broken disk.
+        if let Some(known) = self.superblocks.get_mut(&superblock) {
+            known.unexplained.get_or_insert(*event);
         }
         self.request_probe(superblock, now);
         true
@@ -223,16 +219,12 @@ impl Ledger {
     /// Opens an I/O fault, or renews it, because data was lost.
     pub(super) fn write_was_lost(&mut self, dev: Dev, event: &Event, now: Now) {
         let key = self.io_key(dev);
-        if event.errno == 0
-            && let Some(entry) = self.faults.get_mut(&key)
-        {
+        if let Some(entry) = self.faults.get_mut(&key) {
             // The open fault says more than this event does.
             (entry.last, entry.last_mono) = (now.wall, now.mono);
             return;
         }
-        let errno =
-            if event.errno == 0 { "an I/O error".into() } else { errno::describe(event.errno) };
-        let what = format!("written data was lost: {errno}");
+        let what = "written data was lost".to_owned();
         self.open(key, Some(event), what, "tracepoint filemap_set_wb_err".to_owned(), now);
     }
 
@@ -243,10 +235,27 @@ impl Ledger {
         let filesystem = self.table.filesystems.get(&dev);
         let members = || {
             let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
-            members.filter(|member| !member.redundant).map(|member| member.dev)
+            members.filter(|member| !member.redundant)
         };
-        let open = members().find(|dev| self.faults.contains_key(&(FaultKind::IoError, *dev)));
-        (FaultKind::IoError, open.or_else(|| members().next()).unwrap_or(dev))
+        let has_fault = |dev: &Dev| self.faults.contains_key(&(FaultKind::IoError, *dev));
+        let open = members().map(|member| member.dev).find(has_fault);
+        // The topmost one. The block layer's events about a partition name its disk, so this does too.
+        let top = || members().find(|member| !member.partition).or_else(|| members().next());
+        let blamed = open.or_else(|| top().map(|member| member.dev));
+        (FaultKind::IoError, blamed.unwrap_or(dev))
+    }
+
+    /// The I/O fault to which errors belong that a btrfs counts for its devices, and that may have done no harm: where every
+    /// device is redundant, it is that of a leg.
+    fn leg_key(&self, dev: Dev) -> Key {
+        let members = self.table.filesystems.get(&dev).map_or(&[][..], |f| &f.members);
+        let has_fault = |dev: &Dev| self.faults.contains_key(&(FaultKind::IoError, *dev));
+        let mut legs = members.iter().filter(|member| member.redundant).map(|member| member.dev);
+        if members.is_empty() || members.iter().any(|member| !member.redundant) {
+            return self.io_key(dev);
+        }
+        let leg = legs.clone().find(has_fault).or_else(|| legs.next());
+        (FaultKind::IoError, leg.unwrap_or(dev))
     }
 
     /// Opens or closes the `filesystem_ro` fault of a filesystem, by the evidence.
@@ -258,7 +267,7 @@ impl Ledger {
             self.close(key);
             return;
         }
-        let (what, evidence, errno) = match &lost {
+        let (mut what, evidence, mut errno) = match &lost {
             Lost { level: Some("ro"), .. } => {
                 ("became read-only".into(), "mountinfo: super option ro".into(), None)
             }
@@ -279,6 +288,10 @@ impl Ledger {
             }
             _ => ("shut down".into(), "tracepoint of the shutdown".into(), None),
         };
+        if let Some((below, words)) = self.said_below(dev) {
+            what = format!("{what}, {words}");
+            errno = Some(below);
+        }
         // Nothing new: the fault keeps the time of its last evidence.
         if event.is_none()
             && self.faults.get(&key).is_some_and(|entry| entry.says(&what, &evidence))

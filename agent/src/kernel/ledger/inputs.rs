@@ -65,17 +65,20 @@ impl Meaning {
 }
 
 impl Ledger {
-    /// Takes in an event of the kernel.
-    pub fn event(&mut self, event: &Event, now: Now) {
+    /// Takes in an event of the kernel. False if no known filesystem is on its device: then it waits for the next
+    /// snapshot.
+    pub fn event(&mut self, event: &Event, now: Now) -> bool {
         let handled = self.handled.entry((event.kind, event.dev)).or_default();
         *handled = event.ktime.max(*handled);
-        if !self.try_event(event, now) {
+        let is_known = self.try_event(event, now);
+        if !is_known {
             if self.waiting.len() == WAITING {
                 self.waiting.pop_front();
                 self.forgotten += 1;
             }
             self.waiting.push_back(*event);
         }
+        is_known
     }
 
     /// Takes in an event, unless no known filesystem is on its device; then returns false.
@@ -86,7 +89,8 @@ impl Ledger {
                 self.filesystem_error(event.dev, event, source, now)
             }
             Meaning::Shutdown => self.shut_down(event, now),
-            Meaning::LostWrite => self.lost_write(event, now),
+            // The errno of this event is that of the loss before it (`mapping->wb_err` before it is set, 6.18).
+            Meaning::LostWrite => self.lost_write(&Event { errno: 0, ..*event }, now),
             Meaning::FailedRequest => self.io_error(event, now),
         }
     }
@@ -139,7 +143,7 @@ impl Ledger {
             {
                 self.event(&event, now);
             }
-            if let Some(key) = Self::key_of(&event)
+            if let Some(key) = self.key_of(&event)
                 && let Some(entry) = self.faults.get_mut(&key)
                 && entry.kernel_ns.is_none_or(|first| first <= count.last)
             {
@@ -150,15 +154,23 @@ impl Ledger {
     }
 
     /// The fault to which an event of this kind and device belongs.
-    fn key_of(event: &Event) -> Option<Key> {
+    fn key_of(&self, event: &Event) -> Option<Key> {
         let kind = match Meaning::of(event) {
             // One lost write gives an event for each page, which says nothing about the number of losses.
             Meaning::Nothing | Meaning::LostWrite => return None,
             Meaning::FilesystemError(_) => FaultKind::FilesystemError,
             Meaning::Shutdown => FaultKind::FilesystemRo,
-            Meaning::FailedRequest => FaultKind::IoError,
+            Meaning::FailedRequest => return Some(self.request_key(event)),
         };
         Some((kind, event.dev))
+    }
+
+    /// The fault to which a failed request belongs. The number of a metadata buffer's is that of the filesystem.
+    pub(super) fn request_key(&self, event: &Event) -> Key {
+        match event.kind {
+            Kind::XfsBuffer => self.io_key(event.dev),
+            _ => (FaultKind::IoError, event.dev),
+        }
     }
 
     /// Closes the faults of what is not mounted any more.

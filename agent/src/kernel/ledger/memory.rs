@@ -4,7 +4,10 @@
 //! Times of `CLOCK_MONOTONIC` mean the same to both, because the boot is the same. What a snapshot says anew (the mount
 //! table, the super options) is not in here.
 
-use std::{collections::BTreeSet, time::SystemTime};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Serialize};
 use tocsin_ebpf::Kind;
@@ -14,6 +17,7 @@ use super::{
     state::{Ledger, OpenFault},
     superblock::{Lost, Superblock},
     types::{Mono, Now},
+    witness::Witness,
 };
 use crate::{
     kernel::{
@@ -52,6 +56,11 @@ struct FaultMemory {
     counted: u64,
     what: String,
     evidence: Vec<String>,
+    /// Whether the block layer says so.
+    #[serde(default)]
+    deep: bool,
+    #[serde(default)]
+    sectors: VecDeque<u64>,
 }
 
 /// What is known of a mounted filesystem.
@@ -92,6 +101,8 @@ struct StandsMemory {
     completed: u64,
     in_flight: u64,
     since: Mono,
+    #[serde(default)]
+    idle_before: Mono,
     accepted: bool,
 }
 
@@ -136,9 +147,10 @@ impl Ledger {
     #[must_use]
     pub fn memory(&self) -> Memory {
         let stands = self.progress.iter().filter_map(|(dev, progress)| {
-            let Progress { completed, in_flight, since, from_start: _, accepted } = *progress;
+            let Progress { completed, in_flight, since, from_start: _, idle_before, accepted } =
+                *progress;
             let since = since?;
-            Some(StandsMemory { dev: *dev, completed, in_flight, since, accepted })
+            Some(StandsMemory { dev: *dev, completed, in_flight, since, idle_before, accepted })
         });
         let counts = self.counts.iter().map(|((kind, dev, errno), count)| CountMemory {
             kind: *kind as u16,
@@ -184,9 +196,11 @@ impl Ledger {
             self.superblocks.insert(filesystem.dev, filesystem.superblock(now));
         }
         for stands in stands {
-            let StandsMemory { dev, completed, in_flight, since, accepted } = *stands;
+            let StandsMemory { dev, completed, in_flight, since, idle_before, accepted } = *stands;
             let since = Some(since);
-            let progress = Progress { completed, in_flight, since, from_start: false, accepted };
+            let from_start = false;
+            let progress =
+                Progress { completed, in_flight, since, from_start, idle_before, accepted };
             self.progress.insert(dev, progress);
         }
         for count in counts {
@@ -206,7 +220,18 @@ impl Ledger {
 }
 
 fn fault(kind: FaultKind, dev: Dev, open: &OpenFault) -> FaultMemory {
-    let OpenFault { opened, last, last_mono, kernel_ns, errno, counted, what, evidence } = open;
+    let OpenFault {
+        opened,
+        last,
+        last_mono,
+        kernel_ns,
+        errno,
+        counted,
+        what,
+        witness,
+        evidence,
+        sectors,
+    } = open;
     FaultMemory {
         kind: kind.name().to_owned(),
         dev,
@@ -218,6 +243,8 @@ fn fault(kind: FaultKind, dev: Dev, open: &OpenFault) -> FaultMemory {
         counted: *counted,
         what: what.clone(),
         evidence: evidence.clone(),
+        deep: *witness == Witness::BlockLayer,
+        sectors: sectors.clone(),
     }
 }
 
@@ -231,7 +258,9 @@ impl FaultMemory {
             errno: self.errno,
             counted: self.counted,
             what: self.what.clone(),
+            witness: if self.deep { Witness::BlockLayer } else { Witness::Filesystem },
             evidence: self.evidence.clone(),
+            sectors: self.sectors.clone(),
         }
     }
 }

@@ -9,16 +9,19 @@
 //! |---|---|
 //! | `state` | the [`Ledger`] itself: what is known, and which faults are open |
 //! | `inputs` | what an event, a snapshot and a reading of the counters each change |
-//! | `filesystems`, `superblock` | whether each filesystem can be written, and the errors it found in itself |
-//! | `devices`, `progress` | the errors of each disk, and whether its I/O moves |
+//! | `filesystems`, `superblock`, `unmounted` | whether each filesystem can be written, and the errors it found in itself |
+//! | `devices`, `failed_sectors`, `progress`, `stalls` | the errors of each disk, and whether its I/O moves |
 //! | `probes`, `probe_schedule` | when to probe a filesystem, and what the result means |
 //! | `clear` | what an operator's `faults clear` changes |
 //! | `lookout` | looking at everything once, after events that were missed |
 //! | `memory` | what the ledger of the next agent begins with |
+//! | `witness`, `blame` | whose word a reason gives |
 //! | `view` | open faults in words |
 
+mod blame;
 mod clear;
 mod devices;
+mod failed_sectors;
 mod filesystems;
 mod inputs;
 mod lookout;
@@ -26,12 +29,15 @@ mod memory;
 mod probe_schedule;
 mod probes;
 mod progress;
+mod stalls;
 mod state;
 mod superblock;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unmounted;
 mod view;
+mod witness;
 
 pub use self::{
     memory::{CountMemory, Memory},

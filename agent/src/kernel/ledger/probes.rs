@@ -1,5 +1,7 @@
 //! When a filesystem is probed, and what the result means.
 
+use std::collections::BTreeSet;
+
 use super::{
     probe_schedule::SECOND_PROBE,
     state::Ledger,
@@ -69,9 +71,7 @@ impl Ledger {
                 let what = format!("a synced write failed: {}", errno::describe(errno));
                 let key = self.io_key(dev);
                 self.open(key, None, what, "write probe".to_owned(), now);
-                if let Some(entry) = self.faults.get_mut(&key) {
-                    entry.errno = Some(errno);
-                }
+                self.set_errno(key, errno);
             }
             // It cannot be written, so its root directory is all the evidence there is.
             None if read_only && probed.root == Root::Fine => {
@@ -116,6 +116,8 @@ impl Ledger {
     /// Makes actions of the probes that are due. Called after every input and at every snapshot.
     pub fn start_probes(&mut self, now: Now) {
         let window = nanos(self.rules.io_error_window);
+        let verified: BTreeSet<Dev> =
+            self.verifying.values().flat_map(|(_, users)| users).copied().collect();
         for (dev, known) in &mut self.superblocks {
             let Some(filesystem) = self.table.filesystems.get(dev) else { continue };
             // Only a probe can refute a hidden loss, and no event tells that it is over.
@@ -131,7 +133,7 @@ impl Ledger {
                 filesystem.is_writable_type() && !filesystem.read_only && !known.probes.skip_write;
             if known.probes.begin(write, now.mono) {
                 known.probes.skip_write = false;
-                self.actions.push(Action { dev: *dev, write });
+                self.actions.push(Action { dev: *dev, write, verify: verified.contains(dev) });
             }
         }
     }

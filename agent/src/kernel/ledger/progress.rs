@@ -13,6 +13,8 @@ pub(super) struct Progress {
     pub(super) since: Option<Mono>,
     /// It has not completed a request since the first snapshot, so it is not known for how long it has stood.
     pub(super) from_start: bool,
+    /// How long it had completed nothing when the request came for which it stands now.
+    pub(super) idle_before: Mono,
     /// An operator has cleared the stall. It counts again after a request has completed.
     pub(super) accepted: bool,
 }

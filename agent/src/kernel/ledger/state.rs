@@ -12,6 +12,7 @@ use super::{
     progress::Progress,
     superblock::Superblock,
     types::{Action, Key, Lookout, Mono, Now, Rules},
+    witness::Witness,
 };
 use crate::{
     kernel::{ebpf::reader::Event, sampling::mounts::MountTable},
@@ -26,10 +27,14 @@ pub(super) struct OpenFault {
     pub(super) last_mono: Mono,
     pub(super) kernel_ns: Option<u64>,
     pub(super) errno: Option<i32>,
+    /// Sectors of requests that failed, the last ones: see [`Sector`](crate::kernel::sectors::Sector).
+    pub(super) sectors: VecDeque<u64>,
     /// Kernel events since it opened.
     pub(super) counted: u64,
-    /// What happened last, for the reason.
+    /// What happened last, for the reason: as the deepest witness says it.
     pub(super) what: String,
+    /// Who says so.
+    pub(super) witness: Witness,
     pub(super) evidence: Vec<String>,
 }
 
@@ -43,12 +48,21 @@ impl OpenFault {
     }
 }
 
+/// What was known of a filesystem when it was unmounted.
+#[derive(Debug)]
+pub(super) struct Unmounted {
+    pub(super) superblock: Superblock,
+    /// Its fault of kind `filesystem_error`, for which there is no evidence but the event.
+    pub(super) error: Option<OpenFault>,
+}
+
 /// Everything the kernel side knows and decides.
 #[derive(Debug)]
 pub struct Ledger {
     pub(super) rules: Rules,
     pub(super) table: Arc<MountTable>,
     pub(super) superblocks: BTreeMap<Dev, Superblock>,
+    pub(super) unmounted: BTreeMap<Dev, Unmounted>,
     pub(super) progress: BTreeMap<Dev, Progress>,
     pub(super) faults: BTreeMap<Key, OpenFault>,
     /// Events on devices that no known filesystem is on (yet).
@@ -86,6 +100,7 @@ impl Ledger {
             rules,
             table: Arc::default(),
             superblocks: BTreeMap::new(),
+            unmounted: BTreeMap::new(),
             progress: BTreeMap::new(),
             faults: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -166,15 +181,21 @@ impl Ledger {
                 kernel_ns: event.map(|event| event.ktime),
                 errno: None,
                 counted: 0,
+                sectors: VecDeque::new(),
                 what: String::new(),
+                witness: Witness::Filesystem,
                 evidence: Vec::new(),
             }
         });
         entry.last = now.wall;
         entry.last_mono = now.mono;
-        entry.what = what;
-        if let Some(errno) = event.map(|event| event.errno).filter(|errno| *errno != 0) {
-            entry.errno = Some(errno);
+        let witness = event.map_or(Witness::Filesystem, |event| Witness::of(event.kind));
+        if witness >= entry.witness {
+            entry.what = what;
+            entry.witness = witness;
+            if let Some(errno) = event.map(|event| event.errno).filter(|errno| *errno != 0) {
+                entry.errno = Some(errno);
+            }
         }
         if entry.evidence.len() < EVIDENCE_LINES && !entry.evidence.contains(&evidence) {
             entry.evidence.push(evidence);

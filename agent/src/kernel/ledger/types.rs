@@ -41,6 +41,8 @@ pub struct Action {
     pub dev: Dev,
     /// Whether to write; if not, only the root directory is checked.
     pub write: bool,
+    /// Whether it has to show that the disk works again: what is written has to reach it.
+    pub verify: bool,
 }
 
 /// The result of a probe.
@@ -56,6 +58,8 @@ pub struct Probed {
     pub write: Option<Probe>,
     /// Whether the filesystem has no free block or inode.
     pub full: bool,
+    /// The errno of a sector that failed before and cannot be read now.
+    pub unreadable: Option<i32>,
 }
 
 /// A look at everything that has been asked for.

@@ -67,13 +67,22 @@ impl Ledger {
     /// Why parts of the mount table are not watched, unless that is on purpose.
     #[must_use]
     pub fn unwatched(&self) -> Option<String> {
-        let MountTable { filesystems, bad_lines, unresolved, .. } = &*self.table;
-        match (filesystems.len(), *bad_lines, *unresolved) {
-            (0, 0, _) => Some("the mount table has no filesystem on a disk".to_owned()),
-            (_, 0, 0) => None,
-            (_, 0, some) => Some(format!("the devices of {some} filesystems cannot be found")),
-            (_, bad, _) => Some(format!("{bad} lines of the mount table cannot be read")),
+        let table = &*self.table;
+        let mut why = Vec::new();
+        if table.bad_lines > 0 {
+            why.push(format!("{} lines of the mount table cannot be read", table.bad_lines));
+        } else if table.filesystems.is_empty() {
+            why.push("the mount table has no filesystem on a disk".to_owned());
+        } else if let Some(root) = &table.diskless_root {
+            why.push(format!("the root filesystem is a {root}, which is on no disk of this host"));
         }
+        let shown = table.unfollowed.iter().take(MOUNT_POINTS_SHOWN).cloned();
+        why.extend(shown);
+        let more = table.unfollowed.len().saturating_sub(MOUNT_POINTS_SHOWN);
+        if more > 0 {
+            why.push(format!("and {more} more"));
+        }
+        (!why.is_empty()).then(|| without_control_characters(&why.join("; ")))
     }
 
     /// The filesystems that could not be probed after an event, which may be lost without another sign of it.

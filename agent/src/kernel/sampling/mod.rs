@@ -4,8 +4,10 @@
 //! thread of its own. Reading the files does not wait for a disk, but it can wait for a lock in the kernel. Then only
 //! that thread waits.
 
+mod btrfs;
 pub mod fanotify;
 mod kept_files;
+mod members;
 mod mount_changes;
 pub mod mount_rules;
 mod mountinfo;
@@ -15,6 +17,7 @@ pub mod required_mounts;
 pub mod sampler;
 pub mod snapshot;
 mod statistics;
+mod superblocks;
 mod swaps;
 pub mod sysfs;
 pub mod thread;

@@ -22,6 +22,7 @@ impl MountTable {
         for line in mountinfo.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             if let Some(dev) = diskless(line) {
                 table.diskless.insert(dev);
+                table.note_root(line);
                 continue;
             }
             if table.add(&escape_non_utf8(line)).is_none() {
@@ -29,6 +30,14 @@ impl MountTable {
             }
         }
         table
+    }
+
+    /// Remembers the type of the root filesystem if this is its line: it is on no disk.
+    fn note_root(&mut self, line: &[u8]) {
+        if line.split(|byte| *byte == b' ').nth(4) == Some(b"/") {
+            self.diskless_root =
+                fs_type(line).map(|name| String::from_utf8_lossy(name).into_owned());
+        }
     }
 
     /// Adds one line; `None` if it cannot be parsed.
@@ -50,6 +59,13 @@ impl MountTable {
             whole: info.root == "/" || (info.fs_type == "btrfs" && !info.root.is_empty()),
             read_only: info.mount_options.contains_key("ro"),
         };
+        if mount.point.as_os_str() == "/" {
+            // The last one mounted there is the root.
+            self.diskless_root = None;
+        }
+        let option = |name: &str| info.super_options.get(name).cloned().flatten();
+        let more_sources = ["logdev", "rtdev"].into_iter().filter(|_| info.fs_type == "xfs");
+        let more_sources = more_sources.filter_map(option).map(|path| unescape(&path)).collect();
         let filesystem = self.filesystems.entry(dev).or_insert_with(|| Filesystem {
             dev,
             fs_type: info.fs_type,
@@ -57,6 +73,7 @@ impl MountTable {
             read_only: info.super_options.contains_key("ro"),
             mark,
             mounts: Vec::new(),
+            more_sources,
             members: Vec::new(),
             is_ignored: false,
         });
@@ -72,12 +89,17 @@ fn diskless(line: &[u8]) -> Option<Dev> {
     if !dev.starts_with(b"0:") {
         return None;
     }
-    let separator = line.windows(3).position(|window| window == b" - ")?;
-    let fs_type = line[separator + 3..].split(|byte| *byte == b' ').next()?;
+    let fs_type = fs_type(line)?;
     if POOLED.iter().any(|pooled| pooled.as_bytes() == fs_type) {
         return None;
     }
     str::from_utf8(dev).ok()?.parse().ok()
+}
+
+/// The type of the filesystem, which comes after the separator.
+fn fs_type(line: &[u8]) -> Option<&[u8]> {
+    let separator = line.windows(3).position(|window| window == b" - ")?;
+    line[separator + 3..].split(|byte| *byte == b' ').next()
 }
 
 /// Writes bytes that are not UTF-8 as the kernel's octal escapes, which [`unescape`] undoes.
@@ -176,6 +198,21 @@ mod tests {
         assert_eq!(found.mounts[0].point, PathBuf::from(expected));
         assert_eq!(found.source, Path::new("/dev/my disk"));
         assert_eq!(unescape("\\4\\999\\777\\1"), Path::new("\\4\\999\\777\\1"));
+    }
+
+    #[test]
+    fn a_root_on_no_disk_is_remembered_and_the_devices_of_an_xfs_are_found() {
+        let root = |text: &str| MountTable::parse(text.as_bytes()).diskless_root;
+        let overlay = "20 1 0:30 / / rw - overlay overlay rw,upperdir=/b\n";
+        let disk = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n";
+        assert_eq!(root(overlay).as_deref(), Some("overlay"));
+        assert_eq!(root(disk), None);
+        // The initial root file system below the real one.
+        assert_eq!(root(&format!("{overlay}{disk}")), None);
+        let xfs = one(
+            "36 27 7:3 / /x rw - xfs /dev/loop3 rw,attr2,logdev=/dev/loop4,rtdev=/dev/my\\040disk",
+        );
+        assert_eq!(xfs.more_sources, [Path::new("/dev/loop4"), Path::new("/dev/my disk")]);
     }
 
     #[test]

@@ -56,6 +56,15 @@ pub struct Member {
     pub partition: bool,
 }
 
+/// A whole device as a layer of a stack.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layer {
+    /// The whole devices right below it: those of `slaves`, and of the filesystem with a loop device's file.
+    pub below: Vec<Dev>,
+    /// Whether it is a disk that spins, and may have to spin up first: a SCSI or SATA disk with `queue/rotational`.
+    pub spins: bool,
+}
+
 /// One superblock that is mounted somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
@@ -71,6 +80,8 @@ pub struct Filesystem {
     pub mark: Option<Mark>,
     /// Every place where it is mounted, in the order of the table: the first mount is the original one.
     pub mounts: Vec<Mount>,
+    /// Paths of devices that it is on besides `source`: the log and realtime devices of an xfs.
+    pub more_sources: Vec<PathBuf>,
     /// Every block device that it is on; filled in by the sampler.
     pub members: Vec<Member>,
     /// Whether the operator ignores it; filled in by the sampler.
@@ -162,10 +173,14 @@ pub struct MountTable {
     pub diskless: BTreeSet<Dev>,
     /// Number of lines that could not be parsed.
     pub bad_lines: usize,
-    /// Number of filesystems whose devices could not be found.
-    pub unresolved: usize,
     /// Devices that the operator ignores.
     pub ignored_devices: BTreeSet<Dev>,
+    /// What is mounted from disks, or should be, and cannot be followed: names with reasons.
+    pub unfollowed: Vec<String>,
+    /// What is known of each whole device besides its name.
+    pub layers: BTreeMap<Dev, Layer>,
+    /// The type of the root filesystem if that is on no disk.
+    pub diskless_root: Option<String>,
 }
 
 /// A filesystem that is on a device.

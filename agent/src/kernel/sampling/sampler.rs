@@ -1,6 +1,6 @@
 //! Reads the mount table and sysfs.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Instant};
 
 use super::{
     fanotify::ErrorMarks,
@@ -8,12 +8,14 @@ use super::{
     mount_rules::MountRules,
     mountinfo_file::MountInfoFile,
     snapshot::Snapshot,
+    statistics::Disk,
+    superblocks::Superblocks,
     sysfs::Sysfs,
     topology::{TOPOLOGY_AGE, Topology},
 };
 use crate::{
     host::{Paths, clock},
-    model::RequiredMounts,
+    model::{Dev, RequiredMounts},
 };
 
 /// Takes snapshots, and keeps what the next one can use.
@@ -25,6 +27,9 @@ pub struct Sampler {
     topology: Topology,
     required_mounts: Arc<RequiredMounts>,
     kept: KeptFiles,
+    superblocks: Superblocks,
+    /// The requests that each disk has completed, and when that number changed last.
+    completed: BTreeMap<Dev, (u64, u64)>,
     /// When [`KeptFiles::prune`] was called last.
     pruned: Instant,
     error_marks: Option<ErrorMarks>,
@@ -45,6 +50,8 @@ impl Sampler {
             required_mounts: Arc::default(),
             sysfs,
             kept: KeptFiles::default(),
+            superblocks: Superblocks::default(),
+            completed: BTreeMap::new(),
             pruned: Instant::now(),
             error_marks,
         })
@@ -69,16 +76,33 @@ impl Sampler {
             (self.topology.table().clone(), self.required_mounts.clone());
         let mut snapshot = Snapshot { at, table, required_mounts, ..Snapshot::default() };
         self.read_remembered_errors(&mut snapshot);
+        let btrfs = |dev| self.topology.btrfs_directory(dev).map(Path::to_owned);
+        (snapshot.reborn, snapshot.living) =
+            self.superblocks.read(&snapshot.table, &self.sysfs.root, btrfs, &mut self.kept);
         for dev in snapshot.table.disks().into_keys() {
             if let Some(disk) = self.sysfs.disk(dev, &mut self.kept) {
                 snapshot.disks.insert(dev, disk);
             }
         }
+        self.note_quiet(&mut snapshot);
         if self.pruned.elapsed() >= TOPOLOGY_AGE {
             self.kept.prune();
             self.pruned = Instant::now();
         }
         Ok(snapshot)
+    }
+
+    /// Notes since when each disk has completed nothing.
+    fn note_quiet(&mut self, snapshot: &mut Snapshot) {
+        self.completed.retain(|dev, _| snapshot.disks.contains_key(dev));
+        for (dev, disk) in &snapshot.disks {
+            let Disk::Present { completed, .. } = *disk else { continue };
+            let known = self.completed.entry(*dev).or_insert((completed, snapshot.at));
+            if known.0 != completed {
+                *known = (completed, snapshot.at);
+            }
+            snapshot.quiet_since.insert(*dev, known.1);
+        }
     }
 
     /// Reads the errors that ext4 and btrfs remember.
@@ -113,7 +137,6 @@ mod tests {
     use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
     use super::*;
-    use crate::{kernel::sampling::statistics::Disk, model::Dev};
 
     /// A procfs and a sysfs of the test's own, with an ext4 on a logical volume.
     struct Host(tempfile::TempDir);
@@ -211,5 +234,43 @@ mod tests {
         host.add("253:0", "dm-0", &[]);
         fs::create_dir(host.at("proc/swaps")).unwrap();
         assert_eq!(sample(&mut host.sampler()).table.filesystems.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_named_and_the_last_btrfs_is_found_by_sysfs() {
+        let host = Host::new();
+        host.add("253:0", "dm-0", &[]);
+        host.add("8:16", "sdb", &[]);
+        let btrfs = host.at("sys/fs/btrfs/1234/devices");
+        fs::create_dir_all(&btrfs).unwrap();
+        symlink(host.at("sys/devices/sdb"), btrfs.join("sdb")).unwrap();
+        let lines = "30 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw\n\
+            31 1 0:40 / /odd rw - btrfs /dev/nowhere rw\n\
+            32 1 0:41 / /tank rw - zfs tank rw\n";
+        fs::write(host.at("mountinfo"), lines).unwrap();
+        let table = sample(&mut host.sampler()).table;
+        assert_eq!(table.filesystems[&Dev::new(0, 40)].members[0].name, "sdb");
+        assert_eq!(table.unfollowed, ["zfs on /tank: its devices cannot be found"]);
+        fs::remove_file(btrfs.join("sdb")).unwrap();
+        fs::remove_dir(btrfs).unwrap();
+        let table = sample(&mut host.sampler()).table;
+        assert_eq!(table.unfollowed.len(), 2, "{:?}", table.unfollowed);
+    }
+
+    #[test]
+    fn a_loop_device_is_above_the_disk_of_its_file_if_that_is_on_one() {
+        for (file, below) in [("/var/a.img", &[Dev::new(253, 0)][..]), ("/tmp/a.img", &[])] {
+            let host = Host::new();
+            host.add("253:0", "dm-0", &[]);
+            host.add("7:0", "loop0", &[]);
+            fs::create_dir_all(host.at("sys/devices/loop0/loop")).unwrap();
+            fs::write(host.at("sys/devices/loop0/loop/backing_file"), format!("{file}\n")).unwrap();
+            let lines = "30 1 253:0 / / rw - ext4 /dev/mapper/vg-root rw\n\
+                31 30 0:40 / /tmp rw - tmpfs tmpfs rw\n\
+                32 30 7:0 / /x rw - ext4 /dev/loop0 rw\n";
+            fs::write(host.at("mountinfo"), lines).unwrap();
+            let table = sample(&mut host.sampler()).table;
+            assert_eq!(table.layers[&Dev::new(7, 0)].below, below, "{file}");
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! What the sampler has read at one moment.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     mounts::MountTable,
@@ -21,8 +26,14 @@ pub struct Snapshot {
     pub ext4: BTreeMap<Dev, Ext4Errors>,
     /// The device statistics of each btrfs filesystem.
     pub btrfs: BTreeMap<Dev, BtrfsErrors>,
+    /// Whether each filesystem is another superblock than at the last snapshot. sysfs tells for ext4, xfs and btrfs.
+    pub reborn: BTreeMap<Dev, bool>,
+    /// Filesystems that are not mounted any more and whose superblock is still there (`umount -l`).
+    pub living: BTreeSet<Dev>,
     /// The progress of every whole device below a filesystem.
     pub disks: BTreeMap<Dev, Disk>,
+    /// Since when no snapshot has seen a device complete a request, in `CLOCK_MONOTONIC` nanoseconds.
+    pub quiet_since: BTreeMap<Dev, u64>,
 }
 
 impl Snapshot {
@@ -34,6 +45,8 @@ impl Snapshot {
             || !Arc::ptr_eq(&self.required_mounts, &earlier.required_mounts)
             || self.ext4 != earlier.ext4
             || self.btrfs != earlier.btrfs
+            || self.living != earlier.living
+            || self.reborn.values().any(|reborn| *reborn)
             || self.disks.len() != earlier.disks.len()
             || self.disks.values().chain(earlier.disks.values()).any(is_busy_or_gone)
     }

@@ -32,8 +32,6 @@ pub struct Ext4Errors {
     pub count: u64,
     /// Function and line of the first error (`ext4_lookup:1789`); empty if there was none.
     pub first: String,
-    /// Whether the superblock was mounted since the last snapshot.
-    pub remounted: bool,
 }
 
 /// The device statistics of a btrfs filesystem, summed over its devices. They outlive umount too.

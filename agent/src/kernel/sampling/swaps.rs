@@ -56,6 +56,7 @@ impl Swaps<'_> {
                     read_only: false,
                     is_volume: false,
                 }],
+                more_sources: Vec::new(),
                 members: self.sysfs.members(dev)?,
                 is_ignored: false,
             });

@@ -2,7 +2,6 @@
 //! while the disk hangs.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -48,14 +47,14 @@ impl Sysfs {
     }
 
     /// Every device whose failure can be a failure of `dev`: the device itself, the disk that it is a partition of, and
-    /// the devices below it by `slaves`.
+    /// the devices below it by `slaves`; the topmost first.
     ///
     /// An error (out of file descriptors, say) is not an empty result: a fault whose device seems to carry nothing would
     /// close.
     pub fn members(&self, dev: Dev) -> io::Result<Vec<Member>> {
-        let mut found = BTreeMap::new();
+        let mut found = Vec::new();
         self.collect(dev, false, 0, &mut found)?;
-        Ok(found.into_values().collect())
+        Ok(found)
     }
 
     fn collect(
@@ -63,20 +62,23 @@ impl Sysfs {
         dev: Dev,
         redundant: bool,
         depth: usize,
-        found: &mut BTreeMap<Dev, Member>,
+        found: &mut Vec<Member>,
     ) -> io::Result<()> {
         if depth > MAX_DEPTH {
             return Ok(());
         }
-        match found.get(&dev) {
-            // Reached a second time: the device is redundant only if it is so on every way.
-            Some(known) if redundant || !known.redundant => return Ok(()),
-            _ => {}
+        let known = found.iter().position(|member| member.dev == dev);
+        // Reached a second time: the device is redundant only if it is so on every way.
+        if known.is_some_and(|at| redundant || !found[at].redundant) {
+            return Ok(());
         }
         let Some(name) = self.name(dev)? else { return Ok(()) };
         let block = self.block(dev);
         let partition = fs::exists(block.join("partition"))?;
-        found.insert(dev, Member { dev, name, redundant, partition });
+        match known {
+            Some(at) => found[at].redundant = redundant,
+            None => found.push(Member { dev, name, redundant, partition }),
+        }
         if partition && let Some(disk) = read_dev(&block.join("../dev"))? {
             self.collect(disk, redundant, depth + 1, found)?;
         }
@@ -92,24 +94,26 @@ impl Sysfs {
         Ok(())
     }
 
-    /// The sysfs directory of the btrfs that has a device of this name, and all its devices.
-    pub fn btrfs(&self, device_name: &str) -> io::Result<Option<(PathBuf, Vec<Dev>)>> {
+    /// The sysfs directory of the btrfs that has a device of this name.
+    pub fn btrfs(&self, device_name: &str) -> io::Result<Option<PathBuf>> {
         let Some(all) = present(fs::read_dir(self.root.join("fs/btrfs")))? else { return Ok(None) };
         for entry in all {
             let own = entry?.path();
             if !fs::exists(own.join("devices").join(device_name))? {
                 continue;
             }
-            let mut devices = Vec::new();
-            let Some(entries) = present(fs::read_dir(own.join("devices")))? else {
-                return Ok(None);
-            };
-            for device in entries {
-                devices.extend(read_dev(&device?.path().join("dev"))?);
-            }
-            return Ok(Some((own, devices)));
+            return Ok(Some(own));
         }
         Ok(None)
+    }
+
+    /// The devices of the btrfs with this sysfs directory.
+    pub fn btrfs_devices(&self, own: &Path) -> io::Result<Vec<Dev>> {
+        let mut devices = Vec::new();
+        for device in present(fs::read_dir(own.join("devices")))?.into_iter().flatten() {
+            devices.extend(read_dev(&device?.path().join("dev"))?);
+        }
+        Ok(devices)
     }
 
     /// The device behind the source of a mount such as `/dev/mapper/data`, found by the number of the file at `path`, or
@@ -139,7 +143,7 @@ impl Sysfs {
     /// The errors that the ext4 filesystem on this device remembers; `None` if the kernel does not say.
     pub fn ext4(&self, device_name: &str, kept: &mut KeptFiles) -> Option<Ext4Errors> {
         let own = self.root.join("fs/ext4").join(device_name);
-        let (text, remounted) = kept.read(&own.join("errors_count")).ok()?;
+        let (text, _) = kept.read(&own.join("errors_count")).ok()?;
         let count = text.trim().parse().ok()?;
         let read =
             |file: &str| fs::read_to_string(own.join(file)).unwrap_or_default().trim().to_owned();
@@ -148,7 +152,7 @@ impl Sysfs {
         } else {
             format!("{}:{}", read("first_error_func"), read("first_error_line"))
         };
-        Some(Ext4Errors { count, first, remounted })
+        Some(Ext4Errors { count, first })
     }
 
     /// The device statistics of the btrfs filesystem with this sysfs directory; `None` if the kernel does not say.
@@ -165,7 +169,7 @@ impl Sysfs {
 }
 
 /// Turns the error that a file does not exist into `None`.
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) => match error.kind() {
@@ -177,7 +181,7 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-fn read_dev(path: &Path) -> io::Result<Option<Dev>> {
+pub(super) fn read_dev(path: &Path) -> io::Result<Option<Dev>> {
     Ok(present(fs::read_to_string(path))?.and_then(|text| text.parse().ok()))
 }
 
@@ -239,17 +243,21 @@ mod tests {
     fn devices_are_followed_down_to_the_disks() {
         let (dir, sysfs) = tree();
         let members = sysfs.members(Dev::new(253, 0)).unwrap();
-        let found: Vec<_> =
+        let mut found: Vec<_> =
             members.iter().map(|m| (m.name.as_str(), m.redundant, m.partition)).collect();
+        // sysfs lists the two legs in any order.
+        if found[2].0 == "sdb1" {
+            found[2..].rotate_left(2);
+        }
         assert_eq!(
             found,
             [
-                ("sda", true, false),
-                ("sda1", true, true),
-                ("sdb", true, false),
-                ("sdb1", true, true),
-                ("md0", false, false),
                 ("dm-0", false, false),
+                ("md0", false, false),
+                ("sda1", true, true),
+                ("sda", true, false),
+                ("sdb1", true, true),
+                ("sdb", true, false),
             ]
         );
         let md = dir.path().join("devices/md0/md");
@@ -261,7 +269,7 @@ mod tests {
         let members = sysfs.members(Dev::new(253, 0)).unwrap();
         let redundant: Vec<_> =
             members.iter().filter(|m| m.redundant).map(|m| m.name.as_str()).collect();
-        assert_eq!(redundant, ["sda", "sda1"], "only the one that was given up");
+        assert_eq!(redundant, ["sda1", "sda"], "only the one that was given up");
         assert!(sysfs.members(Dev::new(99, 0)).unwrap().is_empty());
         assert!(sysfs.is_gone(Dev::new(99, 0)));
     }

@@ -1,7 +1,7 @@
 //! Which block devices each filesystem is on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,8 +11,10 @@ use std::{
 use tracing::debug;
 
 use super::{
+    btrfs::is_redundant,
     mount_rules::MountRules,
-    mounts::{Filesystem, Member, MountTable},
+    mountinfo::unescape,
+    mounts::{Filesystem, Layer, Member, MountTable},
     required_mounts::Lookup,
     swaps::Swaps,
     sysfs::Sysfs,
@@ -79,12 +81,32 @@ impl Topology {
                 let before = self.table.filesystems.get(&filesystem.dev);
                 filesystem.members =
                     before.map(|before| before.members.clone()).unwrap_or_default();
-                table.unresolved += 1;
+                table.unfollowed.push(format!("{}: {error}", unfollowed_name(filesystem)));
+            }
+        }
+        self.find_remaining_btrfs(&mut table, &mut btrfs);
+        let without = table.filesystems.values().filter(|filesystem| filesystem.members.is_empty());
+        let without = without.map(|filesystem| {
+            format!("{}: its devices cannot be found", unfollowed_name(filesystem))
+        });
+        let without: Vec<_> = without.collect();
+        for name in without {
+            // An error has been told already.
+            let told = |known: &String| known.split(": ").next() == name.split(": ").next();
+            if !table.unfollowed.iter().any(told) {
+                table.unfollowed.push(name);
             }
         }
         for swap in self.swaps() {
             table.filesystems.entry(swap.dev).or_insert(swap);
         }
+        table.layers = self.layers(&table);
+        let blind = table.disks().into_iter().filter_map(|(dev, name)| {
+            let why = self.sysfs.unfollowed(dev, name)?;
+            Some(format!("{name}: {why}"))
+        });
+        let blind: Vec<_> = blind.collect();
+        table.unfollowed.extend(blind);
         for (dev, filesystem) in &mut table.filesystems {
             if let Some(before) = self.table.filesystems.get(dev) {
                 self.keep_vanished(filesystem, before);
@@ -137,6 +159,16 @@ impl Topology {
         let dev = filesystem.dev;
         if dev.major() != 0 {
             filesystem.members = self.sysfs.members(dev)?;
+            for source in &filesystem.more_sources {
+                if let Some(device) = self.sysfs.device_of(&self.paths.inside(source), source)? {
+                    add_members(&mut filesystem.members, self.sysfs.members(device)?);
+                }
+            }
+            if let Some(own) = filesystem.members.first().filter(|own| own.dev == dev)
+                && let Some(journal) = self.sysfs.ext4_journal(&own.name, &self.paths.proc)?
+            {
+                add_members(&mut filesystem.members, self.sysfs.members(journal)?);
+            }
             if filesystem.members.is_empty() && self.sysfs.is_gone(dev) {
                 // Removed before the agent started: its name is all that is left.
                 let name = filesystem.source.file_name().unwrap_or_default();
@@ -146,6 +178,7 @@ impl Topology {
             return Ok(());
         }
         let mut devices = Vec::new();
+        let mut has_copies = false;
         // bcachefs names all its devices, with colons between them.
         for source in filesystem.source.to_string_lossy().split(':') {
             let source = Path::new(source);
@@ -154,21 +187,116 @@ impl Topology {
         if filesystem.fs_type == "btrfs"
             && let Some(first) = devices.first()
             && let Some(name) = self.sysfs.name(*first)?
-            && let Some((own, all)) = self.sysfs.btrfs(&name)?
+            && let Some(own) = self.sysfs.btrfs(&name)?
         {
+            devices = self.sysfs.btrfs_devices(&own)?;
+            has_copies = is_redundant(&own);
             btrfs.insert(dev, own);
-            devices = all;
         }
+        self.set_members(filesystem, devices, has_copies)
+    }
+
+    /// Fills in the devices below `devices`, each of which is redundant if the filesystem has copies.
+    fn set_members(
+        &self,
+        filesystem: &mut Filesystem,
+        devices: Vec<Dev>,
+        has_copies: bool,
+    ) -> io::Result<()> {
         let mut members: Vec<Member> = Vec::new();
         for device in devices {
-            for member in self.sysfs.members(device)? {
-                match members.iter_mut().find(|known| known.dev == member.dev) {
-                    Some(known) => known.redundant &= member.redundant,
-                    None => members.push(member),
-                }
+            let mut below = self.sysfs.members(device)?;
+            for member in &mut below {
+                member.redundant |= has_copies;
             }
+            add_members(&mut members, below);
         }
         filesystem.members = members;
         Ok(())
     }
+
+    /// What is below each whole device.
+    fn layers(&self, table: &MountTable) -> BTreeMap<Dev, Layer> {
+        let disks = table.disks();
+        let files = disks.keys().filter_map(|dev| Some((*dev, self.sysfs.loop_file(*dev)?)));
+        let files: BTreeMap<Dev, PathBuf> = files.collect();
+        let points = mount_points_above(&files, &self.paths.mount_table);
+        let layer = |dev: Dev, name: &str| {
+            let mut below = self.sysfs.below(dev);
+            // A loop device's file is on the filesystem that is mounted on the nearest directory above it. That one may be on no
+            // disk (tmpfs, FUSE).
+            let above =
+                files.get(&dev).and_then(|file| file.ancestors().find_map(|d| points.get(d)));
+            let filesystem = above.and_then(|number| table.filesystems.get(number));
+            let members = filesystem.into_iter().flat_map(|filesystem| &filesystem.members);
+            below.extend(members.filter(|m| !m.partition && m.dev != dev).map(|m| m.dev));
+            Layer { below, spins: name.starts_with("sd") && self.sysfs.is_rotational(dev) }
+        };
+        disks.into_iter().map(|(dev, name)| (dev, layer(dev, name))).collect()
+    }
+
+    /// Finds the devices of a btrfs that was mounted by a device node that says nothing (one of a container, or one that is
+    /// gone). If one is left in the table and one in sysfs, they are the same.
+    fn find_remaining_btrfs(&self, table: &mut MountTable, btrfs: &mut BTreeMap<Dev, PathBuf>) {
+        let is_left = |f: &&mut Filesystem| f.fs_type == "btrfs" && f.members.is_empty();
+        let mut left = table.filesystems.values_mut().filter(is_left);
+        let (Some(filesystem), None) = (left.next(), left.next()) else { return };
+        let unclaimed = self.sysfs.every_btrfs().unwrap_or_default();
+        let mut unclaimed = unclaimed.into_iter().filter(|own| !btrfs.values().any(|b| b == own));
+        let (Some(own), None) = (unclaimed.next(), unclaimed.next()) else { return };
+        let found = self
+            .sysfs
+            .btrfs_devices(&own)
+            .and_then(|devices| self.set_members(filesystem, devices, is_redundant(&own)));
+        match found {
+            Ok(()) => drop(btrfs.insert(filesystem.dev, own)),
+            Err(error) => debug!(%error, "the devices of a btrfs cannot be found"),
+        }
+    }
+}
+
+/// Adds devices that may be known already; one is redundant only if it is so on every way.
+fn add_members(members: &mut Vec<Member>, more: Vec<Member>) {
+    for member in more {
+        match members.iter_mut().find(|known| known.dev == member.dev) {
+            Some(known) => known.redundant &= member.redundant,
+            None => members.push(member),
+        }
+    }
+}
+
+/// The mount points at or above these files, with the number of the filesystem on each. A mount table without disks is not kept,
+/// so it is read again if there is a loop device.
+fn mount_points_above(
+    files: &BTreeMap<Dev, PathBuf>,
+    mount_table: &Path,
+) -> BTreeMap<PathBuf, Dev> {
+    let wanted: BTreeSet<&Path> = files.values().flat_map(|file| file.ancestors()).collect();
+    let mut points = BTreeMap::new();
+    if wanted.is_empty() {
+        return points;
+    }
+    let text = std::fs::read(mount_table).unwrap_or_default();
+    for line in text.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let (Some(number), _, Some(point)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let Ok(point) = str::from_utf8(point) else { continue };
+        let point = unescape(point);
+        let number = str::from_utf8(number).ok().and_then(|number| number.parse().ok());
+        if let Some(number) = number
+            && wanted.contains(&*point)
+        {
+            // The last one covers those before it.
+            points.insert(point, number);
+        }
+    }
+    points
+}
+
+/// The name of a filesystem for people: `zfs on /tank`.
+fn unfollowed_name(filesystem: &Filesystem) -> String {
+    let point = filesystem.best_mount().map(|mount| mount.point.display().to_string());
+    format!("{} on {}", filesystem.fs_type, point.unwrap_or_default())
 }

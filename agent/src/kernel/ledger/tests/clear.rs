@@ -35,16 +35,16 @@ fn a_probe_that_began_before_a_clear_does_not_open_the_fault_again() {
 fn a_new_ext4_error_after_a_clear_is_new() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw");
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 0, first: String::new(), remounted: false });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 0, first: String::new() });
     host.sample().settle(&Probe::Writable);
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "a:1".into(), remounted: false });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "a:1".into() });
     host.sample().settle(&Probe::Writable).sample().expect("one", &["filesystem_error-7:1"]);
     assert!(host.ledger.clear("filesystem_error-7:1", host.now));
     assert!(host.ledger.needs_every_snapshot(), "the next look is the new baseline");
     host.after(Duration::from_secs(1)).sample();
     assert!(!host.ledger.needs_every_snapshot());
     host.after(Duration::from_hours(1));
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "a:1".into(), remounted: false });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "a:1".into() });
     host.sample()
         .settle(&Probe::Refused(EROFS))
         .expect("new error", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
@@ -87,6 +87,7 @@ fn a_clear_during_a_probe_does_not_keep_a_fault_open() {
             root: Root::Fine,
             write: Some(Probe::Writable),
             full: false,
+            unreadable: None,
         },
         host.now,
     );
@@ -115,7 +116,7 @@ fn a_shut_down_xfs_can_be_accepted_without_events() {
     host.ledger.set_xfs_events(false);
     host.mount_type(1, "xfs", "rw", "rw").sample();
     let root_eio = |host: &mut Host| {
-        for Action { dev, write } in host.ledger.take_actions() {
+        for Action { dev, write, .. } in host.ledger.take_actions() {
             let write = write.then_some(Probe::Refused(EIO));
             host.ledger.probed(
                 &Probed {
@@ -124,6 +125,7 @@ fn a_shut_down_xfs_can_be_accepted_without_events() {
                     root: Root::Failed(EIO),
                     write,
                     full: false,
+                    unreadable: None,
                 },
                 host.now,
             );

@@ -8,7 +8,10 @@ use super::host::{EIO, Host, WINDOW, dev, member};
 use crate::kernel::ebpf::reader::{Count, Event};
 use crate::kernel::ledger::{Action, Probed};
 use crate::kernel::probe::{Probe, Root};
-use crate::kernel::sampling::Disk;
+use crate::kernel::sampling::{
+    Disk,
+    mounts::{Layer, Member},
+};
 use crate::model::Scope;
 
 #[test]
@@ -85,7 +88,8 @@ fn a_lost_write_belongs_to_the_fault_of_its_device() {
     host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
     host.sample().answer(&Probe::Writable);
-    host.event(Kind::Writeback, "0:40", EIO).expect("btrfs by its own number", &["io_error-7:1"]);
+    host.event(Kind::Writeback, "0:40", EIO).settle(&Probe::Writable);
+    host.expect("btrfs by its own number", &["io_error-7:1"]);
 
     let mut host = Host::new();
     host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
@@ -94,7 +98,7 @@ fn a_lost_write_belongs_to_the_fault_of_its_device() {
     let event =
         Event { ktime: 1, kind: Kind::Writeback, dev: dev("0:3"), errno: EIO, place, detail: 0 };
     host.ledger.event(&event, host.now);
-    host.expect("block device", &["io_error-7:1"]);
+    host.settle(&Probe::Writable).expect("block device", &["io_error-7:1"]);
     host.event(Kind::BlockWrite, "7:1", EIO).expect("one fault", &["io_error-7:1"]);
 }
 
@@ -118,6 +122,7 @@ fn a_device_is_verified_by_the_filesystems_that_are_still_mounted() {
         root: Root::Fine,
         write: Some(Probe::Writable),
         full: false,
+        unreadable: None,
     };
     host.ledger.probed(&probed, host.now);
     host.expect("the other one answered", &[]);
@@ -134,7 +139,7 @@ fn a_loss_that_a_filesystem_on_an_array_reports_is_the_hosts() {
         if failing_leg {
             host.event(Kind::BlockWrite, "8:0", EIO);
         }
-        host.event(Kind::Writeback, "9:0", EIO);
+        host.event(Kind::Writeback, "9:0", EIO).settle(&Probe::Writable);
         let faults = host.ledger.view().faults;
         let fault = faults.iter().find(|fault| fault.id == "io_error-9:0").unwrap();
         assert_eq!(fault.scope, Scope::Host);
@@ -299,7 +304,7 @@ fn an_io_error_closes_after_a_quiet_window_if_no_probe_is_possible() {
     host.event(Kind::BlockWrite, "7:1", EIO);
     for _ in 0..50 {
         host.ledger.start_probes(host.now);
-        for Action { dev, write } in host.ledger.take_actions() {
+        for Action { dev, write, .. } in host.ledger.take_actions() {
             let write =
                 write.then_some(Probe::Unable("another filesystem is mounted over it".into()));
             host.ledger.probed(
@@ -309,6 +314,7 @@ fn an_io_error_closes_after_a_quiet_window_if_no_probe_is_possible() {
                     root: Root::Unreachable,
                     write,
                     full: false,
+                    unreadable: None,
                 },
                 host.now,
             );
@@ -316,4 +322,140 @@ fn an_io_error_closes_after_a_quiet_window_if_no_probe_is_possible() {
         host.after(WINDOW).sample();
     }
     host.expect("50 quiet windows", &[]);
+}
+
+#[test]
+fn a_failed_sync_without_a_block_event_blames_the_topmost_device() {
+    let partition =
+        |device: &str, name: &str| Member { partition: true, ..member(device, name, false) };
+    for (number, members, blamed) in [
+        (
+            "253:0",
+            vec![
+                member("253:0", "dm-0", false),
+                partition("8:1", "sda1"),
+                member("8:0", "sda", false),
+            ],
+            "io_error-253:0",
+        ),
+        ("8:1", vec![partition("8:1", "sda1"), member("8:0", "sda", false)], "io_error-8:0"),
+        ("9:0", vec![member("9:0", "md0", false), member("8:0", "sda", true)], "io_error-9:0"),
+    ] {
+        let mut host = Host::new();
+        host.lines.push(format!("50 1 {number} / /data rw - xfs /dev/x rw"));
+        host.members.insert(dev(number), members);
+        host.sample().answer(&Probe::Writable);
+        host.event(Kind::Writeback, number, 0).settle(&Probe::SyncFailed(EIO));
+        host.expect(number, &[blamed]);
+    }
+}
+
+#[test]
+fn an_io_error_ends_although_a_neighbour_on_the_disk_is_shut_down() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").mount_type(2, "xfs", "rw", "rw").sample();
+    for minor in [1, 2] {
+        let own = format!("7:{minor}");
+        let members =
+            vec![member(&own, &format!("loop{minor}"), false), member("8:0", "sda", false)];
+        host.members.insert(dev(&own), members);
+    }
+    host.sample().answer(&Probe::Writable);
+    host.event(Kind::BlockWrite, "8:0", EIO).event(Kind::XfsShutdown, "7:2", 0);
+    let answer = |host: &mut Host| {
+        for _ in 0..20 {
+            host.ledger.start_probes(host.now);
+            for Action { dev: probed, write, .. } in host.ledger.take_actions() {
+                let is_down = probed == dev("7:2");
+                let result = if is_down { Probe::Refused(EIO) } else { Probe::Writable };
+                let root = if is_down { Root::Failed(EIO) } else { Root::Fine };
+                let probed = Probed {
+                    dev: probed,
+                    started: host.now.mono,
+                    root,
+                    write: write.then_some(result),
+                    full: false,
+                    unreadable: None,
+                };
+                host.ledger.probed(&probed, host.now);
+            }
+            host.after(Duration::from_millis(50));
+        }
+    };
+    answer(&mut host);
+    host.expect("both", &["filesystem_ro-7:2", "io_error-8:0"]);
+    host.after(WINDOW).sample();
+    answer(&mut host);
+    host.expect("the disk is quiet, and the other filesystem works", &["filesystem_ro-7:2"]);
+}
+
+#[test]
+fn a_stacked_device_is_stalled_only_with_what_is_below_it() {
+    // (what the disk below does each second, seconds, stalls)
+    let (moves, stands, idle) = ((1, 4), (0, 4), (0, 0));
+    for (what, below, seconds, open) in [
+        ("a limit on the disk, which is busy with others", moves, 100, &[][..]),
+        ("the disk stands too", stands, 10, &["io_stall-7:1", "io_stall-8:0"]),
+        ("a limit holds everything back above the disk", idle, 20, &[]),
+        ("the layer itself hangs", idle, 70, &["io_stall-7:1"]),
+    ] {
+        let mut host = Host::new();
+        host.mount(1, "rw", "rw");
+        let members = vec![member("7:1", "loop1", false), member("8:0", "sda", false)];
+        host.members.insert(dev("7:1"), members);
+        host.layers.insert(dev("7:1"), Layer { below: vec![dev("8:0")], spins: false });
+        host.sample().answer(&Probe::Writable);
+        for second in 0..seconds {
+            host.disks.insert(dev("7:1"), Disk::Present { completed: 10, in_flight: 1 });
+            let completed = 10 + below.0 * second;
+            host.disks.insert(dev("8:0"), Disk::Present { completed, in_flight: below.1 });
+            host.after(Duration::from_secs(1)).sample();
+        }
+        host.expect(what, open);
+    }
+}
+
+#[test]
+fn a_disk_that_spins_up_is_no_stall() {
+    // (spins, seconds of idleness before, seconds in flight, stalled)
+    for (spins, idle, seconds, stalled) in [
+        (true, 600, 20, false),
+        (true, 600, 35, true),
+        (true, 10, 10, true),
+        (false, 600, 10, true),
+    ] {
+        let mut host = Host::new();
+        host.mount(1, "rw", "rw");
+        host.layers.insert(dev("7:1"), Layer { below: Vec::new(), spins });
+        host.sample().answer(&Probe::Writable);
+        host.quiet_since.insert(dev("7:1"), host.now.mono);
+        host.after(Duration::from_secs(idle));
+        host.disks.insert(dev("7:1"), Disk::Present { completed: 10, in_flight: 1 });
+        for _ in 0..seconds {
+            host.sample().after(Duration::from_secs(1));
+        }
+        let open: &[&str] = if stalled { &["io_stall-7:1"] } else { &[] };
+        host.expect(&format!("spins {spins}, idle {idle} s, {seconds} s"), open);
+    }
+}
+
+#[test]
+fn a_fault_below_a_read_only_mount_ends_when_its_sectors_can_be_read() {
+    let mut host = Host::new();
+    host.mount(1, "ro", "ro").sample().settle(&Probe::Writable);
+    host.event(Kind::BlockRead, "7:1", EIO);
+    for unreadable in [Some(EIO), None] {
+        host.after(WINDOW).sample();
+        for action in host.ledger.take_actions() {
+            let sectors = host.ledger.sectors_to_read(action);
+            let found: Vec<_> = sectors.iter().map(|s| (s.device, &*s.name, s.sector)).collect();
+            assert_eq!(found, [(dev("7:1"), "loop1", 8)]);
+            let (root, started) = (Root::Fine, host.now.mono);
+            let probed =
+                Probed { dev: action.dev, started, root, write: None, full: false, unreadable };
+            host.ledger.probed(&probed, host.now);
+        }
+        let open: &[&str] = if unreadable.is_some() { &["io_error-7:1"] } else { &[] };
+        host.expect(&format!("{unreadable:?}"), open);
+    }
 }

@@ -8,6 +8,7 @@ use super::host::{EIO, EROFS, Host, WINDOW, dev, member};
 use crate::kernel::ledger::{Action, Probed};
 use crate::kernel::probe::{Probe, Root};
 use crate::kernel::sampling::{BtrfsErrors, Ext4Errors};
+use crate::model::Scope;
 
 #[test]
 fn a_read_only_filesystem_is_a_fault_at_the_start_unless_it_is_on_purpose() {
@@ -114,7 +115,7 @@ fn an_ext4_error_on_a_filesystem_that_stays_writable_is_open_until_cleared() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw,errors=continue").sample().answer(&Probe::Writable);
     host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Writable);
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into() });
     host.sample().expect("still there", &["filesystem_error-7:1"]);
     host.after(WINDOW * 10)
         .sample()
@@ -124,7 +125,8 @@ fn an_ext4_error_on_a_filesystem_that_stays_writable_is_open_until_cleared() {
     host.counts(Kind::Ext4Error, "7:1", 0, 1).sample().expect("cleared", &[]);
     host.after(Duration::from_secs(1)).event(Kind::Ext4Error, "7:1", 0);
     host.expect("a new error", &["filesystem_error-7:1"]);
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "f:1".into(), remounted: true });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 2, first: "f:1".into() });
+    host.reborn.insert(dev("7:1"), true);
     host.sample().expect("umounted and mounted between two looks", &[]);
 }
 
@@ -139,8 +141,7 @@ fn an_old_error_is_a_fault_only_if_it_still_matters() {
         (Probe::Late, &[]),
     ] {
         let mut host = Host::new();
-        host.ext4
-            .insert(dev("7:1"), Ext4Errors { count: 3, first: "f:1".into(), remounted: false });
+        host.ext4.insert(dev("7:1"), Ext4Errors { count: 3, first: "f:1".into() });
         host.mount(1, "rw", "rw").sample();
         host.settle(&probe).expect(&format!("{probe:?}"), open);
     }
@@ -151,7 +152,7 @@ fn errors_that_only_sysfs_shows_open_faults_without_events() {
     let mut host = Host::new();
     host.ext4.insert(dev("7:1"), Ext4Errors::default());
     host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
-    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into(), remounted: false });
+    host.ext4.insert(dev("7:1"), Ext4Errors { count: 1, first: "f:1".into() });
     host.sample().expect("ext4", &["filesystem_error-7:1"]);
 
     let mut host = Host::new();
@@ -171,7 +172,10 @@ fn without_events_the_root_of_an_xfs_is_checked_at_every_snapshot() {
     host.ledger.set_xfs_events(false);
     host.mount_type(1, "xfs", "rw", "rw").mount(2, "rw", "rw").sample().answer(&Probe::Writable);
     host.after(Duration::from_millis(500)).sample();
-    assert_eq!(host.ledger.take_actions(), [Action { dev: dev("7:1"), write: false }]);
+    assert_eq!(
+        host.ledger.take_actions(),
+        [Action { dev: dev("7:1"), write: false, verify: false }]
+    );
 }
 
 #[test]
@@ -183,11 +187,11 @@ fn a_full_filesystem_is_no_fault() {
         host.answer_full(&Probe::Writable, full)
             .expect(&format!("errno {errno}, full {full}"), open);
     };
-    lost(28, false, &[]);
-    lost(122, false, &[]);
-    lost(0, true, &[]);
-    lost(0, false, &["io_error-7:1"]);
-    lost(EIO, true, &["io_error-7:1"]);
+    // The errno of the event is that of the loss before it: full before and broken now, or the other way round.
+    for errno in [0, 28, 122, EIO] {
+        lost(errno, true, &[]);
+        lost(errno, false, &["io_error-7:1"]);
+    }
 }
 
 #[test]
@@ -209,13 +213,14 @@ fn a_shut_down_xfs_is_found_at_the_start_by_its_root() {
     let mut host = Host::new();
     host.mount_type(1, "xfs", "rw", "rw").sample();
     let actions = host.ledger.take_actions();
-    assert_eq!(actions, [Action { dev: dev("7:1"), write: false }]);
+    assert_eq!(actions, [Action { dev: dev("7:1"), write: false, verify: false }]);
     let probed = Probed {
         dev: dev("7:1"),
         started: host.now.mono,
         root: Root::Failed(EIO),
         write: None,
         full: false,
+        unreadable: None,
     };
     host.ledger.probed(&probed, host.now);
     host.expect("EIO", &["filesystem_ro-7:1"]).umount(1).sample().expect("umount", &[]);
@@ -252,4 +257,80 @@ fn a_shutdown_is_over_when_the_filesystem_is_mounted_again() {
         host.sample().settle(&Probe::Writable).after(WINDOW);
     }
     host.expect("root is fine", &[]);
+}
+
+#[test]
+fn a_superblock_that_is_unmounted_lazily_and_mounted_again_is_as_damaged_as_before() {
+    for seen_unmounted in [false, true] {
+        let mut host = Host::new();
+        host.ext4.insert(dev("7:1"), Ext4Errors::default());
+        host.mount(1, "rw", "rw,errors=continue").mount_type(2, "xfs", "rw", "rw").sample();
+        host.settle(&Probe::Writable);
+        host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Writable);
+        host.event(Kind::XfsShutdown, "7:2", 0).settle(&Probe::Refused(EIO));
+        let both = ["filesystem_ro-7:2", "filesystem_error-7:1"];
+        host.expect("both", &both);
+        host.umount(1).umount(2).living.extend([dev("7:1"), dev("7:2")]);
+        if seen_unmounted {
+            host.sample().expect("not mounted", &[]);
+        }
+        host.living.clear();
+        host.reborn.extend([(dev("7:1"), false), (dev("7:2"), false)]);
+        host.lines.push("777 1 7:1 / /mnt/1 rw - ext4 /dev/loop1 rw,errors=continue".into());
+        host.lines.push("778 1 7:2 / /mnt/2 rw - xfs /dev/loop2 rw".into());
+        host.sample().expect("the same superblocks", &both);
+        host.umount(1).umount(2).sample().expect("not mounted", &[]);
+        host.reborn.extend([(dev("7:1"), true), (dev("7:2"), true)]);
+        host.mount(1, "rw", "rw,errors=continue").mount_type(2, "xfs", "rw", "rw").sample();
+        host.settle(&Probe::Writable).expect("others", &[]);
+    }
+}
+
+#[test]
+fn the_reason_names_what_the_block_layer_said_before_what_the_filesystem_made_of_it() {
+    let reasons = |host: &Host| -> Vec<_> {
+        let faults = host.ledger.view().faults.into_iter();
+        faults.map(|fault| (fault.id, fault.errno, fault.reason)).collect()
+    };
+    let mut host = Host::new();
+    host.mount_type(1, "xfs", "rw", "rw").sample().answer(&Probe::Writable);
+    host.event(Kind::BlockWrite, "7:1", 28).event(Kind::XfsBuffer, "7:1", EIO);
+    host.event(Kind::Writeback, "7:1", EIO).settle(&Probe::Refused(EIO));
+    let place = "loop1 (7:1) xfs on /mnt/1";
+    let enospc = "ENOSPC (no space on the device)";
+    assert_eq!(
+        reasons(&host),
+        [
+            (
+                "filesystem_ro-7:1".into(),
+                Some("ENOSPC".into()),
+                format!(
+                    "{place}: no longer writable: creating a file gives EIO (I/O error), after {enospc} on loop1"
+                )
+            ),
+            (
+                "io_error-7:1".into(),
+                Some("ENOSPC".into()),
+                format!("{place}: write failed: {enospc} at sector 8")
+            ),
+        ]
+    );
+}
+
+#[test]
+fn a_leg_of_a_btrfs_that_repairs_itself_is_a_member() {
+    for (redundant, scope) in [(true, Scope::Member), (false, Scope::Host)] {
+        let mut host = Host::new();
+        host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+        let legs = vec![member("7:1", "loop1", redundant), member("7:2", "loop2", redundant)];
+        host.members.insert(dev("0:40"), legs);
+        host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
+        host.sample().settle(&Probe::Writable);
+        host.event(Kind::BlockWrite, "7:2", EIO);
+        host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 1, corruption: 0 });
+        host.sample().settle(&Probe::Writable);
+        let faults = host.ledger.view().faults.into_iter();
+        let found: Vec<_> = faults.map(|fault| (fault.id, fault.scope)).collect();
+        assert_eq!(found, [("io_error-7:2".into(), scope)], "redundant: {redundant}");
+    }
 }

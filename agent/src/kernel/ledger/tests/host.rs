@@ -1,7 +1,7 @@
 //! A host for the scenarios.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -16,7 +16,7 @@ use crate::{
         probe::{Probe, Root},
         sampling::{
             BtrfsErrors, Disk, Ext4Errors,
-            mounts::{Member, MountTable},
+            mounts::{Layer, Member, MountTable},
             snapshot::Snapshot,
         },
     },
@@ -36,6 +36,11 @@ pub(super) struct Host {
     pub(super) ext4: BTreeMap<Dev, Ext4Errors>,
     pub(super) btrfs: BTreeMap<Dev, BtrfsErrors>,
     pub(super) disks: BTreeMap<Dev, Disk>,
+    /// What the next snapshot says about superblocks.
+    pub(super) reborn: BTreeMap<Dev, bool>,
+    pub(super) living: BTreeSet<Dev>,
+    pub(super) layers: BTreeMap<Dev, Layer>,
+    pub(super) quiet_since: BTreeMap<Dev, u64>,
 }
 
 pub(super) fn dev(text: &str) -> Dev {
@@ -70,6 +75,10 @@ impl Host {
             ext4: BTreeMap::new(),
             btrfs: BTreeMap::new(),
             disks: BTreeMap::new(),
+            reborn: BTreeMap::new(),
+            living: BTreeSet::new(),
+            layers: BTreeMap::new(),
+            quiet_since: BTreeMap::new(),
         }
     }
 
@@ -116,12 +125,16 @@ impl Host {
         for (device, filesystem) in &mut table.filesystems {
             filesystem.members = self.members.get(device).cloned().unwrap_or_default();
         }
+        table.layers = self.layers.clone();
         let snapshot = Snapshot {
             at: self.now.mono,
             table: Arc::new(table),
             ext4: self.ext4.clone(),
             btrfs: self.btrfs.clone(),
             disks: self.disks.clone(),
+            reborn: self.reborn.clone(),
+            living: self.living.clone(),
+            quiet_since: self.quiet_since.clone(),
             ..Snapshot::default()
         };
         self.ledger.snapshot(&snapshot, self.now);
@@ -150,9 +163,16 @@ impl Host {
     }
 
     pub(super) fn answer_full(&mut self, probe: &Probe, full: bool) -> &mut Self {
-        for Action { dev, write } in self.ledger.take_actions() {
+        for Action { dev, write, .. } in self.ledger.take_actions() {
             let write = write.then(|| probe.clone());
-            let probed = Probed { dev, started: self.now.mono, root: root(probe), write, full };
+            let probed = Probed {
+                dev,
+                started: self.now.mono,
+                root: root(probe),
+                write,
+                full,
+                unreadable: None,
+            };
             self.ledger.probed(&probed, self.now);
         }
         self

@@ -12,7 +12,7 @@ use crate::kernel::{
 };
 
 fn ext4(host: &mut Host, count: u64) {
-    let errors = Ext4Errors { count, first: "a:1".into(), remounted: false };
+    let errors = Ext4Errors { count, first: "a:1".into() };
     host.ext4.insert(dev("7:1"), errors);
 }
 

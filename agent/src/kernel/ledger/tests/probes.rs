@@ -46,8 +46,14 @@ fn a_probe_that_cannot_be_made_is_a_blind_spot() {
 fn a_probe_without_a_result_closes_nothing() {
     let mut host = Host::new();
     host.mount_type(1, "xfs", "rw", "rw").sample();
-    let probed =
-        |started, root| Probed { dev: dev("7:1"), started, root, write: None, full: false };
+    let probed = |started, root| Probed {
+        dev: dev("7:1"),
+        started,
+        root,
+        write: None,
+        full: false,
+        unreadable: None,
+    };
     host.ledger.take_actions();
     host.ledger.probed(&probed(host.now.mono, Root::Failed(EIO)), host.now);
     host.ledger.probed(&probed(host.now.mono, Root::Late), host.now);
@@ -64,7 +70,7 @@ fn a_lost_read_only_filesystem_is_checked_now_and_then() {
     let mut looks = 0;
     for _ in 0..1000 {
         host.ledger.start_probes(host.now);
-        for Action { dev, write } in host.ledger.take_actions() {
+        for Action { dev, write, .. } in host.ledger.take_actions() {
             assert!(!write);
             looks += 1;
             let probed = Probed {
@@ -73,6 +79,7 @@ fn a_lost_read_only_filesystem_is_checked_now_and_then() {
                 root: Root::Failed(EIO),
                 write: None,
                 full: false,
+                unreadable: None,
             };
             host.ledger.probed(&probed, host.now);
         }
@@ -93,8 +100,14 @@ fn a_storm_of_events_asks_for_few_probes() {
         for Action { dev, .. } in host.ledger.take_actions() {
             asked += 1;
             let write = Some(Probe::Writable);
-            let probed =
-                Probed { dev, started: host.now.mono, root: Root::Fine, write, full: false };
+            let probed = Probed {
+                dev,
+                started: host.now.mono,
+                root: Root::Fine,
+                write,
+                full: false,
+                unreadable: None,
+            };
             host.ledger.probed(&probed, host.now);
         }
         host.after(Duration::from_millis(100));
@@ -135,6 +148,7 @@ fn a_probe_from_before_an_umount_proves_nothing() {
             root: Root::Fine,
             write: Some(Probe::Refused(EROFS)),
             full: false,
+            unreadable: None,
         },
         host.now,
     );
