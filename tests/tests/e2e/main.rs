@@ -58,6 +58,7 @@ mod standstill;
 mod state_file;
 mod tls;
 mod umount;
+mod week;
 mod without_ebpf;
 
 use std::thread;

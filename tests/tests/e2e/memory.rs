@@ -21,14 +21,14 @@ use rustix::process::Signal;
 use crate::fault;
 
 /// Where the agents of one test keep what the next one has to know.
-struct Kept {
+pub(crate) struct Kept {
     _bpffs: Mount,
     pins: PathBuf,
-    checkpoint: PathBuf,
+    pub(crate) checkpoint: PathBuf,
 }
 
 impl Kept {
-    fn new(sandbox: &Sandbox) -> Self {
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
         let point = sandbox.path("bpf");
         let bpffs = Mount::new(Path::new("bpf"), &point, "bpf", MountFlags::empty(), "");
         let checkpoint = sandbox.path("run/checkpoint.json");
@@ -41,18 +41,18 @@ impl Kept {
         command.env("IO_ERROR_WINDOW", "10m");
     }
 
-    fn start(&self, sandbox: &Sandbox) -> Agent {
+    pub(crate) fn start(&self, sandbox: &Sandbox) -> Agent {
         Agent::start_with(sandbox, |command| self.settings(command))
     }
 
     /// The directories of agents; none if there is no directory for them.
-    fn directories(&self) -> Vec<PathBuf> {
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(&self.pins).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect()
     }
 
     /// The hooks that are pinned.
-    fn hooks(&self) -> usize {
+    pub(crate) fn hooks(&self) -> usize {
         let files = self.directories().into_iter().flat_map(|path| fs::read_dir(path).unwrap());
         let names = files.map(|file| file.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with("link_")).count()
@@ -70,7 +70,7 @@ impl Kept {
 }
 
 /// Whether hooks can be pinned on this kernel.
-fn can_pin() -> bool {
+pub(crate) fn can_pin() -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -78,7 +78,7 @@ fn can_pin() -> bool {
 }
 
 /// Kills an agent as the kernel does when memory runs out.
-fn kill(mut agent: Agent) {
+pub(crate) fn kill(mut agent: Agent) {
     agent.signal(Signal::KILL);
     agent.wait_exit();
 }
