@@ -1,6 +1,6 @@
 //! The agent's wiring: sockets, channels and named tasks. A task that ends unexpectedly ends the process.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context, anyhow, bail};
 use tocsin_runtime::{
@@ -13,7 +13,8 @@ use tocsin_runtime::{
 };
 use tokio::{
     net::TcpSocket,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
 };
 use tracing::{error, info, warn};
 
@@ -39,6 +40,9 @@ use crate::{
         state_file, watchdog, weight,
     },
 };
+
+/// 1 second at the end for the kernel task to write its last checkpoint, to a file on a tmpfs.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(1);
 
 /// Runs the agent until a signal or a dead task ends it.
 pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()> {
@@ -78,7 +82,9 @@ pub async fn run(config: Config, log_dropped: DroppedLines) -> anyhow::Result<()
     }
     watchdog::ready();
     let result = tasks.run().await;
-    drop((inputs, socket_file));
+    let Inputs { kernel_finished, commands, .. } = inputs;
+    drop((commands, socket_file));
+    let _late = timeout(LAST_CHECKPOINT, kernel_finished).await;
     result
 }
 
@@ -118,6 +124,8 @@ struct Inputs {
     commands: mpsc::Sender<Command>,
     peers: peers::Published,
     webhooks: Arc<WebhookStats>,
+    /// Completes when the kernel task has written its last checkpoint; it ends with the last sender of commands.
+    kernel_finished: oneshot::Receiver<()>,
 }
 
 impl Inputs {
@@ -134,10 +142,10 @@ impl Inputs {
         };
         let others = Others { notices: notices_read, beside };
         let (cluster, node) = start_cluster(config, &policy, &published, others, &api)?;
-        let kernel = KernelThread::start(&config.kernel, paths, task)
+        let KernelThread { ended, finished } = KernelThread::start(&config.kernel, paths, task)
             .await
             .context("read the mount table")?;
-        tasks.spawn_background("kernel", kernel.run());
+        tasks.spawn_background("kernel", KernelThread::run(ended));
         // A listener that opened earlier would answer without the Node's state.
         if let Some(mut cluster) = cluster {
             cluster.first_answer().await;
@@ -163,7 +171,18 @@ impl Inputs {
             let task = StormGuard { board, peers: view, gossip, view: guard, notices };
             tasks.spawn_background("storm guard", task.run());
         }
-        Ok(Self { published, node, api, board, fullest, commands, peers, webhooks })
+        let kernel_finished = finished;
+        Ok(Self {
+            published,
+            node,
+            api,
+            board,
+            fullest,
+            commands,
+            kernel_finished,
+            peers,
+            webhooks,
+        })
     }
 }
 

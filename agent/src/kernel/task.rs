@@ -131,10 +131,15 @@ impl Kernel {
 
     /// Runs until the senders of commands are dropped or something that it needs has died; says which.
     pub async fn run(mut self) -> anyhow::Error {
-        match self.work().await {
+        let error = match self.work().await {
             Ok(never) => match never {},
             Err(error) => error,
-        }
+        };
+        // What changed in the last 100 ms, too.
+        let none = Carried::new();
+        let carried = self.wake_ups.source().map_or(&none, EventSource::carried);
+        self.keeper.finish(self.ledger.memory(), carried).await;
+        error
     }
 
     async fn work(&mut self) -> anyhow::Result<Infallible> {

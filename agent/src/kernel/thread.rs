@@ -12,7 +12,10 @@ use crate::host::Paths;
 /// everything else can tell ([`Pulse`](super::Pulse)).
 #[derive(Debug)]
 pub struct KernelThread {
-    ended: oneshot::Receiver<anyhow::Error>,
+    /// For [`Self::run`].
+    pub ended: oneshot::Receiver<anyhow::Error>,
+    /// Completes with the thread, after its last checkpoint.
+    pub finished: oneshot::Receiver<()>,
 }
 
 impl KernelThread {
@@ -26,6 +29,7 @@ impl KernelThread {
         let (settings, paths) = (settings.clone(), paths.clone());
         let (starting, started) = oneshot::channel();
         let (ending, ended) = oneshot::channel();
+        let (finishing, finished) = oneshot::channel();
         let body = async move {
             let kernel = match Kernel::start(&settings, &paths, channels).await {
                 Ok(kernel) => kernel,
@@ -34,15 +38,16 @@ impl KernelThread {
             if starting.send(Ok(())).is_ok() {
                 let _agent_is_gone = ending.send(kernel.run().await);
             }
+            drop(finishing);
         };
         let name = "tocsin-kernel".to_owned();
         thread::Builder::new().name(name).spawn(move || runtime.block_on(body))?;
         started.await.unwrap_or_else(|_| Err(io::Error::other("the kernel task panicked")))?;
-        Ok(Self { ended })
+        Ok(Self { ended, finished })
     }
 
     /// Waits for the end of the task; says why it ended.
-    pub async fn run(self) -> anyhow::Error {
-        self.ended.await.unwrap_or_else(|_| anyhow!("the kernel task panicked"))
+    pub async fn run(ended: oneshot::Receiver<anyhow::Error>) -> anyhow::Error {
+        ended.await.unwrap_or_else(|_| anyhow!("the kernel task panicked"))
     }
 }

@@ -110,6 +110,17 @@ impl Keeper {
         });
     }
 
+    /// Writes what has changed at the end of the agent, and waits for it: a second write may have to follow a running one.
+    pub(crate) async fn finish(&mut self, memory: Memory, carried: &Carried) {
+        if !self.writing.is_empty() {
+            self.written().await;
+        }
+        if self.is_dirty && self.path.is_some() {
+            self.write(memory, carried);
+            self.written().await;
+        }
+    }
+
     /// Waits for the running write to end, for ever if none is running; true if it succeeded. A call that is dropped loses
     /// nothing.
     pub(crate) async fn written(&mut self) -> bool {
