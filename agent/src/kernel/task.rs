@@ -136,9 +136,8 @@ impl Kernel {
             Err(error) => error,
         };
         // What changed in the last 100 ms, too.
-        let none = Carried::new();
-        let carried = self.wake_ups.source().map_or(&none, EventSource::carried);
-        self.keeper.finish(self.ledger.memory(), carried).await;
+        let kept = self.kept();
+        self.keeper.finish(kept).await;
         error
     }
 
@@ -312,14 +311,20 @@ impl Kernel {
     /// Writes the checkpoint, if it is due.
     fn keep(&mut self) {
         if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
-            let source = self.wake_ups.source().ok();
-            let inherited = source.map_or(0, EventSource::carried_missed);
-            self.keeper.write(Kept {
-                instance: self.keeper.instance(),
-                carried: source.map(|source| counts_of(source.carried())).unwrap_or_default(),
-                missed: (inherited, self.stats.missed()),
-                memory: self.ledger.memory(),
-            });
+            let kept = self.kept();
+            self.keeper.write(kept);
+        }
+    }
+
+    /// What the next agent has to know.
+    fn kept(&self) -> Kept {
+        let source = self.wake_ups.source().ok();
+        let inherited = source.map_or(0, EventSource::carried_missed);
+        Kept {
+            instance: self.keeper.instance(),
+            carried: source.map(|source| counts_of(source.carried())).unwrap_or_default(),
+            missed: (inherited, self.stats.missed()),
+            memory: self.ledger.memory(),
         }
     }
 

@@ -111,12 +111,12 @@ impl Keeper {
     }
 
     /// Writes what has changed at the end of the agent, and waits for it: a second write may have to follow a running one.
-    pub(crate) async fn finish(&mut self, memory: Memory, carried: &Carried) {
+    pub(crate) async fn finish(&mut self, kept: Kept) {
         if !self.writing.is_empty() {
             self.written().await;
         }
         if self.is_dirty && self.path.is_some() {
-            self.write(memory, carried);
+            self.write(kept);
             self.written().await;
         }
     }
