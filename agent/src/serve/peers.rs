@@ -57,7 +57,7 @@ pub(super) fn response(
         coordinator: coordinator.map(ToString::to_string),
         own: view.own.as_ref().map(identity),
         peers,
-        clock_offset_seconds: clock::offset(probes(view)),
+        clock_offset_seconds: clock::offset(probes(view)).map(|offset| rounded(offset, 1e6)),
         webhooks_queued: u64::try_from(webhooks.queued()).unwrap_or(u64::MAX),
         storms: guard.storms.iter().map(|(check, one)| storm(check, one)).collect(),
         degraded,
@@ -84,19 +84,23 @@ fn peer(peer: &model::Peer) -> Peer {
     Peer {
         identity: identity(&peer.identity),
         state: state(peer.state).to_owned(),
-        state_seconds: peer.since.elapsed().as_secs_f64(),
+        state_seconds: rounded(peer.since.elapsed().as_secs_f64(), 1e3),
         failing: peer.failing.iter().map(ToString::to_string).collect(),
         probe: peer.probe.as_ref().map(probe),
         reaches: peer.reaches.iter().map(reach).collect(),
     }
 }
 
+/// A number with as many digits as it is good for: 0.1, not 0.10000000149.
+fn rounded(number: f64, per_unit: f64) -> f64 {
+    (number * per_unit).round() / per_unit
+}
+
 fn probe(probe: &PeerProbe) -> Probe {
     Probe {
-        round_trip_seconds: probe.round_trip.map(|time| time.as_secs_f64()),
-        // As a decimal number: 0.1, not 0.10000000149.
-        loss: (f64::from(probe.loss) * 1000.0).round() / 1000.0,
-        clock_offset_seconds: probe.clock_offset,
+        round_trip_seconds: probe.round_trip.map(|time| rounded(time.as_secs_f64(), 1e6)),
+        loss: rounded(f64::from(probe.loss), 1e3),
+        clock_offset_seconds: probe.clock_offset.map(|offset| rounded(offset, 1e6)),
     }
 }
 

@@ -181,6 +181,12 @@ impl Queue {
         let since = |id| self.alive_since.get(id).copied().unwrap_or(now);
         self.alive_since =
             alive.map(|peer| (peer.identity.id.clone(), since(&peer.identity.id))).collect();
+        // A member that was away has missed changes. It may say the same as before when it is back, and nothing else.
+        for (id, word) in &mut self.words {
+            if !self.alive_since.contains_key(id) {
+                word.holds_since = None;
+            }
+        }
         if self.words.len() > MEMBERS {
             self.words.retain(|id, _| self.alive_since.contains_key(id));
         }

@@ -246,6 +246,42 @@ fn a_restart_that_is_not_noticed_loses_nothing() {
     cluster.assert_all_told(&[death], 0);
 }
 
+/// The coordinator is cut off, and back before anybody hears that it was isolated. It has missed what was agreed on
+/// meanwhile, and says the same of itself as before.
+#[test]
+fn a_coordinator_that_was_cut_off_leaves_what_it_missed_to_the_others() {
+    let mut cluster = Cluster::new(&["a", "b", "c", "d", "e"]);
+    let majority = ["a", "b", "c"];
+    for (name, queue) in &mut cluster.members {
+        let view = if majority.contains(name) {
+            view(name, &majority, Some("c"))
+        } else {
+            view(name, &["d", "e"], None)
+        };
+        queue.on_view(&view, cluster.now);
+    }
+    let changes = ["d", "e"].map(|name| [change(name, false, 1), change(name, true, 1)]);
+    let agree_on = |cluster: &mut Cluster, change: &PeerChange| {
+        for name in majority {
+            cluster.members.get_mut(name).unwrap().on_change(change.clone(), cluster.now);
+        }
+    };
+    let [[d_died, d_back], [e_died, e_back]] = changes;
+    for change in [&d_died, &e_died] {
+        agree_on(&mut cluster, change);
+        let now = cluster.now;
+        assert_eq!(cluster.post("c"), Some(Attempt::Accepted));
+        cluster.members.get_mut("c").unwrap().on_result(Attempt::Accepted, now);
+    }
+    cluster.now += SECOND;
+    cluster.agree();
+    for change in [&d_back, &e_back] {
+        agree_on(&mut cluster, change);
+    }
+    cluster.run(30);
+    cluster.assert_all_told(&[d_died, e_died, d_back, e_back], 0);
+}
+
 /// All are isolated at once, as when a switch restarts.
 #[test]
 fn an_isolation_of_all_loses_nothing() {
