@@ -11,6 +11,7 @@ use e2e::{
     Agent, FaultyDisk, Filesystem, LoopDevice, MIB, Mount, Sandbox, Volume, inject, require, tool,
 };
 use rustix::mount::MountFlags;
+use tocsin_api::faults::Fault;
 
 use crate::{fault, names};
 
@@ -255,7 +256,10 @@ fn an_error_of_an_external_journal_is_an_error_of_its_device() {
     disk.control().fail(Operation::Write, Errno::EIO, EVERYWHERE);
     let at = Instant::now();
     let _fails = inject::write_synced(&point.join("file"), 4096);
-    agent.wait_failure(at, "io_errors", &["EIO", &journal.name()]);
+    agent.wait_for("a fault of the journal", TIMEOUT, |agent| {
+        let is_journal = |fault: &Fault| fault.device == journal.number();
+        agent.faults().iter().any(is_journal).then_some(())
+    });
     assert_eq!(fault(&agent, "io_error", &journal).scope, "host");
     let point = point.to_string_lossy().into_owned();
     agent.wait_failure(at, "filesystem_ro", &[&data.name(), &point]);

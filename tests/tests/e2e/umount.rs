@@ -95,7 +95,7 @@ fn a_broken_filesystem_that_is_unmounted_lazily_and_mounted_again_is_still_broke
     agent.wait_recovery(at, TIMEOUT);
     let at = Instant::now();
     let second = mount();
-    agent.wait_failure(at, "io_errors", &[&device.name(), "ext4_error"]);
+    agent.wait_failure(at, "io_errors", &[&device.name()]);
     drop(open);
     drop(second);
     let at = Instant::now();

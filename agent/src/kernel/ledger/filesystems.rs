@@ -66,6 +66,8 @@ impl Ledger {
             known.loss_accepted = false;
             known.accepted_at = now.mono;
         }
+        // What an earlier agent took for intended may be required by now.
+        known.on_purpose &= !required;
         if is_other && filesystem.read_only && known.lost.is_hidden() {
             // It cannot be probed with a write since it was mounted again; its root directory can be checked.
             let level = known.lost.level;
