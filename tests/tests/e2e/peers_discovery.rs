@@ -63,7 +63,7 @@ fn endpoint_slices_are_listed_once_and_watched() {
         json!({ "addresses": ["192.0.2.1"], "nodeName": "n1", "conditions": { "ready": true } });
     let not_ready =
         json!({ "addresses": ["192.0.2.2"], "nodeName": "n2", "conditions": { "ready": false } });
-    cluster.create(&slice("agents-1", &json!([ready, not_ready])));
+    cluster.apply(&slice("agents-1", &json!([ready, not_ready])));
     let agent = Agent::start_with(&sandbox, |command| {
         command
             .env("KUBECONFIG", cluster.kubeconfig(&account.user))
@@ -77,7 +77,7 @@ fn endpoint_slices_are_listed_once_and_watched() {
     wait_for(&agent, &[("192.0.2.1", "n1"), ("192.0.2.2", "n2")]);
     assert!(peers(&agent).peers.iter().all(|peer| peer.state == "unseen"));
     let third = json!({ "addresses": ["192.0.2.3"], "nodeName": "n3" });
-    cluster.create(&slice("agents-2", &json!([third])));
+    cluster.apply(&slice("agents-2", &json!([third])));
     wait_for(&agent, &[("192.0.2.1", "n1"), ("192.0.2.2", "n2"), ("192.0.2.3", "n3")]);
     cluster.apply(&slice("agents-1", &json!([not_ready])));
     wait_for(&agent, &[("192.0.2.2", "n2"), ("192.0.2.3", "n3")]);
