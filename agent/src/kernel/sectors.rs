@@ -19,7 +19,7 @@ pub struct Sector {
     /// The kernel's name of the device.
     pub name: String,
     /// Its number, in units of 512 bytes.
-    pub sector: u64,
+    pub number: u64,
 }
 
 /// 4096 bytes, aligned: what every device takes for direct I/O.
@@ -40,7 +40,7 @@ fn read(root: &Path, sector: &Sector) -> Option<i32> {
     }
     let mut block = Box::new(Block([0; 4096]));
     // The block of 4096 bytes that the sector is in.
-    let at = (sector.sector.checked_mul(512)?) & !4095;
+    let at = (sector.number.checked_mul(512)?) & !4095;
     let error = file.read_at(&mut block.0, at).err()?;
     Some(error.raw_os_error().unwrap_or(EIO))
 }

@@ -1,7 +1,7 @@
 //! `filesystem_ro`: a filesystem that can no longer be written is 503 until it is repaired or unmounted.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use e2e::agent::TIMEOUT;
 use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};

@@ -43,7 +43,7 @@ impl Ledger {
             entry.into_iter().flat_map(|entry| &entry.sectors).map(move |sector| Sector {
                 device: *device,
                 name: name.to_owned(),
-                sector: *sector,
+                number: *sector,
             })
         });
         sectors.collect()

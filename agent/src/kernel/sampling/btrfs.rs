@@ -25,7 +25,7 @@ pub(super) fn is_redundant(own: &Path) -> bool {
         fs::read_to_string(device.path().join("missing")).is_ok_and(|text| text.trim() != "0")
     };
     let mut devices = fs::read_dir(own.join("devinfo")).into_iter().flatten().flatten();
-    kinds.iter().all(|kind| has_copies(&kind)) && !devices.any(is_missing)
+    kinds.iter().all(has_copies) && !devices.any(is_missing)
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ impl Sysfs {
             return Some("its stalls cannot be seen, because its queue/iostats is 0");
         }
         // The head of a multipath NVMe namespace is a child of its subsystem, beside links to the controllers.
-        if name.starts_with("nvme") && self.nvme_paths(&block) > 1 {
+        if name.starts_with("nvme") && nvme_paths(&block) > 1 {
             return Some("errors of single NVMe paths below it cannot be seen");
         }
         None
@@ -83,23 +83,23 @@ impl Sysfs {
         let own = self.root.join("dev/block").join(dev.to_string());
         fs::read_to_string(own.join("queue/rotational")).is_ok_and(|text| text.trim() == "1")
     }
+}
 
-    /// The number of controllers of the NVMe subsystem that is the parent of the device at `block`.
-    fn nvme_paths(&self, block: &Path) -> usize {
-        let Ok(own) = fs::canonicalize(block) else { return 0 };
-        let Some(subsystem) = own.parent() else { return 0 };
-        if !subsystem
-            .file_name()
-            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"nvme-subsys"))
-        {
-            return 0;
-        }
-        let entries = fs::read_dir(subsystem).into_iter().flatten().flatten();
-        let is_controller = |name: &str| {
-            name.strip_prefix("nvme").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
-        };
-        entries.filter(|entry| is_controller(&entry.file_name().to_string_lossy())).count()
+/// The number of controllers of the `NVMe` subsystem that is the parent of the device at `block`.
+fn nvme_paths(block: &Path) -> usize {
+    let Ok(own) = fs::canonicalize(block) else { return 0 };
+    let Some(subsystem) = own.parent() else { return 0 };
+    if !subsystem
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"nvme-subsys"))
+    {
+        return 0;
     }
+    let entries = fs::read_dir(subsystem).into_iter().flatten().flatten();
+    let is_controller = |name: &str| {
+        name.strip_prefix("nvme").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    entries.filter(|entry| is_controller(&entry.file_name().to_string_lossy())).count()
 }
 
 #[cfg(test)]

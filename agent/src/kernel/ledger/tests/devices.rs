@@ -448,7 +448,7 @@ fn a_fault_below_a_read_only_mount_ends_when_its_sectors_can_be_read() {
         host.after(WINDOW).sample();
         for action in host.ledger.take_actions() {
             let sectors = host.ledger.sectors_to_read(action);
-            let found: Vec<_> = sectors.iter().map(|s| (s.device, &*s.name, s.sector)).collect();
+            let found: Vec<_> = sectors.iter().map(|s| (s.device, &*s.name, s.number)).collect();
             assert_eq!(found, [(dev("7:1"), "loop1", 8)]);
             let (root, started) = (Root::Fine, host.now.mono);
             let probed =
