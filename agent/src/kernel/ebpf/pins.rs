@@ -116,12 +116,13 @@ impl PinDir {
         Ok(Self { root: root.to_owned(), own, _lock: lock })
     }
 
-    /// The directories that earlier agents have left, the oldest first.
+    /// The directories that earlier agents have left, the oldest first. What others keep beside them is not ours to touch: an
+    /// administrator may have named a directory that is shared, like /sys/fs/bpf itself.
     fn predecessors(&self) -> Vec<Predecessor> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let mut found: Vec<_> = entries
             .map(|entry| entry.path())
-            .filter(|path| *path != self.own)
+            .filter(|path| *path != self.own && is_an_agents(path))
             .map(|path| Predecessor { instance: instance_of(&path), path })
             .collect();
         found.sort_by_key(|predecessor| predecessor.instance);
@@ -277,8 +278,26 @@ pub fn unpin(root: &Path) -> Result<usize, NoPins> {
     for predecessor in &predecessors {
         fs::remove_dir_all(&predecessor.path).map_err(failed)?;
     }
-    fs::remove_dir(root).map_err(failed)?;
-    Ok(predecessors.len())
+    match fs::remove_dir(root) {
+        // Others keep something there, or it is where the bpffs is mounted.
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+            ) =>
+        {
+            Err(failed(error))
+        }
+        _ => Ok(predecessors.len()),
+    }
+}
+
+/// Whether an agent of any version gave a directory its name: `v<version>-<instance>`, both in digits.
+fn is_an_agents(path: &Path) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = path.file_name().and_then(|name| name.to_str());
+    let numbers = name.and_then(|name| name.strip_prefix('v')?.split_once('-'));
+    numbers.is_some_and(|(version, instance)| is_number(version) && is_number(instance))
 }
 
 /// The number of the agent that made a directory, if it is of this version.
@@ -340,19 +359,23 @@ mod tests {
 
     #[test]
     fn a_directory_says_its_version_and_its_agent() {
-        for (name, instance) in [
-            ("v1-12345", Some(12345)),
-            ("v1-", None),
-            ("v0-12345", None),
-            ("v12-12345", None),
-            ("v1-x", None),
-            ("other", None),
+        // (name, whether an agent made it, which one of this version)
+        for (name, is_ours, instance) in [
+            ("v1-12345", true, Some(12345)),
+            ("v1-", false, None),
+            ("v0-12345", true, None),
+            ("v12-12345", true, None),
+            ("v1-x", false, None),
+            ("v-1", false, None),
+            ("v1-2-3", false, None),
+            ("other", false, None),
+            ("cilium", false, None),
+            ("systemd", false, None),
+            ("v1", false, None),
         ] {
-            assert_eq!(
-                instance_of(&Path::new("/sys/fs/bpf/tocsin").join(name)),
-                instance,
-                "{name}"
-            );
+            let path = Path::new("/sys/fs/bpf/tocsin").join(name);
+            assert_eq!(is_an_agents(&path), is_ours, "{name}");
+            assert_eq!(instance_of(&path), instance, "{name}");
         }
     }
 
