@@ -66,6 +66,11 @@ impl StatsReader {
         Self { missed, ..Self::default() }
     }
 
+    /// Number of all events counted at the last reading.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
     /// Number of missed events at the last reading.
     pub(super) fn missed(&self) -> u64 {
         self.missed

@@ -241,6 +241,8 @@ impl Kernel {
     }
 
     fn probed(&mut self, probed: &Probed) {
+        // Also a result that nobody sees: the checkpoint must not have the next agent explain the same event again.
+        self.keeper.changed();
         self.ledger.probed(probed, now());
     }
 
@@ -338,7 +340,11 @@ impl Kernel {
     /// Reads the kernel's counters, also into the ledger, and publishes them.
     fn publish_stats(&mut self) {
         let (source, before) = (self.wake_ups.source().ok(), self.publisher.stats());
+        let total = self.stats.total();
         let stats = self.stats.read(source, &before, &mut self.ledger, now());
+        if self.stats.total() != total {
+            self.keeper.changed();
+        }
         self.publisher.publish_stats(KernelStats {
             forgotten: self.ledger.forgotten(),
             checkpoint_failures: self.keeper.failures(),
