@@ -17,7 +17,10 @@ use crate::host::{Bounded, Paths, replace};
 /// 100 milliseconds from one write to the next: a storm of events changes the ledger all the time. What was dealt with in
 /// that time is told again by the kernel's counters.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// 1 second for one reading or writing of a file on a tmpfs, which takes less than a millisecond.
+/// 5 seconds for the one reading at the start: on a node that boots under load even a tmpfs may keep the agent waiting, and a
+/// checkpoint that is given up is overwritten.
+const READ_DEADLINE: Duration = Duration::from_secs(5);
+/// 1 second for one writing of a file on a tmpfs, which takes less than a millisecond.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The one writer of the checkpoint file.
@@ -53,7 +56,7 @@ impl Keeper {
             Some(path) => {
                 let boot = boot.clone();
                 let read = move || Kept::read(&path, &boot);
-                let read = bounded.run("read".to_owned(), DEADLINE, read).await;
+                let read = bounded.run("read".to_owned(), READ_DEADLINE, read).await;
                 read.unwrap_or_else(|stuck| Err(Ignored::Unreadable(io::Error::other(stuck))))
             }
             None => Ok(None),
