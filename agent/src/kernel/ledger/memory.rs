@@ -198,7 +198,8 @@ impl Ledger {
         for stands in stands {
             let StandsMemory { dev, completed, in_flight, since, idle_before, accepted } = *stands;
             let since = Some(since);
-            let from_start = false;
+            // What stood then is presumed to stand still, unless an operator has accepted that.
+            let from_start = !accepted;
             let progress =
                 Progress { completed, in_flight, since, from_start, idle_before, accepted };
             self.progress.insert(dev, progress);
