@@ -4,9 +4,16 @@ use std::collections::BTreeSet;
 
 use super::{
     state::Ledger,
-    types::{Lookout, Now, Probed},
+    types::{Lookout, Mono, Now, Probed},
 };
-use crate::{kernel::probe::Probe, model::Dev};
+use crate::{
+    kernel::probe::{Probe, Root},
+    model::Dev,
+};
+
+/// 5 s, in nanoseconds, until a filesystem is asked again that gave no answer: as long as a disk may stand before it counts
+/// as stalled.
+const ASK_AGAIN: Mono = 5_000_000_000;
 
 impl Ledger {
     /// Asks for a snapshot's and every filesystem's word, because events were missed. Until all have answered,
@@ -52,9 +59,17 @@ impl Ledger {
     }
 
     /// Counts the answer of a probe.
-    pub(super) fn looked_at(&mut self, probed: &Probed) {
+    pub(super) fn looked_at(&mut self, probed: &Probed, now: Now) {
+        let pending = self.lookout.as_ref().and_then(|lookout| lookout.pending.as_ref());
+        if !pending.is_some_and(|pending| pending.contains(&probed.dev)) {
+            return;
+        }
         // One that gave no answer is asked again, and stays unknown until then.
-        if matches!(probed.write, Some(Probe::Late)) {
+        if matches!(probed.write, Some(Probe::Late)) || probed.root == Root::Late {
+            if let Some(known) = self.superblocks.get_mut(&probed.dev) {
+                known.probes.skip_write = false;
+                known.probes.due.insert(now.mono + ASK_AGAIN);
+            }
             return;
         }
         if let Some(pending) = self.lookout.as_mut().and_then(|lookout| lookout.pending.as_mut())

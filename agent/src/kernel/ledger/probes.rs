@@ -90,7 +90,7 @@ impl Ledger {
         }
         self.settle(dev, None, now);
         self.probe_verifies_devices(probed, now);
-        self.looked_at(probed);
+        self.looked_at(probed, now);
         self.start_probes(now);
     }
 

@@ -126,6 +126,33 @@ fn a_restarted_agent_begins_where_the_other_ended() {
 }
 
 #[test]
+fn a_disk_that_stands_over_a_restart_is_presumed_stalled() {
+    let accepts = |host: &mut Host| {
+        host.after(Duration::from_secs(6)).sample();
+        assert!(host.ledger.clear("io_stall-7:1", host.now));
+    };
+    // (what happened, then, completed requests after the restart, open faults)
+    let rows: [(&str, Option<fn(&mut Host)>, u64, &[&str]); 3] = [
+        ("it stands", None, 10, &["io_stall-7:1"]),
+        ("it moves", None, 11, &[]),
+        ("an operator has accepted that it stands", Some(accepts), 10, &[]),
+    ];
+    for (what, before, completed, open) in rows {
+        let mut host = Host::new();
+        host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+        disk(&mut host, 10, 3);
+        host.sample().after(Duration::from_secs(1)).sample().expect("too early", &[]);
+        if let Some(before) = before {
+            before(&mut host);
+        }
+        disk(&mut host, completed, 3);
+        host.restart().sample();
+        host.ledger.presume_stalled(host.now);
+        host.expect(what, open);
+    }
+}
+
+#[test]
 fn a_restored_fault_keeps_its_time_its_words_and_its_count() {
     let mut host = Host::new();
     host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
@@ -207,7 +234,10 @@ fn events_that_were_missed_are_looked_for_everywhere() {
     // One that is not mounted any more need not answer.
     host.umount(2).sample();
     assert_eq!(said(&host), "3 events were missed: 1 filesystems have not been looked at");
-    host.after(Duration::from_secs(2)).settle(&Probe::Refused(EROFS));
+    host.settle(&Probe::Late);
+    assert_eq!(said(&host), "3 events were missed: 1 filesystems have not been looked at");
+    // It is asked again until it answers.
+    host.after(Duration::from_secs(5)).settle(&Probe::Refused(EROFS));
     assert_eq!(host.ledger.missed(), None);
     host.expect("what the event would have told", &["filesystem_ro-7:1"]);
 }
