@@ -48,7 +48,8 @@ pub(super) fn blind(
     };
     Some(match on_blind {
         Some(OnBlind::Degraded) => Outcome::Degraded(why),
-        Some(OnBlind::Fail) if is_too_old || unread.is_some() => Outcome::Fail(why),
+        // A table that cannot be read keeps the look young. An old look with a reason is a sampler that is late, and has its time.
+        Some(OnBlind::Fail) if is_too_old || (unread.is_some() && !is_old) => Outcome::Fail(why),
         None if is_too_old => Outcome::Fail(why),
         None if unread.is_some() => Outcome::Unknown(why),
         Some(OnBlind::Fail) | None => Outcome::Degraded(why),
@@ -164,6 +165,8 @@ mod tests {
             (&blind, 0, Some(Degraded), "degraded: no table"),
             (&blind, 0, Some(Fail), "fail: no table"),
             (&blind, 6_000, None, "unknown: not looked for 6 s: no table"),
+            (&blind, 6_000, Some(Fail), "degraded: not looked for 6 s: no table"),
+            (&blind, 30_000, Some(Fail), "fail: not looked for 30 s: no table"),
             (&blind, 30_000, None, "fail: not looked for 30 s: no table"),
         ] {
             let policy = Policy { on_blind, ..Policy::default() };
