@@ -17,7 +17,7 @@ use tocsin_runtime::tasks::Stop;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{sleep, timeout},
+    time::{Instant, sleep_until, timeout_at},
 };
 use tracing::{debug, warn};
 
@@ -43,10 +43,13 @@ pub async fn run(health: SocketAddr, limit: Duration, stop: Stop) {
     let interval = limit / QUESTIONS;
     let mut is_well = true;
     while !stop.is_requested() {
-        let answer = timeout(interval, livez(health)).await;
+        // A question that is not answered takes the whole interval, and the next one follows at once.
+        let next = Instant::now() + interval;
+        let answer = timeout_at(next, livez(health)).await;
         let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match &answer {
-            Ok(()) => tell("WATCHDOG=1"),
+            // Both, each time: the queue may have had no room for the first word.
+            Ok(()) => tell("READY=1\nWATCHDOG=1"),
             Err(error) if is_well => {
                 warn!(%error, ?limit, "not well: systemd will restart the agent")
             }
@@ -54,7 +57,7 @@ pub async fn run(health: SocketAddr, limit: Duration, stop: Stop) {
         }
         is_well = answer.is_ok();
         tokio::select! {
-            () = sleep(interval) => {}
+            () = sleep_until(next) => {}
             () = stop.requested() => {}
         }
     }

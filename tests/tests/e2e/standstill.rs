@@ -21,14 +21,15 @@ impl Systemd {
         Self(socket)
     }
 
-    /// Everything that came since the last call.
+    /// Every line that came since the last call.
     fn told(&self) -> Vec<String> {
         let next = || {
             let mut message = [0; 256];
             let length = self.0.recv(&mut message).ok()?;
-            Some(String::from_utf8_lossy(&message[..length]).trim().to_owned())
+            Some(String::from_utf8_lossy(&message[..length]).into_owned())
         };
-        std::iter::from_fn(next).collect()
+        let messages = std::iter::from_fn(next);
+        messages.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 }
 
