@@ -171,7 +171,6 @@ impl Inputs {
             let task = StormGuard { board, peers: view, gossip, view: guard, notices };
             tasks.spawn_background("storm guard", task.run());
         }
-        let kernel_finished = finished;
         Ok(Self {
             published,
             node,
@@ -179,9 +178,9 @@ impl Inputs {
             board,
             fullest,
             commands,
-            kernel_finished,
             peers,
             webhooks,
+            kernel_finished: finished,
         })
     }
 }

@@ -47,12 +47,11 @@ pub(super) fn blind(
         (None, unread) => unread?.to_owned(),
     };
     Some(match on_blind {
-        Some(OnBlind::Degraded) => Outcome::Degraded(why),
         // A table that cannot be read keeps the look young. An old look with a reason is a sampler that is late, and has its time.
         Some(OnBlind::Fail) if is_too_old || (unread.is_some() && !is_old) => Outcome::Fail(why),
         None if is_too_old => Outcome::Fail(why),
         None if unread.is_some() => Outcome::Unknown(why),
-        Some(OnBlind::Fail) | None => Outcome::Degraded(why),
+        Some(OnBlind::Degraded | OnBlind::Fail) | None => Outcome::Degraded(why),
     })
 }
 

@@ -32,7 +32,7 @@ pub struct AgentArgs {
     /// Control socket for actions such as `tocsin faults clear`, for root only
     #[arg(long, env = "CONTROL_SOCKET", default_value = serve::settings::CONTROL_SOCKET, value_name = "PATH")]
     pub control_socket: PathBuf,
-    /// Checks of a request for /health that names none [default: `filesystem_ro,io_errors,io_stall`, `node_ready` where there is a cluster, and `mounts` with REQUIRE_MOUNTS]
+    /// Checks of a request for /health that names none [default: `filesystem_ro,io_errors,io_stall`, `node_ready` where there is a cluster, and `mounts` with `REQUIRE_MOUNTS`]
     #[arg(long, env = "DEFAULT_CHECKS", value_name = "NAMES")]
     pub default_checks: Option<String>,
     /// The kernel side.

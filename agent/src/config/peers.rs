@@ -180,7 +180,7 @@ mod tests {
         let all = all.unwrap().unwrap();
         assert_eq!(all.webhooks.send.cooldown, Duration::from_secs(3));
         assert_eq!(all.storm_guard.map(Share::get), Some(0.3));
-        assert_eq!(all.peers_min.get(), 0.4);
+        assert_eq!(format!("{}", all.peers_min.get()), "0.4");
         assert_eq!(parse(&["--storm-guard=off"]).unwrap().unwrap().storm_guard, None);
         for (flag, begins) in [
             ("--peer-status-url=ftp://x", "PEER_STATUS_URL: "),

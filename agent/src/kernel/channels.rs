@@ -76,8 +76,11 @@ pub fn channels() -> Channels {
         pulse: pulse.clone(),
         changes: changes.downgrade(),
     };
-    let publisher = Publisher::new(faults, stats, changes);
-    let task = TaskChannels { commands: commanded, publisher, pulse };
+    let task = TaskChannels {
+        commands: commanded,
+        publisher: Publisher::new(faults, stats, changes),
+        pulse,
+    };
     Channels { task, published, commands }
 }
 

@@ -93,9 +93,10 @@ impl Publisher {
 }
 
 fn log_mounts(RequiredMounts { wrong, untold }: &RequiredMounts) {
-    match (wrong.as_slice(), untold.as_slice()) {
-        ([], []) => info!("required mounts are there"),
-        _ => warn!(wrong = wrong.join("; "), untold = untold.join("; "), "required mounts"),
+    if wrong.is_empty() && untold.is_empty() {
+        info!("required mounts are there");
+    } else {
+        warn!(wrong = wrong.join("; "), untold = untold.join("; "), "required mounts");
     }
 }
 

@@ -373,8 +373,8 @@ impl Membership {
 
     fn note(&mut self, now: Instant, note: Note) {
         match &note {
-            Note::Up(node) | Note::Renamed(_, node) => {
-                self.known.insert(node.address, node.generation);
+            Note::Up(member) | Note::Renamed(_, member) => {
+                self.known.insert(member.address, member.generation);
             }
             Note::Active | Note::Rejoined => self.items_at = Some(now),
             Note::Down(_) => {}

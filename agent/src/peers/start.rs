@@ -83,7 +83,7 @@ impl Peers {
 /// A task that follows the peers task ends with it, at a stop. That is no failure.
 async fn for_ever(task: impl Future<Output = ()>) {
     task.await;
-    future::pending().await
+    future::pending::<()>().await;
 }
 
 /// Asks `SANITY_CHECK_URL` whenever the peers task wants to know whether this agent reaches anything.

@@ -19,7 +19,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    channels::{ProbePacket, ProbeResults, TaskChannels},
+    channels::{ProbePacket, TaskChannels},
     gossip::Topic,
     key_file::{self, KeyFileError, RELOAD_INTERVAL},
     keys::Keys,
@@ -140,10 +140,7 @@ impl PeersTask {
                     self.mesh.share(Instant::now(), topic, bytes.into());
                 }
                 probe = received(&mut self.channels.probes) => self.probe(&probe),
-                results = changed(&mut self.channels.probe_results) => {
-                    let _results: ProbeResults = results;
-                    self.is_stale = true;
-                }
+                _ = changed(&mut self.channels.probe_results) => self.is_stale = true,
                 is_success = answered(&mut self.sanity) => {
                     self.sanity = None;
                     self.mesh.sanity(Instant::now(), is_success);

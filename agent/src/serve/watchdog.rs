@@ -51,7 +51,7 @@ pub async fn run(health: SocketAddr, limit: Duration, stop: Stop) {
             // Both, each time: the queue may have had no room for the first word.
             Ok(()) => tell("READY=1\nWATCHDOG=1"),
             Err(error) if is_well => {
-                warn!(%error, ?limit, "not well: systemd will restart the agent")
+                warn!(%error, ?limit, "not well: systemd will restart the agent");
             }
             Err(_) => {}
         }

@@ -25,7 +25,7 @@ fn find<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut these = objects
         .iter()
         .filter(|object| object["kind"] == kind && object["metadata"]["name"] == "tocsin-peers");
-    these.next().unwrap_or_else(|| panic!("no {kind}"))
+    these.next().ok_or_else(|| format!("no {kind}")).unwrap()
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::fault;
 /// The UUID of an ext4, from its superblock (`s_uuid` in fs/ext4/ext4.h).
 fn uuid_of(device: &std::path::Path) -> String {
     let bytes = fs::read(device).unwrap();
-    let uuid: String = bytes[1024 + 0x68..][..16].iter().map(|b| format!("{b:02x}")).collect();
+    let uuid = bytes[1024 + 0x68..][..16].try_into().map(u128::from_be_bytes).unwrap();
+    let uuid = format!("{uuid:032x}");
     [&uuid[..8], &uuid[8..12], &uuid[12..16], &uuid[16..20], &uuid[20..]].join("-")
 }
 

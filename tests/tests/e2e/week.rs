@@ -55,6 +55,8 @@ impl Place {
     }
 }
 
+type Figure = fn(&Held) -> u64;
+
 /// What the agent holds.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -104,10 +106,10 @@ fn a_week_in_an_hour() {
     say(&format!("{}: {seconds} s with TOCSIN_WEEK_SEED={seed}", sandbox.name()));
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let kept = Kept::new(&sandbox);
-    let mut made = 0;
+    let mut devices = 0;
     let mut make = || {
-        made += 1;
-        Place::new(&sandbox, made)
+        devices += 1;
+        Place::new(&sandbox, devices)
     };
     let mut places: Vec<_> = (0..VOLUMES).map(|_| make()).collect();
     let mut agent = kept.start(&sandbox);
@@ -169,12 +171,11 @@ fn a_week_in_an_hour() {
         last[part - 1],
     ));
     // (figure, how much more there may be: faults that are open or not make this difference)
-    type Figure = fn(&Held) -> u64;
     let figures: [(&str, Figure, u64); 3] = [
         ("resident KiB", |held| held.rss_kib, 4 * 1024),
         ("open files", |held| held.files, 10),
         // It keeps the counts of every device number that ever was; here each device has a new one.
-        ("bytes of the checkpoint", |held| held.checkpoint, 8 * 1024 + 256 * made),
+        ("bytes of the checkpoint", |held| held.checkpoint, 8 * 1024 + 256 * devices),
     ];
     for (name, figure, more) in figures {
         let (before, after) = (median(first, figure), median(last, figure));

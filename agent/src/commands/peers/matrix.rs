@@ -158,9 +158,14 @@ fn described(member: &Member) -> String {
 }
 
 fn states(members: &[Member]) -> String {
-    let lines = members.iter().map(|member| (member, described(member)));
-    let lines = lines.filter(|(_, text)| !text.is_empty());
-    lines.map(|(member, text)| format!("{}: {text}\n", printable(&member.node))).collect()
+    let mut lines = String::new();
+    for member in members {
+        let text = described(member);
+        if !text.is_empty() {
+            lines.push_str(&format!("{}: {text}\n", printable(&member.node)));
+        }
+    }
+    lines
 }
 
 /// The paths that lose probes, one a line, and the members that are not alive.

@@ -68,6 +68,9 @@ fn text(response: &PeersResponse, width: Option<usize>, is_coloured: bool) -> St
     text
 }
 
+/// A member's identifier, node, state, failing checks, and what it reaches.
+type Row<'a> = (&'a str, &'a str, &'a str, &'a [String], BTreeMap<&'a str, Probe>);
+
 /// Who this is, and who speaks for the mesh.
 fn headline(response: &PeersResponse) -> String {
     let own = response.own.as_ref().map_or("this node", |own| own.node.as_str());
@@ -92,7 +95,7 @@ fn members(response: &PeersResponse) -> Vec<Member> {
         .filter_map(|peer| Some((peer.identity.id.as_str(), peer.probe?)))
         .collect();
     let is_there = |peer: &&Peer| peer.state != "left";
-    let mut rows: Vec<(&str, &str, &str, &[String], BTreeMap<&str, Probe>)> = response
+    let mut rows: Vec<Row> = response
         .peers
         .iter()
         .filter(is_there)
@@ -105,7 +108,7 @@ fn members(response: &PeersResponse) -> Vec<Member> {
     rows.push((&own.id, &own.node, "alive", &[], own_row));
     rows.sort_by_key(|(id, ..)| *id);
     let ids: Vec<&str> = rows.iter().map(|(id, ..)| *id).collect();
-    let member = |(id, node, state, failing, row): &(&str, &str, &str, &[String], _)| Member {
+    let member = |(id, node, state, failing, row): &Row| Member {
         node: (*node).to_owned(),
         state: (*state).to_owned(),
         note: note(id, failing, response),

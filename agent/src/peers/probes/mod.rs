@@ -128,14 +128,14 @@ mod tests {
         let patience = Duration::from_mins(1);
         let mut ends = Vec::new();
         for (own, other) in [("a", "b"), ("b", "a")] {
-            let (send, sent) = mpsc::channel(16);
+            let (send, outbox) = mpsc::channel(16);
             let (receive, received) = mpsc::channel(16);
             let (results, found) = watch::channel(Arc::default());
             let view = watch::channel(Arc::new(view_of(own, &[other], Some("b")))).1;
             let channels = peers::channels();
             let prober = Prober { send, received, results };
             let task = tokio::spawn(run(prober, view, channels.published.gossip.clone()));
-            ends.push((own, sent, receive, found, task, channels));
+            ends.push((own, outbox, receive, found, task, channels));
         }
         let [
             (a, mut a_sent, a_receive, mut a_found, ..),

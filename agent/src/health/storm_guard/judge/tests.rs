@@ -48,7 +48,7 @@ fn thirty() -> GuardView {
 fn held(own: &OwnChecks, view: &PeerView) -> Vec<String> {
     let mut guard = thirty();
     guard.update(count(own, view).as_ref(), Instant::now(), SystemTime::UNIX_EPOCH);
-    guard.storms.keys().map(|name| name.to_string()).collect()
+    guard.storms.keys().map(ToString::to_string).collect()
 }
 
 #[test]
