@@ -159,7 +159,7 @@ mod tests {
                 },
                 state,
                 since: Instant::now(),
-                failing: BTreeSet::default(),
+                failing: std::collections::BTreeSet::default(),
                 passing: None,
                 probe: match word.as_bytes().get(1) {
                     Some(b'+') => Some(probe(true, None)),
