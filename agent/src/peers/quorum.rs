@@ -293,3 +293,6 @@ impl Quorum {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

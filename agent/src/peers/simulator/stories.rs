@@ -27,7 +27,7 @@ fn a_new_member_reaches_everybody_within_seconds_and_nobody_has_to_be_first() {
 
 #[test]
 fn a_death_is_reported_once_by_everybody_with_one_key() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         for victim in [0, 4] {
             let mut network = Network::settled(5, seed);
             let began = network.now;
@@ -53,7 +53,7 @@ fn a_death_is_reported_once_by_everybody_with_one_key() {
 
 #[test]
 fn a_pause_of_one_and_a_half_seconds_is_no_death_and_three_seconds_are() {
-    for seed in 0..6 {
+    for seed in 0..4 {
         let mut network = Network::settled(if seed % 2 == 0 { 5 } else { 9 }, seed);
         let victim = usize::try_from(seed % 5).unwrap();
         network.stop(victim);
@@ -74,7 +74,7 @@ fn a_pause_of_one_and_a_half_seconds_is_no_death_and_three_seconds_are() {
 
 #[test]
 fn an_isolated_agent_reports_nothing_then_and_later() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         for victim in [4, 0] {
             let mut network = Network::settled(5, seed);
             let began = network.now;
@@ -100,7 +100,7 @@ fn an_isolated_agent_reports_nothing_then_and_later() {
 
 #[test]
 fn of_two_sides_the_larger_one_speaks() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         let mut network = Network::settled(5, seed);
         let began = network.now;
         // The highest identifiers are in the minority.
@@ -151,7 +151,7 @@ fn loss_and_delay_are_no_deaths() {
 /// heard by nobody.
 #[test]
 fn one_way_cuts() {
-    for (seed, one_way) in (0..3).flat_map(|seed| [(seed, true), (seed, false)]) {
+    for (seed, one_way) in (0..2).flat_map(|seed| [(seed, true), (seed, false)]) {
         let mut network = Network::settled(5, seed);
         network.cut.extend(if one_way { vec![(1, 3)] } else { vec![(1, 3), (3, 1)] });
         network.run(SECOND * 30);
