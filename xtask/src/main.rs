@@ -38,7 +38,7 @@ enum Command {
     Kernels(kernels::Options),
     /// Formatting, clippy for both targets, licences and sources of dependencies
     Lint,
-    /// Fuzz the health listener's parser for a while
+    /// Fuzz the health listener's parser and the peers' packets for a while
     Fuzz(fuzz::Options),
     /// Measure the figures that have a budget
     Bench(bench::Options),
