@@ -11,12 +11,17 @@ use crate::workspace::{announce, cargo, check};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which measurements, and their options; all without
+    /// Which measurements, and their options; all without. `peers`, alone, is up to 1,000 simulated members (some five
+    /// minutes); PEERS_BENCH_MEMBERS sets their number, and PEERS_BENCH_HOURS the simulated hours at 5 % loss (without, as
+    /// many minutes as fit)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     which: Vec<OsString>,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.which == ["peers"] {
+        return peers();
+    }
     // Figures of an agent without its kernel programs would mean nothing.
     setup::ensure(Needs::Tests)?;
     let (agent, controller) = (build_agent(true)?, build_controller()?);
@@ -31,6 +36,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(programs) = cluster::programs() {
         bench.env(cluster::ASSETS, programs);
     }
+    announce(&bench);
+    check(&mut bench)
+}
+
+/// The simulator is code of the agent's unit tests. Optimising the crates that do the work is enough, and all others are
+/// those of `cargo test`.
+fn peers() -> Result<()> {
+    let mut bench = cargo()?;
+    bench
+        .args(["test", "--quiet", "--package", "tocsin", "--lib"])
+        .args(["--config", "profile.dev.package.tocsin.opt-level=1"])
+        .args(["--config", "profile.dev.package.foca.opt-level=1"])
+        .args(["--", "--ignored", "--nocapture", "--exact", "peers::simulator::bench::figures"])
+        .env("AYA_BUILD_SKIP", "1");
     announce(&bench);
     check(&mut bench)
 }

@@ -23,7 +23,7 @@ use tracing::error;
 
 use self::{
     packet::Packet,
-    samples::{INTERVAL, Samples},
+    samples::{INTERVAL, Samples, TARGETS},
 };
 use super::{
     channels::{ProbePacket, Prober},
@@ -33,6 +33,12 @@ use crate::model::{PeerProbe, PeerState, PeerView};
 
 /// 10 seconds between results that differ in numbers alone: every published result is work for all that read the view.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
+/// 4 seconds for each member between two rows of a member, in which numbers alone or the peers that had their turn differ:
+/// all members pass on all rows, so with this some 40 bytes a second are each member's for each time it passes one on,
+/// whatever the number of members.
+const SHARE_INTERVAL_EACH: Duration = Duration::from_secs(4);
+/// 200 ms for each member before a row in which a peer is lost or back. Up to five members know it at the next tick.
+const NEWS_INTERVAL_EACH: Duration = Duration::from_millis(200);
 
 type Row = BTreeMap<Arc<str>, PeerProbe>;
 
@@ -44,6 +50,7 @@ pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossi
     let mut ticks = interval_at(start + jitter::up_to(INTERVAL), INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut published, mut published_at) = (Row::new(), start);
+    let (mut shared, mut shared_at) = (Row::new(), start);
     loop {
         tokio::select! {
             packet = prober.received.recv() => {
@@ -60,6 +67,7 @@ pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossi
             let peers = view.peers.iter().filter(|peer| is_alive(peer.state));
             peers.map(|peer| peer.identity.id.clone()).collect()
         };
+        let members = alive.len() + 1;
         samples.set_peers(alive, now);
         if let Some((peer, packet)) = samples.next(now, wall(now)) {
             send(&prober, peer, packet);
@@ -68,17 +76,49 @@ pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossi
         let is_due = now.saturating_duration_since(published_at) >= PUBLISH_INTERVAL;
         if row != published && (is_due || !reaches_the_same(&row, &published)) {
             prober.results.send_replace(Arc::new(row.clone()));
+            (published, published_at) = (row.clone(), now);
+        }
+        if row != shared && now.saturating_duration_since(shared_at) >= wait(&row, &shared, members)
+        {
             if let Err(too_long) = gossip.share(Topic::Reach, row::encode(&row)).await {
                 error!(%too_long, "the row of the mesh cannot be told to other agents");
             }
-            (published, published_at) = (row, now);
+            (shared, shared_at) = (row, now);
         }
     }
 }
 
+/// How long after the last row that was told to all members this one is.
+fn wait(row: &Row, shared: &Row, members: usize) -> Duration {
+    let each = |interval: Duration| interval * u32::try_from(members).unwrap_or(u32::MAX);
+    let changed = |(id, probe): (&Arc<str>, &PeerProbe)| {
+        shared.get(id).is_some_and(|was| is_lost(was) != is_lost(probe))
+    };
+    // More peers are news, and so is another set of them where all are probed.
+    let is_all = members <= TARGETS + 1 && !row.keys().eq(shared.keys());
+    let is_more = row.len() > shared.len();
+    if shared.is_empty() {
+        Duration::ZERO
+    } else if is_all || is_more || row.iter().any(changed) {
+        each(NEWS_INTERVAL_EACH)
+    } else {
+        share_interval(members)
+    }
+}
+
+/// How long after the last row that was told to all members one with other numbers is.
+#[must_use]
+pub fn share_interval(members: usize) -> Duration {
+    let each = SHARE_INTERVAL_EACH * u32::try_from(members).unwrap_or(u32::MAX);
+    each.max(PUBLISH_INTERVAL)
+}
+
+fn is_lost(probe: &PeerProbe) -> bool {
+    probe.round_trip.is_none()
+}
+
 /// Whether the same peers were probed, and the same of them are reached.
 fn reaches_the_same(row: &Row, other: &Row) -> bool {
-    let is_lost = |probe: &PeerProbe| probe.round_trip.is_none();
     row.len() == other.len()
         && row
             .iter()
@@ -121,6 +161,37 @@ mod tests {
         self,
         webhooks::tests::{identity, view as view_of},
     };
+
+    #[test]
+    fn rows_are_told_less_often_the_more_members_pass_them_on() {
+        let row = |peers: &[(&str, Option<u64>)]| -> Row {
+            let probe = |micros: &Option<u64>| PeerProbe {
+                round_trip: micros.map(Duration::from_micros),
+                loss: 0.0,
+                clock_offset: None,
+            };
+            peers.iter().map(|(id, micros)| (Arc::from(*id), probe(micros))).collect()
+        };
+        let shared = row(&[("a", Some(100)), ("b", None)]);
+        let numbers = row(&[("a", Some(101)), ("b", None)]);
+        let lost = row(&[("a", None), ("b", None)]);
+        let turn = row(&[("a", Some(100)), ("c", None)]);
+        let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+        for (row, shared, members, expected) in [
+            (&numbers, &Row::new(), 1000, seconds(0)),
+            (&numbers, &shared, 2, seconds(10)),
+            (&numbers, &shared, 5, seconds(20)),
+            (&numbers, &shared, 1000, seconds(4000)),
+            (&lost, &shared, 5, seconds(1)),
+            (&lost, &shared, 1000, seconds(200)),
+            (&turn, &shared, 5, seconds(1)),
+            (&turn, &shared, 9, millis(1800)),
+            (&turn, &shared, 10, seconds(40)),
+            (&turn, &shared, 1000, seconds(4000)),
+        ] {
+            assert_eq!(wait(row, shared, members), expected, "{members}: {row:?}");
+        }
+    }
 
     /// Two probers that carry each other's packets find each other.
     #[tokio::test]

@@ -1,108 +1,203 @@
-//! Figures for a thousand members; `cargo xtask bench peers` runs them.
+//! Figures of up to a thousand members; `cargo xtask bench peers` runs them.
+
+use std::env;
 
 use super::*;
+use crate::peers::{gossip::Topic, probes::share_interval};
 
-fn minutes(n: u64) -> Duration {
-    Duration::from_secs(n * 60)
+/// 137 bytes of a row of the mesh with eight peers.
+const ROW_BYTES: usize = 137;
+/// 900 bytes of a TCP connection with `GET /ping` and its answer, as the reference design makes them.
+const REFERENCE_BYTES: f64 = 900.0;
+/// 15 seconds between two of them to the same peer.
+const REFERENCE_PERIOD: f64 = 15.0;
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
 }
 
+/// What the probers of all agents do in so much time: a probe a second each, and their rows of the mesh.
+fn probe(network: &mut Network, time: Duration) {
+    let count = network.agents.len();
+    let interval = share_interval(count).as_secs();
+    for _ in 0..time.as_secs() {
+        let second = network.now.as_secs();
+        for n in (0..count).filter(|n| network.agents[*n].life == Life::Runs).collect::<Vec<_>>() {
+            let now = network.instant();
+            let other = (n + network.random.random_range(1..count)) % count;
+            let peer = identifier(&name(other), address(other).ip());
+            network.agents[n].mesh.probe(now, &peer, &[1; PROBE_BYTES]);
+            // Each in its turn, as agents that did not start at the same moment.
+            if (n as u64 * interval / count as u64) == second % interval {
+                network.agents[n].mesh.share(now, Topic::Reach, vec![0; ROW_BYTES].into());
+            }
+            network.flush(n);
+        }
+        network.run(seconds(1));
+    }
+}
+
+/// Packets and bytes a second that each agent sends.
 fn rate(network: &mut Network, time: Duration) -> (f64, f64) {
     let sum = |network: &Network| {
         let sent = network.agents.iter().map(|agent| agent.sent);
         sent.fold((0, 0), |sum, sent| (sum.0 + sent.0, sum.1 + sent.1))
     };
     let before = sum(network);
-    network.run(time);
+    probe(network, time);
     let after = sum(network);
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     let per = |n: u64| n as f64 / time.as_secs_f64() / network.agents.len() as f64;
     (per(after.0 - before.0), per(after.1 - before.1))
 }
 
-/// Deaths one after the other; gives the times until the coordinator reported them, in order.
-fn detection(count: usize, deaths: usize, seed: u64) -> Vec<Duration> {
-    let mut network = Network::settled(count, seed);
-    let mut times = Vec::new();
-    for n in 0..deaths {
-        let victim = (n * 7 + 1) % (count - 1);
-        if network.agents[victim].life == Life::Dead {
-            continue;
-        }
-        let began = network.now;
-        network.kill(victim);
-        network.run(Duration::from_secs(6));
-        let report = network.reported().into_iter().rfind(|report| report.2 == victim);
-        times.push(report.map_or(Duration::MAX, |report| report.0.saturating_sub(began)));
-        network.start(victim, 200 + u32::try_from(n).unwrap() * 10);
-        network.run(Duration::from_secs(6));
+/// Deaths one after the other, at moments that have nothing to do with probes; gives the times until the coordinator
+/// reported them, in order, and how many others were reported.
+fn detection(count: usize, deaths: usize, seed: u64) -> (Vec<Duration>, usize) {
+    let (mut times, mut wrong, mut seed) = (Vec::new(), 0, seed);
+    while times.len() < deaths {
+        let mut network = Network::settled(count, seed);
+        seed += 1;
+        // A majority stays, and so does the coordinator.
+        let most = (count.saturating_sub(1) / 4).max(1).min(deaths - times.len());
+        let began: Vec<_> = (0..most)
+            .map(|victim| {
+                let wait = network.random.random_range(900..1100);
+                network.run(Duration::from_millis(wait));
+                network.kill(victim);
+                network.now
+            })
+            .collect();
+        network.run(seconds(6));
+        let reported = network.reported();
+        wrong += reported.iter().filter(|(_, _, about, _)| *about >= most).count();
+        times.extend(began.iter().enumerate().map(|(victim, began)| {
+            let report = reported.iter().find(|(_, _, about, _)| *about == victim);
+            report.map_or(Duration::MAX, |(at, ..)| at.saturating_sub(*began))
+        }));
     }
     times.sort_unstable();
-    times
+    (times, wrong)
 }
 
 fn quantile(times: &[Duration], share: usize) -> Duration {
     times[(times.len() * share / 100).min(times.len() - 1)]
 }
 
-#[test]
-fn bytes_do_not_grow_with_the_members() {
-    for count in [10, 40] {
-        let mut network = Network::settled(count, 1);
-        network.run(Duration::from_secs(20));
-        let (packets, bytes) = rate(&mut network, Duration::from_secs(20));
-        println!("{count} members: {packets:.1} packets/s, {bytes:.0} bytes/s sent by each");
-        assert!(bytes < 2048.0, "{count}: {bytes}");
+/// Restarts all agents in order, a hundredth of them at a time; gives the number of reports.
+fn rolling_restart(count: usize, seed: u64) -> usize {
+    let mut network = Network::settled(count, seed);
+    let all: Vec<_> = (0..count).collect();
+    for some in all.chunks((count / 100).max(1)) {
+        for &n in some {
+            let now = network.instant();
+            network.agents[n].mesh.leave(now);
+            network.flush(n);
+        }
+        network.run(Duration::from_millis(300));
+        some.iter().for_each(|n| network.kill(*n));
+        network.run(Duration::from_millis(500));
+        some.iter().for_each(|n| network.start(*n, 200));
     }
-    let times = detection(20, 4, 2);
-    assert!(quantile(&times, 100) < Duration::from_secs(3), "{times:?}");
+    network.run(seconds(10));
+    network.told.len()
+}
+
+/// 5 % loss, until so much real time or virtual time has passed; gives the virtual time and the number of reports.
+fn loss(count: usize, seed: u64, real: Duration, most: Duration) -> (Duration, usize) {
+    let mut network = Network::settled(count, seed);
+    network.loss = 0.05;
+    let (began, start) = (std::time::Instant::now(), network.now);
+    while network.now - start < most && began.elapsed() < real {
+        network.run(seconds(10));
+    }
+    (network.now - start, network.told.len())
 }
 
 #[test]
-#[ignore = "takes minutes in a release build"]
+fn bytes_do_not_grow_with_the_members() {
+    let mut bytes = [10, 40].map(|count| {
+        let mut network = Network::settled(count, 1);
+        rate(&mut network, seconds(20)).1
+    });
+    assert!(bytes[1] < 2048.0 && bytes[1] < bytes[0] * 1.5, "{bytes:?}");
+    bytes.sort_by(f64::total_cmp);
+    let (times, wrong) = detection(20, 4, 2);
+    assert!(quantile(&times, 100) < seconds(3) && wrong == 0, "{times:?}, {wrong}");
+}
+
+/// The table of figures.
+#[derive(Default)]
+struct Table {
+    missed: usize,
+}
+
+impl Table {
+    fn row(&mut self, what: &str, measured: &str, budget: &str, is_kept: bool) {
+        let verdict = if is_kept { "ok" } else { "MISSED" };
+        self.missed += usize::from(!is_kept);
+        println!("{what:62}  {measured:>34}  {budget:>9}  {verdict}");
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |value| value.parse().unwrap())
+}
+
+#[test]
+#[ignore = "`cargo xtask bench peers` runs it, for minutes"]
 fn figures() {
-    use std::env::var;
-    let number = |name, default| var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let members = usize::try_from(number("PEERS_BENCH_MEMBERS", 1000)).unwrap();
-    for count in [10, 100, 1000] {
-        let mut network = Network::new(count, 1, None);
-        network.run(minutes(5));
-        let (packets, bytes) = rate(&mut network, minutes(2));
+    let hours = env::var("PEERS_BENCH_HOURS").ok().map(|hours| hours.parse::<f64>().unwrap());
+    let mut table = Table::default();
+    println!();
+    for count in [10, 100, members] {
+        let mut network = Network::settled(count, 1);
+        probe(&mut network, seconds(20));
+        let (packets, bytes) = rate(&mut network, seconds(40));
+        table.row(
+            &format!("{count} members: what each sends, IP and UDP included"),
+            &format!("{packets:.1} packets/s, {bytes:.0} bytes/s"),
+            "< 2048",
+            bytes < 2048.0,
+        );
+        let pings = f64::from(u32::try_from(count).unwrap() - 1) / REFERENCE_PERIOD;
         println!(
-            "{count:5} members: {packets:.1} packets/s and {bytes:.0} bytes/s sent by each, IP and UDP included"
+            "{:62}  {:>34}",
+            "  the reference design's coordinator, computed",
+            format!("{pings:.1} conn./s, {:.0} bytes/s", pings * REFERENCE_BYTES)
         );
     }
-    for (count, deaths) in [(5, 400), (100, 200), (members, number("PEERS_BENCH_DEATHS", 100))] {
-        let times = detection(count, usize::try_from(deaths).unwrap(), 2);
-        println!(
-            "{count:5} members, {} deaths: reported after p50 {:?}, p99 {:?}, at most {:?}",
-            times.len(),
-            quantile(&times, 50),
-            quantile(&times, 99),
-            quantile(&times, 100)
+    for (count, deaths) in [(10, 200), (100, 200), (members, 100)] {
+        let (times, wrong) = detection(count, deaths, 2);
+        let [p50, p99, max] = [50, 99, 100].map(|share| quantile(&times, share).as_secs_f64());
+        table.row(
+            &format!("{count} members: {deaths} deaths until reported, p50, p99, max"),
+            &format!("{p50:.2} s, {p99:.2} s, {max:.2} s"),
+            "p99 < 3 s",
+            p99 < 3.0,
+        );
+        let what = format!("{count} members: others reported meanwhile");
+        table.row(&what, &wrong.to_string(), "0", wrong == 0);
+    }
+    println!("{:62}  {:>34}", "  the reference design, computed: refused, dropped", "4 s, 154 s");
+    let reports = rolling_restart(members, 3);
+    let what = format!("{members} members: rolling restart of all, reports");
+    table.row(&what, &reports.to_string(), "0", reports == 0);
+    for (count, real) in [(100, 40), (members, 60)] {
+        let bounds = hours.map_or((seconds(real), Duration::MAX), |hours| {
+            (Duration::MAX, seconds(3600).mul_f64(hours))
+        });
+        let (time, reports) = loss(count, 4, bounds.0, bounds.1);
+        table.row(
+            &format!(
+                "{count} members: 5 % loss, {:.1} minutes, reports",
+                time.as_secs_f64() / 60.0
+            ),
+            &reports.to_string(),
+            "0",
+            reports == 0,
         );
     }
-    let mut network = Network::settled(members, 3);
-    for n in 0..members {
-        network.leave(n);
-        network.run(Duration::from_millis(500));
-        network.start(n, 200);
-    }
-    network.run(minutes(1));
-    println!("{members:5} members, rolling restart of all: {} false reports", network.told.len());
-    let mut network = Network::settled(members, 4);
-    network.loss = 0.05;
-    let hours = number("PEERS_BENCH_HOURS", 10);
-    for hour in 0..hours {
-        network.run(minutes(60));
-        println!(
-            "{members:5} members, 5 % loss, {} h: {} false reports",
-            hour + 1,
-            network.told.len()
-        );
-    }
-    let pings = f64::from(u32::try_from(members).unwrap() - 1) / 15.0;
-    println!(
-        "{members:5} members, the reference design: its coordinator alone makes {pings:.0} connections/s, some {:.0} bytes/s, one after the other, and knows of a death after 4 s (refused) or 154 s (dropped)",
-        pings * 900.0
-    );
+    assert_eq!(table.missed, 0, "figures miss their budgets");
 }

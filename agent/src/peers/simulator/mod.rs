@@ -24,6 +24,9 @@ use crate::model::{PeerChange, PeerIdentity, PeerRole, PeerState};
 
 /// 28 bytes of IPv4 and UDP on each packet.
 const OUTER_BYTES: usize = 28;
+/// 17 bytes of a probe of the mesh, and 33 of its reply.
+const PROBE_BYTES: usize = 17;
+const REPLY_BYTES: usize = 33;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -166,6 +169,11 @@ impl Network {
                 Output::AskSanity => {
                     let (now, answer) = (self.instant(), self.agents[n].answers_sanity);
                     self.agents[n].mesh.sanity(now, answer.unwrap_or(false));
+                    self.flush(n);
+                }
+                Output::Probe(peer, bytes) if bytes.len() == PROBE_BYTES => {
+                    let now = self.instant();
+                    self.agents[n].mesh.probe(now, &peer, &[2; REPLY_BYTES]);
                     self.flush(n);
                 }
                 Output::Item(_) | Output::Probe(..) => {}
