@@ -33,10 +33,10 @@ use crate::model::{PeerProbe, PeerState, PeerView};
 
 /// 10 seconds between results that differ in numbers alone: every published result is work for all that read the view.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
-/// 4 seconds for each member between two rows of a member, in which numbers alone or the peers that had their turn differ:
-/// all members pass on all rows, so with this some 40 bytes a second are each member's for each time it passes one on,
+/// 8 seconds for each member between two rows of a member, in which numbers alone or the peers that had their turn differ:
+/// all members pass on all rows, so with this some 20 bytes a second are each member's for each time it passes one on,
 /// whatever the number of members.
-const SHARE_INTERVAL_EACH: Duration = Duration::from_secs(4);
+const SHARE_INTERVAL_EACH: Duration = Duration::from_secs(8);
 /// 200 ms for each member before a row in which a peer is lost or back. Up to five members know it at the next tick.
 const NEWS_INTERVAL_EACH: Duration = Duration::from_millis(200);
 
@@ -179,15 +179,15 @@ mod tests {
         let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
         for (row, shared, members, expected) in [
             (&numbers, &Row::new(), 1000, seconds(0)),
-            (&numbers, &shared, 2, seconds(10)),
-            (&numbers, &shared, 5, seconds(20)),
-            (&numbers, &shared, 1000, seconds(4000)),
+            (&numbers, &shared, 2, seconds(16)),
+            (&numbers, &shared, 5, seconds(40)),
+            (&numbers, &shared, 1000, seconds(8000)),
             (&lost, &shared, 5, seconds(1)),
             (&lost, &shared, 1000, seconds(200)),
             (&turn, &shared, 5, seconds(1)),
             (&turn, &shared, 9, millis(1800)),
-            (&turn, &shared, 10, seconds(40)),
-            (&turn, &shared, 1000, seconds(4000)),
+            (&turn, &shared, 10, seconds(80)),
+            (&turn, &shared, 1000, seconds(8000)),
         ] {
             assert_eq!(wait(row, shared, members), expected, "{members}: {row:?}");
         }

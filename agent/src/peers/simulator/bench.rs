@@ -95,9 +95,13 @@ fn rolling_restart(count: usize, seed: u64) -> usize {
             network.flush(n);
         }
         network.run(Duration::from_millis(300));
-        some.iter().for_each(|n| network.kill(*n));
+        for &n in some {
+            network.kill(n);
+        }
         network.run(Duration::from_millis(500));
-        some.iter().for_each(|n| network.start(*n, 200));
+        for &n in some {
+            network.start(n, 200);
+        }
     }
     network.run(seconds(10));
     network.told.len()
@@ -108,10 +112,10 @@ fn loss(count: usize, seed: u64, real: Duration, most: Duration) -> (Duration, u
     let mut network = Network::settled(count, seed);
     network.loss = 0.05;
     let (began, start) = (std::time::Instant::now(), network.now);
-    while network.now - start < most && began.elapsed() < real {
+    while network.now.saturating_sub(start) < most && began.elapsed() < real {
         network.run(seconds(10));
     }
-    (network.now - start, network.told.len())
+    (network.now.saturating_sub(start), network.told.len())
 }
 
 #[test]
