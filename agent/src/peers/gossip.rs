@@ -1,10 +1,17 @@
 //! Small items that every member tells all others: the latest of each kind and origin counts.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::settings;
+use crate::model::Peer;
+
+/// 64 items beyond those of the peers are kept: a peer that is forgotten and found again soon still has its own.
+const SPARE_ITEMS: usize = 64;
 
 /// What an item is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +22,11 @@ pub enum Topic {
     Reach,
     /// The keys of webhooks that were acknowledged to the origin.
     Delivered,
+}
+
+impl Topic {
+    /// The number of topics.
+    const COUNT: usize = 3;
 }
 
 /// An item from a peer.
@@ -30,6 +42,15 @@ pub struct GossipItem {
 
 /// The latest item of each topic and origin.
 pub type Items = BTreeMap<(Topic, Arc<str>), Arc<[u8]>>;
+
+/// Forgets the items of those that are no peers any more, once there are more items than `peers` can have said by far. A
+/// peer that was restarted has another identifier where its address is new.
+pub(super) fn prune(items: &mut Arc<Items>, peers: &[Peer]) {
+    if items.len() > peers.len() * Topic::COUNT + SPARE_ITEMS {
+        let ids: HashSet<_> = peers.iter().map(|peer| &peer.identity.id).collect();
+        Arc::make_mut(items).retain(|(_, origin), _| ids.contains(origin));
+    }
+}
 
 /// The handle of the tasks that tell other agents something.
 #[derive(Clone, Debug)]
@@ -180,5 +201,43 @@ pub mod status {
                 assert_eq!(decode(bytes), None, "{bytes:?}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::model::{PeerIdentity, PeerState};
+
+    #[test]
+    fn items_of_former_peers_do_not_pile_up() {
+        let id = |n: u8| Arc::<str>::from(format!("n@1000{n}"));
+        let peer = |n: u8| Peer {
+            identity: PeerIdentity {
+                id: id(n),
+                node: "n".into(),
+                address: ([10, 0, 0, n], 25004).into(),
+            },
+            state: PeerState::Dead,
+            since: Instant::now(),
+            failing: BTreeSet::new(),
+            passing: None,
+            probe: None,
+            reaches: Vec::new(),
+        };
+        let of = |ids: std::ops::Range<u8>| -> Arc<Items> {
+            Arc::new(ids.map(|n| ((Topic::Reach, id(n)), Arc::from([n]))).collect())
+        };
+        let peers = [peer(1), peer(2)];
+        let mut few = of(0..70);
+        prune(&mut few, &peers);
+        assert_eq!(few.len(), 70);
+        let mut many = of(0..71);
+        prune(&mut many, &peers);
+        assert_eq!(many, of(1..3));
     }
 }

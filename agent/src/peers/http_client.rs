@@ -23,7 +23,7 @@ use rustls::{ClientConfig, RootCertStore, crypto::ring::default_provider, pki_ty
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
 
@@ -34,6 +34,11 @@ use crate::host::{Bounded, Stuck};
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// 2 seconds for a connection to one address: the next one of the name then still has its turn.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// 4 seconds that a request waits for the same look-up of another one: a second less than [`TIMEOUT`], so that the error
+/// says what hangs.
+const TURN_PATIENCE: Duration = Duration::from_secs(4);
+/// 50 milliseconds between two looks at whether the other one has ended.
+const TURN_PERIOD: Duration = Duration::from_millis(50);
 /// 5 redirects are more than a receiver should need.
 const REDIRECTS: usize = 5;
 /// 16 KiB for the head of an answer.
@@ -74,6 +79,22 @@ pub enum RequestError {
     /// No answer in time.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
+}
+
+/// Runs a blocking call as [`Bounded::run`] does. While another request makes the same call, it waits for `patience`.
+pub(super) async fn in_turn<T: Send + 'static>(
+    bounded: &Bounded,
+    name: String,
+    (patience, deadline): (Duration, Duration),
+    call: impl FnOnce() -> T + Clone + Send + 'static,
+) -> Result<T, Stuck> {
+    let end = Instant::now() + patience;
+    loop {
+        match bounded.run(name.clone(), deadline, call.clone()).await {
+            Err(Stuck::Still(_)) if Instant::now() < end => sleep(TURN_PERIOD).await,
+            result => return result,
+        }
+    }
 }
 
 /// The certificates that are trusted, and when they were read.
@@ -183,9 +204,8 @@ impl HttpClient {
         let (host, port) = (url.host().to_owned(), url.port());
         let name = format!("resolve {host}");
         let resolve = move || (host.as_str(), port).to_socket_addrs().map(Vec::from_iter);
-        let addresses: Vec<SocketAddr> = self
-            .bounded
-            .run(name, TIMEOUT, resolve)
+        let limits = (TURN_PATIENCE, TIMEOUT);
+        let addresses: Vec<SocketAddr> = in_turn(&self.bounded, name, limits, resolve)
             .await
             .map_err(|stuck| RequestError::Stuck("its name", stuck))?
             .map_err(RequestError::Name)?;
@@ -207,7 +227,8 @@ impl HttpClient {
         if let Some((_, config)) = kept {
             return Ok(config);
         }
-        let read = self.bounded.run("trusted certificates".to_owned(), TIMEOUT, tls_config).await;
+        let (name, limits) = ("trusted certificates".to_owned(), (TURN_PATIENCE, TIMEOUT));
+        let read = in_turn(&self.bounded, name, limits, tls_config).await;
         let config = read
             .map_err(|stuck| RequestError::Stuck("the trusted certificates", stuck))?
             .map_err(RequestError::Tls)?;

@@ -247,9 +247,8 @@ impl Mesh {
         });
         let mut peers: Vec<_> = seen.chain(unseen).collect();
         peers.sort_by(|a, b| a.identity.id.cmp(&b.identity.id));
-        let is_configured = true;
         let (own, role) = (Some(self.own.clone()), self.quorum.role().clone());
-        PeerView { is_configured, own, role, peers, degraded }
+        PeerView { is_configured: true, own, role, peers, degraded }
     }
 
     fn unseen(&self) -> impl Iterator<Item = &super::channels::DiscoveredPeer> {
@@ -259,6 +258,7 @@ impl Mesh {
     }
 
     fn handle(&mut self, now: Instant) {
+        let mut items = Vec::new();
         for event in self.membership.take_events() {
             match event {
                 Event::Member(note) => {
@@ -270,7 +270,7 @@ impl Mesh {
                 Event::Leaves(address) => {
                     self.left.insert(address);
                 }
-                Event::Item(topic, origin, bytes) => self.item(topic, origin, bytes),
+                Event::Item(topic, origin, bytes) => items.push((topic, origin, bytes)),
                 Event::Probe(from, bytes) => {
                     if let Some(identity) = self.identities.get(&from) {
                         self.outputs.push(Output::Probe(identity.id.clone(), bytes));
@@ -281,6 +281,8 @@ impl Mesh {
         if self.is_dirty {
             self.decide(now);
         }
+        // A packet may bring a new member and its items: the decision has given that member its identity.
+        items.into_iter().for_each(|(topic, origin, bytes)| self.item(topic, origin, bytes));
     }
 
     fn item(&mut self, topic: Topic, origin: SocketAddr, bytes: Arc<[u8]>) {

@@ -29,8 +29,9 @@ pub const PEERS_MIN: Share = Share(0.5);
 /// 5 seconds for an answer of a webhook's server or of `SANITY_CHECK_URL`: the time-out of the replaced `DaemonSet`.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// 64 changes that a receiver may be behind: a webhook's queue takes them at once, and each is a death or a recovery.
-pub const CHANGES: usize = 64;
+/// 1,024 changes that a receiver may be behind: as many as a webhook's queue holds. A rack or a zone may die at once, and
+/// every member tells its receivers of all these deaths in the same instant.
+pub const CHANGES: usize = 1024;
 /// 256 items of gossip that a receiver may be behind; it can ask for the latest of each then.
 pub const GOSSIP_ITEMS: usize = 256;
 /// 256 bytes of an item: several fit into one packet, beside what membership has to say.

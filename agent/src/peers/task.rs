@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     channels::{ProbePacket, TaskChannels},
-    gossip::Topic,
+    gossip::{self, Topic},
     key_file::{self, KeyFileError, RELOAD_INTERVAL},
     keys::Keys,
     mesh::{Mesh, Output},
@@ -239,6 +239,11 @@ impl PeersTask {
         degraded.extend(clock::degraded(probes.values()));
         let mut view = self.mesh.view(&probes, degraded);
         self.add_rows(&mut view);
+        self.channels.latest.send_if_modified(|latest| {
+            let before = latest.len();
+            gossip::prune(latest, &view.peers);
+            latest.len() != before
+        });
         if view.role != self.role {
             info!(role = ?view.role, peers = view.peers.len(), "role among the peers");
             self.role = view.role.clone();

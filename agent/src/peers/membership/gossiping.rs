@@ -57,7 +57,8 @@ impl Membership {
         let version = u64::from(generation) << 32 | u64::from(self.item_count);
         let item = Item { about, origin, version, bytes }.encode();
         self.drive(now, |foca, _| foca.add_broadcast(&item).map(|_| ()));
-        let _own = self.items.take_fresh();
+        // The own item is fresh now; what others said in the same packet may be too.
+        self.take_items(now);
     }
 
     /// In a new life, what was shared before has to have a newer version than what others may know.
@@ -135,5 +136,27 @@ impl Membership {
             let node = Node { address, generation: 0, name: Arc::from("") };
             self.drive(now, |foca, effects| foca.announce(node, effects));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::keys::Keys;
+
+    #[test]
+    fn an_own_item_does_not_swallow_those_of_others() {
+        let now = Instant::now();
+        let own = Node { address: ([10, 0, 0, 1], 1).into(), generation: 1, name: "a".into() };
+        let mut membership = Membership::new(now, own, Keys::public(), &[7; 32]);
+        let (about, origin) = (About::Topic(Topic::Status), ([10, 0, 0, 2], 1).into());
+        let bytes: Arc<[u8]> = Arc::from(*b"io_errors;");
+        let of_another = Item { about, origin, version: 1, bytes: bytes.clone() };
+        assert!(membership.items.insert(of_another));
+        membership.share(now, Topic::Status, Arc::from(*b";io_errors"));
+        let events = membership.take_events();
+        assert!(
+            matches!(&events[..], [Event::Item(Topic::Status, from, said)] if *from == origin && *said == bytes)
+        );
     }
 }

@@ -12,7 +12,7 @@ use super::queue::Attempt;
 use crate::{
     host::{Bounded, Stuck},
     peers::{
-        http_client::{HttpClient, RequestError},
+        http_client::{HttpClient, RequestError, in_turn},
         url::Url,
     },
 };
@@ -85,7 +85,8 @@ impl Sender {
     async fn secret(&self) -> Result<Option<Vec<u8>>, SendError> {
         let Some(path) = self.key_file.clone() else { return Ok(None) };
         let name = format!("webhook key {}", path.display());
-        let read = self.bounded.run(name, KEY_DEADLINE, move || fs::read(path)).await;
+        let limits = (KEY_DEADLINE, KEY_DEADLINE);
+        let read = in_turn(&self.bounded, name, limits, move || fs::read(path)).await;
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => return Err(SendError::Key(error)),

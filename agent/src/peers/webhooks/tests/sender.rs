@@ -293,6 +293,33 @@ async fn a_request_ends_in_time_and_says_why() {
     assert_eq!(receiver.requests().len(), before);
 }
 
+/// Both webhooks and the sanity check may ask for the same host and the same key at once.
+#[tokio::test]
+async fn requests_to_one_host_do_not_fail_each_other() {
+    let receiver = Receiver::start([]).await;
+    let mut sender = sender(&receiver.url("/").replace("127.0.0.1", "localhost"));
+    let key = tempfile::NamedTempFile::new().unwrap();
+    fs::write(key.path(), "Jefe\n").unwrap();
+    sender.key_file = Some(key.path().to_owned());
+    let busy = |name: String| {
+        let (bounded, (began, is_running)) =
+            (sender.bounded.clone(), tokio::sync::oneshot::channel());
+        tokio::spawn(async move {
+            let call = move || {
+                let _gone = began.send(());
+                std::thread::sleep(Duration::from_millis(200));
+            };
+            bounded.run(name, PATIENCE, call).await.unwrap();
+        });
+        is_running
+    };
+    for name in ["resolve localhost".to_owned(), format!("webhook key {}", key.path().display())] {
+        busy(name).await.unwrap();
+        sender.post("{}".into(), None).await.unwrap();
+    }
+    assert_eq!(receiver.requests().len(), 2);
+}
+
 #[tokio::test]
 async fn a_redirect_of_the_sanity_check_is_followed() {
     let receiver = Receiver::start([
