@@ -167,8 +167,14 @@ impl Inputs {
         };
         let board = Board::new(sources, policy);
         if config.peers.is_some() {
-            let (board, view, gossip) = (board.clone(), peers.view.clone(), peers.gossip.clone());
-            let task = StormGuard { board, peers: view, gossip, view: guard, notices };
+            let task = StormGuard {
+                board: board.clone(),
+                peers: peers.view.clone(),
+                gossip: peers.gossip.clone(),
+                questions: peers.questions.clone(),
+                view: guard,
+                notices,
+            };
             tasks.spawn_background("storm guard", task.run());
         }
         Ok(Self {

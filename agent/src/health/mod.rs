@@ -315,32 +315,13 @@ mod tests {
 
     #[test]
     fn the_storm_guard_holds_up_failures_but_not_those_of_the_root() {
-        use crate::{
-            health::storm_guard::judge::{OwnChecks, count},
-            model::{Peer, PeerIdentity, PeerRole, PeerState, PeerView},
-        };
+        use crate::health::storm_guard::Failing;
 
-        let names = || [Arc::from("io_errors"), Arc::from("io_stall")].into_iter().collect();
-        let identity = |number: u8| PeerIdentity {
-            id: number.to_string().into(),
-            node: number.to_string().into(),
-            address: ([10, 0, 0, number], 1).into(),
-        };
-        let peer = |number| Peer {
-            identity: identity(number),
-            state: PeerState::Alive,
-            since: tokio::time::Instant::now(),
-            failing: names(),
-            passing: None,
-            probe: None,
-            reaches: Vec::new(),
-        };
-        let (own, peers) = (Some(identity(1)), vec![peer(2), peer(3)]);
-        let view = PeerView { own, role: PeerRole::Coordinator, peers, ..PeerView::default() };
-        let own = OwnChecks { failing: names(), ..OwnChecks::default() };
+        let everywhere = Failing { failing: 3, of: 3 };
+        let shares = ["io_errors", "io_stall"].map(|name| (Arc::from(name), everywhere)).into();
         let mut guard = GuardView::new(Some("30%".parse().unwrap()));
         let (now, wall) = (tokio::time::Instant::now(), std::time::SystemTime::now());
-        guard.update(count(&own, &view).as_ref(), now, wall);
+        guard.update(Some(&shares), now, wall);
 
         let mut root = fault(FaultKind::IoStall, Scope::Host);
         root.mount_points = vec!["/".into()];

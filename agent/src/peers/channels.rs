@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     gossip::{Gossip, GossipItem, Items, Topic},
+    probes::confirm::Answers,
     settings,
     stats::PeerStats,
 };
@@ -41,6 +42,8 @@ pub struct Published {
     pub view: watch::Receiver<Arc<PeerView>>,
     /// Tells the other agents something, and receives what they tell.
     pub gossip: Gossip,
+    /// Asks the other agents themselves.
+    pub questions: PeerQuestions,
     /// Counters.
     pub stats: Arc<PeerStats>,
     changes: broadcast::WeakSender<PeerChange>,
@@ -55,6 +58,15 @@ impl Published {
         let ended = || broadcast::channel(1).1;
         self.changes.upgrade().map_or_else(ended, |sender| sender.subscribe())
     }
+}
+
+/// Asks other agents directly what their checks say: what they tell by gossip, others could forge.
+#[derive(Clone, Debug)]
+pub struct PeerQuestions {
+    /// The identifiers of those to ask. Use `try_send`: what finds no room is asked again later.
+    pub ask: mpsc::Sender<Vec<Arc<str>>>,
+    /// What they answered lately.
+    pub answers: watch::Receiver<Arc<Answers>>,
 }
 
 /// What discovery knows.
@@ -87,6 +99,12 @@ pub struct Prober {
     pub received: mpsc::Receiver<ProbePacket>,
     /// The latest results, by identifier; they become [`Peer::probe`](crate::model::Peer::probe).
     pub results: watch::Sender<ProbeResults>,
+    /// The identifiers of the peers to ask directly.
+    pub asked: mpsc::Receiver<Vec<Arc<str>>>,
+    /// What they answered.
+    pub answers: watch::Sender<Arc<Answers>>,
+    /// What this agent answers.
+    pub status: watch::Receiver<Arc<[u8]>>,
 }
 
 /// The latest results of direct probes, by identifier of the peer.
@@ -138,12 +156,21 @@ pub fn channels() -> Channels {
     let (send, probes) = mpsc::channel(settings::PROBE_PACKETS);
     let (probes_received, received) = mpsc::channel(settings::PROBE_PACKETS);
     let (results, probe_results) = watch::channel(ProbeResults::default());
+    let (questions, asked) = mpsc::channel(settings::PEER_QUESTIONS);
+    let (answers, answered) = watch::channel(Arc::<Answers>::default());
+    let (own_status, status_seen) = watch::channel(Arc::from([]));
     let (ask, sanity) = mpsc::channel(settings::SANITY_QUESTIONS);
     let stats = Arc::<PeerStats>::default();
     Channels {
         published: Published {
             view: view_seen,
-            gossip: Gossip { shared: share, received: gossip.downgrade(), latest: latest_seen },
+            gossip: Gossip {
+                shared: share,
+                received: gossip.downgrade(),
+                latest: latest_seen,
+                status: own_status,
+            },
+            questions: PeerQuestions { ask: questions, answers: answered },
             stats: stats.clone(),
             changes: changes.downgrade(),
         },
@@ -161,7 +188,7 @@ pub fn channels() -> Channels {
             stats,
         },
         discovered,
-        prober: Prober { send, received, results },
+        prober: Prober { send, received, results, asked, answers, status: status_seen },
         sanity,
     }
 }
@@ -175,6 +202,11 @@ pub fn not_configured() -> Published {
             shared: mpsc::channel(1).0,
             received: broadcast::channel(1).0.downgrade(),
             latest: watch::channel(Arc::default()).1,
+            status: watch::channel(Arc::from([])).0,
+        },
+        questions: PeerQuestions {
+            ask: mpsc::channel(1).0,
+            answers: watch::channel(Arc::default()).1,
         },
         stats: Arc::default(),
         changes: broadcast::channel(1).0.downgrade(),

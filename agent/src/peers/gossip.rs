@@ -58,6 +58,8 @@ pub struct Gossip {
     pub(super) shared: mpsc::Sender<(Topic, Vec<u8>)>,
     pub(super) received: broadcast::WeakSender<GossipItem>,
     pub(super) latest: watch::Receiver<Arc<Items>>,
+    /// This agent's own latest [`Topic::Status`], for whoever asks it directly.
+    pub(super) status: watch::Sender<Arc<[u8]>>,
 }
 
 /// An item has more than [`settings::GOSSIP_BYTES`].
@@ -71,6 +73,9 @@ impl Gossip {
     pub async fn share(&self, topic: Topic, bytes: Vec<u8>) -> Result<(), TooLong> {
         if bytes.len() > settings::GOSSIP_BYTES {
             return Err(TooLong(bytes.len()));
+        }
+        if topic == Topic::Status {
+            self.status.send_replace(Arc::from(&*bytes));
         }
         // Without the peers task there is nobody to tell.
         let _no_peers = self.shared.send((topic, bytes)).await.is_err();

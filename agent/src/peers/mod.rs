@@ -32,8 +32,8 @@ pub mod webhooks;
 
 pub use self::{
     channels::{
-        Channels, Discovered, DiscoveredPeer, ProbePacket, ProbeResults, Prober, Published,
-        SanityQuestion, SanityQuestions, TaskChannels, channels, not_configured,
+        Channels, Discovered, DiscoveredPeer, PeerQuestions, ProbePacket, ProbeResults, Prober,
+        Published, SanityQuestion, SanityQuestions, TaskChannels, channels, not_configured,
     },
     gossip::{Gossip, GossipItem, Topic},
     settings::Settings,

@@ -43,6 +43,8 @@ pub const SHARED: usize = 16;
 pub const PROBE_PACKETS: usize = 64;
 /// 512 bytes of a probe packet: a time stamp or two, and a row of counters.
 pub const PROBE_BYTES: usize = 512;
+/// 4 lists of peers to ask directly that wait for the prober, which has nothing that takes long.
+pub const PEER_QUESTIONS: usize = 4;
 /// 4 questions for `SANITY_CHECK_URL` that wait: the peers task asks one at a time.
 pub const SANITY_QUESTIONS: usize = 4;
 

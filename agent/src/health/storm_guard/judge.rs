@@ -1,20 +1,15 @@
 //! Which checks fail on so many nodes that a failure of this one says nothing about this node: pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use tokio::time::Instant;
 
-use super::settings::{LEAST_FAILING, RELEASE_AFTER};
-use crate::{
-    model::{PeerRole, PeerState, PeerView},
-    peers::settings::Share,
-};
+use super::{count::Failing, settings::RELEASE_AFTER};
+use crate::peers::settings::Share;
 
 /// What the guard holds up; written by the storm guard's task alone.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,35 +33,6 @@ pub struct Storm {
     beyond: Instant,
 }
 
-/// On how many nodes a check fails, of those where it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Failing {
-    /// Nodes on which it fails.
-    pub failing: usize,
-    /// Nodes on which it runs.
-    pub of: usize,
-}
-
-impl fmt::Display for Failing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} nodes", self.failing, self.of)
-    }
-}
-
-impl Failing {
-    /// The share, 0 to 1.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "numbers of nodes")]
-    pub fn share(self) -> f64 {
-        self.failing as f64 / self.of.max(1) as f64
-    }
-
-    /// Whether that is a storm.
-    fn is_beyond(self, threshold: Share) -> bool {
-        self.failing >= LEAST_FAILING && self.share() > threshold.get()
-    }
-}
-
 /// A storm began or ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GuardChange {
@@ -78,52 +44,6 @@ pub struct GuardChange {
     pub share: Option<Failing>,
     /// How long the guard held it up; zero where that begins.
     pub held_for: Duration,
-}
-
-/// The checks of one agent, before any guard.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OwnChecks {
-    /// The names of those that fail.
-    pub failing: BTreeSet<Arc<str>>,
-    /// The names of those that pass.
-    pub passing: BTreeSet<Arc<str>>,
-}
-
-/// On how many nodes each check that runs on this one fails. None where this agent is isolated or has not found the
-/// others yet: it knows nothing of them.
-///
-/// One node has one voice: of several agents that claim the same node or address, the first counts.
-#[must_use]
-pub fn count(own: &OwnChecks, view: &PeerView) -> Option<BTreeMap<Arc<str>, Failing>> {
-    if !matches!(view.role, PeerRole::Coordinator | PeerRole::Follower { .. }) {
-        return None;
-    }
-    let own_voice = view.own.as_ref()?;
-    let mut nodes: BTreeSet<&str> = BTreeSet::from([&*own_voice.node]);
-    let mut addresses: BTreeSet<IpAddr> = BTreeSet::from([own_voice.address.ip()]);
-    let mut counts: BTreeMap<Arc<str>, Failing> = BTreeMap::new();
-    for name in own.failing.iter().chain(&own.passing) {
-        let failing = usize::from(own.failing.contains(name));
-        counts.insert(name.clone(), Failing { failing, of: 1 });
-    }
-    // Of a suspect, what it said lately counts: its silence is seconds old at most.
-    let is_there = |state| matches!(state, PeerState::Alive | PeerState::Suspect);
-    let there = view.peers.iter().filter(|peer| is_there(peer.state));
-    let voices: Vec<_> = there
-        .filter(|peer| {
-            addresses.insert(peer.identity.address.ip()) && nodes.insert(&peer.identity.node)
-        })
-        .collect();
-    for (name, count) in &mut counts {
-        for peer in &voices {
-            let fails = peer.failing.contains(name);
-            // A peer that does not say what passes may run it: that makes a storm less likely, not more.
-            let runs = fails || peer.passing.as_ref().is_none_or(|names| names.contains(name));
-            count.failing += usize::from(fails);
-            count.of += usize::from(runs);
-        }
-    }
-    Some(counts)
 }
 
 impl GuardView {

@@ -1,14 +1,19 @@
 //! The storm guard: a check that fails on many nodes at once does not take all of them out of the load balancer.
 //!
-//! [`judge`] decides from what the agents say of their checks, before any guard; [`task`] says it and listens. So a
+//! [`count`] counts what the agents say of their checks, before any guard; [`judge`] decides; [`task`] says it, asks
+//! and listens. So a
 //! check that passes only thanks to the guard still counts as failing, and the guard cannot switch itself off.
 
+pub mod count;
 pub mod exempt;
 pub mod judge;
 pub mod settings;
 pub mod task;
 
-pub use self::judge::{Failing, GuardView, Storm};
+pub use self::{
+    count::Failing,
+    judge::{GuardView, Storm},
+};
 use crate::checks::{Check, CheckContext};
 use tocsin_api::health::CheckResult;
 

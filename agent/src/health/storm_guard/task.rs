@@ -1,6 +1,10 @@
 //! Tells the peers what fails here, and holds up what fails on too many of them.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -9,15 +13,18 @@ use tokio::{
 use tracing::{error, warn};
 
 use super::{
-    judge::{self, GuardChange, GuardView, OwnChecks},
+    count::{Asking, OwnChecks, Tally, count},
+    judge::{GuardChange, GuardView},
     settings::{JUDGE_INTERVAL, RELEASE_AFTER},
 };
 use crate::{
     cluster::event_recorder::{Direction, Notice, Subject},
     health::Board,
     model::PeerView,
-    peers::{Gossip, Topic, gossip::status},
+    peers::{Gossip, PeerQuestions, Topic, gossip::status},
 };
+
+type Tallies = BTreeMap<Arc<str>, Tally>;
 
 /// The task. It is the one writer of the [`GuardView`].
 #[derive(Debug)]
@@ -28,6 +35,8 @@ pub struct StormGuard {
     pub peers: watch::Receiver<Arc<PeerView>>,
     /// Tells the peers.
     pub gossip: Gossip,
+    /// Asks the peers.
+    pub questions: PeerQuestions,
     /// What is held up.
     pub view: watch::Sender<Arc<GuardView>>,
     /// For the Node's events; nobody may be there.
@@ -37,8 +46,8 @@ pub struct StormGuard {
 impl StormGuard {
     /// Says and judges without end.
     pub async fn run(self) {
-        let mut changes = self.board.unguarded_changes();
-        let mut said = None;
+        let mut changes = self.board.unguarded_changes().and(self.questions.answers.clone());
+        let (mut said, mut asking) = (None, Asking::default());
         let mut guard = (**self.view.borrow()).clone();
         loop {
             let own = own_checks(&self.board);
@@ -46,7 +55,10 @@ impl StormGuard {
                 self.tell(&own).await;
                 said = Some(own.clone());
             }
-            self.judge(&own, &mut guard);
+            let now = Instant::now();
+            let tallies = count(&own, &self.peers.borrow(), &self.questions.answers.borrow(), now);
+            self.judge(tallies.as_ref(), &mut guard, now);
+            self.ask(tallies.as_ref(), &guard, &mut asking, now);
             tokio::time::sleep(JUDGE_INTERVAL).await;
             changes.wait().await;
         }
@@ -61,10 +73,23 @@ impl StormGuard {
         }
     }
 
-    fn judge(&self, own: &OwnChecks, guard: &mut GuardView) {
-        let counts = judge::count(own, &self.peers.borrow());
+    /// Asks those who are said to fail themselves.
+    fn ask(&self, tallies: Option<&Tallies>, guard: &GuardView, asking: &mut Asking, now: Instant) {
+        let (Some(tallies), Some(threshold)) = (tallies, guard.threshold) else { return };
+        let whom = asking.next(tallies, threshold, |name| guard.storms.contains_key(name), now);
+        if !whom.is_empty() {
+            // Who is not asked now is asked again soon.
+            let _full = self.questions.ask.try_send(whom).is_err();
+        }
+    }
+
+    fn judge(&self, tallies: Option<&Tallies>, guard: &mut GuardView, now: Instant) {
+        let shares = tallies.map(|tallies| {
+            let shares = tallies.iter().map(|(name, tally)| (name.clone(), tally.confirmed()));
+            shares.collect::<BTreeMap<_, _>>()
+        });
         let before = guard.storms.clone();
-        let changes = guard.update(counts.as_ref(), Instant::now(), SystemTime::now());
+        let changes = guard.update(shares.as_ref(), now, SystemTime::now());
         for change in &changes {
             self.announce(change, guard);
         }

@@ -4,6 +4,7 @@
 //! member tells the others its own row of the mesh by gossip.
 
 pub mod clock;
+pub mod confirm;
 mod packet;
 pub mod row;
 mod samples;
@@ -22,6 +23,7 @@ use tokio::{
 use tracing::error;
 
 use self::{
+    confirm::{ANSWER_COUNTS, Message, Questions},
     packet::Packet,
     samples::{INTERVAL, Samples, TARGETS},
 };
@@ -45,7 +47,7 @@ type Row = BTreeMap<Arc<str>, PeerProbe>;
 /// Probes peers and answers their probes, until the peers task ends.
 pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossip: Gossip) {
     let start = Instant::now();
-    let mut samples = Samples::new(start);
+    let (mut samples, mut questions) = (Samples::new(start), Questions::default());
     // Agents that started together do not probe together.
     let mut ticks = interval_at(start + jitter::up_to(INTERVAL), INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -55,7 +57,14 @@ pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossi
         tokio::select! {
             packet = prober.received.recv() => {
                 let Some(packet) = packet else { return };
-                on_packet(&mut samples, &prober, packet);
+                on_packet(&mut samples, &mut questions, &prober, packet);
+                continue;
+            }
+            Some(peers) = prober.asked.recv() => {
+                for peer in peers {
+                    let question = questions.ask(peer.clone(), Instant::now());
+                    send(&prober, peer, question.encode());
+                }
                 continue;
             }
             _ = ticks.tick() => {}
@@ -70,8 +79,9 @@ pub async fn run(mut prober: Prober, view: watch::Receiver<Arc<PeerView>>, gossi
         let members = alive.len() + 1;
         samples.set_peers(alive, now);
         if let Some((peer, packet)) = samples.next(now, wall(now)) {
-            send(&prober, peer, packet);
+            send(&prober, peer, packet.encode());
         }
+        forget_old_answers(&prober, now);
         let row = samples.results(now);
         let is_due = now.saturating_duration_since(published_at) >= PUBLISH_INTERVAL;
         if row != published && (is_due || !reaches_the_same(&row, &published)) {
@@ -126,22 +136,62 @@ fn reaches_the_same(row: &Row, other: &Row) -> bool {
             .all(|((id, probe), (other, was))| id == other && is_lost(probe) == is_lost(was))
 }
 
-fn on_packet(samples: &mut Samples, prober: &Prober, packet: ProbePacket) {
+fn forget_old_answers(prober: &Prober, now: Instant) {
+    prober.answers.send_if_modified(|answers| {
+        let is_old = |at: Instant| now.saturating_duration_since(at) >= ANSWER_COUNTS;
+        let any = answers.values().any(|answer| is_old(answer.at));
+        if any {
+            Arc::make_mut(answers).retain(|_, answer| !is_old(answer.at));
+        }
+        any
+    });
+}
+
+fn on_packet(
+    samples: &mut Samples,
+    questions: &mut Questions,
+    prober: &Prober,
+    packet: ProbePacket,
+) {
     let ProbePacket { peer, at, bytes } = packet;
     let received = wall(at);
     match Packet::decode(&bytes) {
         Some(Packet::Probe { number, sent }) => {
             let replied = wall(Instant::now());
-            send(prober, peer, Packet::Reply { number, sent, received, replied });
+            let reply = Packet::Reply { number, sent, received, replied };
+            send(prober, peer, reply.encode());
         }
         Some(reply @ Packet::Reply { .. }) => samples.on_reply(&peer, reply, at, received),
+        None => on_message(questions, prober, peer, at, &bytes),
+    }
+}
+
+fn on_message(
+    questions: &mut Questions,
+    prober: &Prober,
+    peer: Arc<str>,
+    at: Instant,
+    bytes: &[u8],
+) {
+    match Message::decode(bytes) {
+        Some(Message::Ask(number)) => {
+            let status = prober.status.borrow().clone();
+            send(prober, peer, Message::Answer(number, &status).encode());
+        }
+        Some(Message::Answer(number, status)) => {
+            if let Some(answer) = questions.take(&peer, number, status, at) {
+                prober.answers.send_modify(|answers| {
+                    Arc::make_mut(answers).insert(peer, answer);
+                });
+            }
+        }
         None => {}
     }
 }
 
 /// A packet that finds no room is dropped, and counts as lost.
-fn send(prober: &Prober, peer: Arc<str>, packet: Packet) {
-    let packet = ProbePacket { peer, at: Instant::now(), bytes: packet.encode() };
+fn send(prober: &Prober, peer: Arc<str>, bytes: Vec<u8>) {
+    let packet = ProbePacket { peer, at: Instant::now(), bytes };
     let _no_room = prober.send.try_send(packet).is_err();
 }
 
@@ -158,7 +208,7 @@ mod tests {
 
     use super::*;
     use crate::peers::{
-        self,
+        self, Channels,
         webhooks::tests::{identity, view as view_of},
     };
 
@@ -204,13 +254,15 @@ mod tests {
             let (results, found) = watch::channel(Arc::default());
             let view = watch::channel(Arc::new(view_of(own, &[other], Some("b")))).1;
             let channels = peers::channels();
-            let prober = Prober { send, received, results };
-            let task = tokio::spawn(run(prober, view, channels.published.gossip.clone()));
-            ends.push((own, outbox, receive, found, task, channels));
+            let Channels { prober, published, task, .. } = channels;
+            let prober = Prober { send, received, results, ..prober };
+            published.gossip.share(Topic::Status, format!("{own};").into_bytes()).await.unwrap();
+            tokio::spawn(run(prober, view, published.gossip.clone()));
+            ends.push((own, outbox, receive, found, published.questions, task));
         }
         let [
-            (a, mut a_sent, a_receive, mut a_found, ..),
-            (b, mut b_sent, b_receive, mut b_found, ..),
+            (a, mut a_sent, a_receive, mut a_found, mut a_asks, _a_task),
+            (b, mut b_sent, b_receive, mut b_found, mut b_asks, _b_task),
         ] = ends.try_into().unwrap();
         let carry = async {
             loop {
@@ -232,6 +284,13 @@ mod tests {
                 let probe = row[&identity(other).id];
                 assert!(probe.round_trip.is_some(), "{probe:?}");
                 assert!(probe.clock_offset.is_some_and(|offset| offset.abs() < 1.0), "{probe:?}");
+            }
+            // Each of them answers for itself.
+            for (asks, other) in [(&mut a_asks, b), (&mut b_asks, a)] {
+                let id = identity(other).id;
+                asks.ask.try_send(vec![id.clone()]).unwrap();
+                let answers = asks.answers.wait_for(|answers| !answers.is_empty()).await.unwrap();
+                assert!(answers[&id].status.failing.contains(other), "{answers:?}");
             }
         };
         tokio::select! {

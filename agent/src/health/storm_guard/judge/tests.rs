@@ -1,5 +1,14 @@
+use std::collections::BTreeSet;
+
 use super::*;
-use crate::model::{Peer, PeerIdentity};
+use crate::{
+    health::storm_guard::count::{Asking, OwnChecks, Tally, count},
+    model::{Peer, PeerIdentity, PeerRole, PeerState, PeerView},
+    peers::{
+        gossip::status::Status,
+        probes::confirm::{Answer, Answers},
+    },
+};
 
 fn names(list: &str) -> BTreeSet<Arc<str>> {
     list.split(',').filter(|name| !name.is_empty()).map(Arc::from).collect()
@@ -44,11 +53,31 @@ fn thirty() -> GuardView {
     GuardView::new(Some("30%".parse().unwrap()))
 }
 
-/// The checks that a fresh guard holds up.
-fn held(own: &OwnChecks, view: &PeerView) -> Vec<String> {
-    let mut guard = thirty();
-    guard.update(count(own, view).as_ref(), Instant::now(), SystemTime::UNIX_EPOCH);
+fn answer(failing: &BTreeSet<Arc<str>>, at: Instant) -> Answer {
+    Answer { at, status: Status { failing: failing.clone(), passing: None } }
+}
+
+/// The answers of peers that all say the same as their gossip.
+fn honest(view: &PeerView, now: Instant) -> Answers {
+    let peers = view.peers.iter();
+    peers.map(|peer| (peer.identity.id.clone(), answer(&peer.failing, now))).collect()
+}
+
+fn shares(tallies: Option<BTreeMap<Arc<str>, Tally>>) -> Option<BTreeMap<Arc<str>, Failing>> {
+    Some(tallies?.into_iter().map(|(name, tally)| (name, tally.confirmed())).collect())
+}
+
+/// The checks that a fresh guard holds up, when those answers are there.
+fn held_by(own: &OwnChecks, view: &PeerView, answers: &Answers, now: Instant) -> Vec<String> {
+    let (mut guard, counts) = (thirty(), shares(count(own, view, answers, now)));
+    guard.update(counts.as_ref(), now, SystemTime::UNIX_EPOCH);
     guard.storms.keys().map(ToString::to_string).collect()
+}
+
+/// The checks that a fresh guard holds up, when everybody says the truth.
+fn held(own: &OwnChecks, view: &PeerView) -> Vec<String> {
+    let now = Instant::now();
+    held_by(own, view, &honest(view, now), now)
 }
 
 #[test]
@@ -188,7 +217,8 @@ fn it_begins_at_once_and_ends_when_it_has_been_over_for_some_time() {
 
 #[test]
 fn off_means_off_and_the_words_say_why() {
-    let storm = count(&own("a", ""), &view(peers(&["a", "a", "", ""])));
+    let (now, view) = (Instant::now(), view(peers(&["a", "a", "", ""])));
+    let storm = shares(count(&own("a", ""), &view, &honest(&view, now), now));
     let mut off = GuardView::new(None);
     assert!(off.update(storm.as_ref(), Instant::now(), SystemTime::UNIX_EPOCH).is_empty());
     assert_eq!(off.holds("a", "why"), None);
@@ -199,4 +229,83 @@ fn off_means_off_and_the_words_say_why() {
         "storm guard: fails on 3 of 5 nodes, more than 30%, so this node stays in: loop3: EIO"
     );
     assert_eq!(guard.holds("b", "why"), None);
+}
+
+/// One compromised node forges what all others say by gossip, and lies when it is asked itself.
+#[test]
+fn what_one_node_says_in_the_name_of_others_counts_for_nothing() {
+    let (now, own) = (Instant::now(), own("a", "b"));
+    for nodes in [4, 9, 200] {
+        let forged = view(peers(&vec!["a"; nodes]));
+        let mut answers: Answers = honest(&forged, now);
+        // Nobody was asked yet.
+        assert!(held_by(&own, &forged, &Answers::new(), now).is_empty(), "{nodes}");
+        // All but the liar say that it passes, or do not answer.
+        answers.values_mut().skip(1).for_each(|one| one.status.failing.clear());
+        assert!(held_by(&own, &forged, &answers, now).is_empty(), "{nodes}");
+        let liar = answers.first_key_value().map(|(id, one)| (id.clone(), one.clone()));
+        assert!(held_by(&own, &forged, &liar.into_iter().collect(), now).is_empty(), "{nodes}");
+        // Another failing check confirms nothing of this one.
+        for one in answers.values_mut() {
+            one.status.failing = names("b");
+        }
+        assert!(!held_by(&own, &forged, &answers, now).contains(&"a".to_owned()), "{nodes}");
+    }
+    // What was true is not for ever.
+    let storm = view(peers(&["a", "a", "", ""]));
+    for (age, expected) in [(0, true), (9_999, true), (10_000, false)] {
+        let then = now + Duration::from_millis(age);
+        let found = held_by(&own, &storm, &honest(&storm, now), then);
+        assert_eq!(!found.is_empty(), expected, "{age} ms");
+    }
+}
+
+#[test]
+fn a_sample_of_many_claimants_stands_for_all_unless_it_contradicts_them() {
+    let (now, own) = (Instant::now(), own("a", ""));
+    let storm = view(peers(&["a"; 200]));
+    // (answers, of them that say it fails, where it fails then)
+    for (answered, confirmed, failing) in
+        [(23, 23, 24), (24, 24, 201), (24, 18, 151), (24, 17, 18), (40, 13, 14), (200, 60, 61)]
+    {
+        let mut answers: Answers = honest(&storm, now).into_iter().take(answered).collect();
+        answers.values_mut().skip(confirmed).for_each(|one| one.status.failing.clear());
+        let tallies = count(&own, &storm, &answers, now).unwrap();
+        let expected = Failing { failing, of: 201 };
+        assert_eq!(tallies["a"].confirmed(), expected, "{confirmed} of {answered}");
+    }
+}
+
+#[test]
+fn those_who_matter_are_asked_a_few_at_a_time_and_again() {
+    let threshold: Share = "30%".parse().unwrap();
+    let (start, own) = (Instant::now(), own("a", "b"));
+    let never = |_: &str| false;
+    let asked = |view: &PeerView, answers: &Answers, ms: u64, asking: &mut Asking| {
+        let now = start + Duration::from_millis(ms);
+        asking.next(&count(&own, view, answers, now).unwrap(), threshold, never, now)
+    };
+    // No storm, if all of it is true: nobody is asked.
+    let (few, none) = (view(peers(&["a", "", "", ""])), Answers::new());
+    assert!(asked(&few, &none, 0, &mut Asking::default()).is_empty());
+    // The claimants are, at once; who does not confirm each second, who confirms every four.
+    let (storm, mut asking) = (view(peers(&["a", "a", "", ""])), Asking::default());
+    assert_eq!(asked(&storm, &none, 0, &mut asking).len(), 2);
+    assert!(asked(&storm, &none, 900, &mut asking).is_empty());
+    let one: Answers = honest(&storm, start).into_iter().take(1).collect();
+    assert_eq!(asked(&storm, &one, 1000, &mut asking), [identity(3).id]);
+    assert_eq!(asked(&storm, &honest(&storm, start), 4000, &mut asking), [identity(2).id]);
+    // Many are asked in turns, until those that have answered are enough.
+    let (storm, mut asking) = (view(peers(&["a"; 200])), Asking::default());
+    let mut answers = Answers::new();
+    for round in 0..4 {
+        let whom = asked(&storm, &answers, round * 200, &mut asking);
+        assert_eq!(whom.len(), if round < 3 { 8 } else { 0 }, "{round}");
+        answers.extend(whom.into_iter().map(|id| (id, answer(&names("a"), start))));
+    }
+    assert_eq!(answers.len(), 24);
+    // A check that is held up is asked for until the guard lets go.
+    let (calm, mut asking) = (view(peers(&["a", "", "", ""])), Asking::default());
+    let tallies = count(&own, &calm, &none, start).unwrap();
+    assert_eq!(asking.next(&tallies, threshold, |name| name == "a", start), [identity(2).id]);
 }
