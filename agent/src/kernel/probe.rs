@@ -107,7 +107,7 @@ pub enum Sync {
     /// It syncs the file. Until that is over, the filesystem stays in use even if it is unmounted.
     File,
     /// It closes the file, syncs the filesystem by the path of its block device, and creates a second file. The call is
-    /// quotactl(2) with `Q_SYNC`, which needs no quota. In it ext4 commits its journal, and the kernel holds no more than a
+    /// quotactl(2) with `Q_SYNC`, which needs no quota and is not used where quota is on. In it ext4 commits its journal, and the kernel holds no more than a
     /// lock for which `umount` waits (`fs/quota/quota.c`, `fs/quota/dquot.c`, 5.10 to 6.18). Where it does not work, the
     /// file is synced.
     Device(PathBuf),
@@ -146,6 +146,13 @@ fn create_and_sync(directory: &Path, dev: Dev, full: &mut bool) -> Result<(), Fa
     fsync(&file).map_err(|error| Failure::Sync(error.raw_os_error()))
 }
 
+/// `Q_XGETQSTAT`, which is `XQM_CMD(5)` of linux/dqblk_xfs.h.
+const Q_XGETQSTAT: i32 = ((b'X' as i32) << 8) + 5;
+
+/// Room for a `struct fs_quota_stat` of linux/dqblk_xfs.h, which has 80 bytes.
+#[repr(C)]
+struct QuotaState([u64; 10]);
+
 /// Syncs the filesystem on a block device; `None` if it cannot be synced in this way.
 fn sync_by_device(device: &Path, dev: Dev) -> Option<rustix::io::Result<()>> {
     let found = stat(device).ok()?;
@@ -153,6 +160,15 @@ fn sync_by_device(device: &Path, dev: Dev) -> Option<rustix::io::Result<()>> {
         return None;
     }
     let device = CString::new(device.as_os_str().as_bytes()).ok()?;
+    let mut state = QuotaState([0; 10]);
+    // SAFETY: the path is a C string, and Q_XGETQSTAT writes no more than a `fs_quota_stat`.
+    let state =
+        unsafe { libc::quotactl(Q_XGETQSTAT << 8, device.as_ptr(), 0, (&raw mut state).cast()) };
+    // It succeeds where quota is on. There Q_SYNC may do nothing and still succeed: ext4 with the feature `quota` keeps its
+    // quota in inodes that need no sync (DQUOT_QUOTA_SYS_FILE).
+    if state == 0 {
+        return None;
+    }
     // `QCMD(Q_SYNC, USRQUOTA)` of linux/quota.h.
     let command = libc::Q_SYNC << 8;
     // SAFETY: Q_SYNC uses neither an id nor data, and the path is a C string.
