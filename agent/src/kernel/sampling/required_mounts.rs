@@ -173,7 +173,7 @@ impl Lookup<'_> {
     }
 }
 
-/// What is mounted at `point`. Mounts without a disk count too.
+/// What is mounted at `point`. Mounts without a disk count too; the trap of an automount does not.
 fn mounted_at(mountinfo: &[u8], point: &Path) -> Option<Mounted> {
     let lines = mountinfo.split(|byte| *byte == b'\n').rev();
     lines.filter_map(|line| std::str::from_utf8(line).ok()).find_map(|line| {
@@ -185,7 +185,12 @@ fn mounted_at(mountinfo: &[u8], point: &Path) -> Option<Mounted> {
             return None;
         }
         let (_, end) = line.split_once(" - ")?;
-        let source = unescape(end.split(' ').nth(1)?).to_string_lossy().into_owned();
+        let mut words = end.split(' ');
+        // The trap of an automount unit: nothing is mounted there until a program goes in.
+        if words.next()? == "autofs" {
+            return None;
+        }
+        let source = unescape(words.next()?).to_string_lossy().into_owned();
         Some(Mounted { dev: dev.parse().ok()?, source })
     })
 }
@@ -235,7 +240,7 @@ mod tests {
         };
         let sysfs = Sysfs { root: at("sys") };
         let text = "30 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 1 8:17 / /my\\040data rw - ext4 /dev/sdb1 rw\n\
-            32 1 0:44 / /nfs rw - nfs4 server:/export rw\n33 1 0:45 / /over rw - tmpfs one rw\n34 1 0:46 / /over rw - tmpfs two rw\n";
+            32 1 0:44 / /nfs rw - nfs4 server:/export rw\n33 1 0:45 / /over rw - tmpfs one rw\n35 1 0:47 / /trap rw - autofs systemd-1 rw\n36 1 0:47 / /auto rw - autofs systemd-1 rw\n37 36 0:48 / /auto rw - tmpfs three rw\n34 1 0:46 / /over rw - tmpfs two rw\n";
         let table = MountTable::parse(text.as_bytes());
         let lookup = Lookup { paths: &paths, sysfs: &sysfs, table: &table, btrfs: &|_| None };
         let check = |required: &str| {
@@ -249,6 +254,8 @@ mod tests {
             ("/nfs=server:/export", ""),
             ("/nfs=other:/export", "/nfs is on server:/export, not on other:/export"),
             ("/nfs/below", "/nfs/below is not mounted"),
+            ("/trap", "/trap is not mounted"),
+            ("/auto=three", ""),
             ("/over=two", ""),
             ("/over=one", "/over is on two, not on one"),
             ("/my data=/dev/sdc1", "/my data is on sdb1 (8:17), and there is no /dev/sdc1"),
