@@ -42,10 +42,30 @@ fn read(root: &Path, sector: &Sector) -> Option<i32> {
     // The block of 4096 bytes that the sector is in.
     let at = (sector.number.checked_mul(512)?) & !4095;
     let error = file.read_at(&mut block.0, at).err()?;
-    Some(error.raw_os_error().unwrap_or(EIO))
+    failure_of(error.raw_os_error())
+}
+
+/// What a failed read proves. EINVAL proves nothing: the disk has blocks of more than 4096 bytes.
+fn failure_of(errno: Option<i32>) -> Option<i32> {
+    const EINVAL: i32 = 22;
+    Some(errno.unwrap_or(EIO)).filter(|errno| *errno != EINVAL)
 }
 
 /// The path of a block device below the root directory, by its name in the kernel (`sda1`, `cciss!c0d0`).
 pub(super) fn device_path(name: &str) -> PathBuf {
     Path::new("dev").join(name.replace('!', "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_that_the_disk_cannot_take_proves_nothing() {
+        for (errno, expected) in
+            [(Some(22), None), (Some(5), Some(5)), (Some(61), Some(61)), (None, Some(5))]
+        {
+            assert_eq!(failure_of(errno), expected, "{errno:?}");
+        }
+    }
 }
