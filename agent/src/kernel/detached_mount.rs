@@ -9,7 +9,6 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
-    thread,
 };
 
 use rustix::{
@@ -19,6 +18,8 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 use tracing::debug;
+
+use crate::host::on_own_descriptors;
 
 /// A directory that is opened through a detached copy of its mount. No other process sees the copy, and it goes away with
 /// its file descriptor.
@@ -74,22 +75,23 @@ fn clear_read_only(tree: &OwnedFd) -> rustix::io::Result<()> {
 }
 
 /// Calls `call` with a path to the root directory of the watched mounts: `root` itself, or, if that is the `root` link of
-/// another process in procfs, `/` on a thread in that process's mount namespace. Only there can the mounts be copied.
-pub(super) fn in_namespace<T: Send>(root: &Path, call: impl FnOnce(&Path) -> T + Send) -> T {
+/// another process in procfs, `/` in that process's mount namespace. Only there can the mounts be copied.
+///
+/// The call runs on a thread of its own, see [`on_own_descriptors`]. It is an error if there is none.
+pub(super) fn in_namespace<T: Send>(
+    root: &Path,
+    call: impl FnOnce(&Path) -> T + Send,
+) -> io::Result<T> {
     let is_link = root.starts_with("/proc") && root.file_name().is_some_and(|name| name == "root");
     let namespace = root.parent().filter(|_| is_link).map(|process| process.join("ns/mnt"));
-    let Some(Ok(namespace)) = namespace.map(File::open) else { return call(root) };
-    thread::scope(|scope| {
-        let body = || match enter(&namespace) {
+    on_own_descriptors(|| {
+        let Some(Ok(namespace)) = namespace.map(File::open) else { return call(root) };
+        match enter(&namespace) {
             Ok(()) => call(Path::new("/")),
             Err(error) => {
                 debug!(%error, "the mount namespace cannot be entered");
                 call(root)
             }
-        };
-        match scope.spawn(body).join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
         }
     })
 }

@@ -143,12 +143,12 @@ async fn run(
         in_namespace(&root, |root| (probe(root, &point, dev, &mode), read_sectors(root, &sectors)))
     };
     match bounded.run(name, settings::PROBE_DEADLINE, call).await {
-        Ok(((root, report), unreadable)) => {
+        Ok(Ok(((root, report), unreadable))) => {
             let full = report.as_ref().is_some_and(|report| report.full);
             let write = report.map(|report| report.probe);
             Probed { dev, started, root, write, full, unreadable }
         }
-        Err(_stuck) => late,
+        Ok(Err(_)) | Err(_) => late,
     }
 }
 

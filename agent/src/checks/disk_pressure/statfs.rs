@@ -16,7 +16,7 @@ use super::{
     settings,
     space::{Amount, Space, StatfsResult},
 };
-use crate::host::{Bounded, Stuck, open_below};
+use crate::host::{Bounded, Stuck, on_own_descriptors, open_below};
 
 /// Samples paths by statfs(2).
 ///
@@ -64,12 +64,12 @@ impl StatfsSampler {
         let (this, all, shared) = (self.clone(), paths.to_vec(), pass.clone());
         let call = move || {
             lock(&this.last_pass).clone_from(&shared);
-            run_pass(&this.root, all, &shared);
+            on_own_descriptors(|| run_pass(&this.root, all, &shared))
         };
         // The thread for all paths has the empty name.
         let (mut results, stuck, time) =
             match self.bounded.run(String::new(), settings::DISK_DEADLINE, call).await {
-                Ok(()) => return std::mem::take(&mut lock(&pass).results),
+                Ok(Ok(())) => return std::mem::take(&mut lock(&pass).results),
                 Err(Stuck::Late) => {
                     let (results, current) = abandon(&pass);
                     (results, current, settings::DISK_DEADLINE)
@@ -78,7 +78,7 @@ impl StatfsSampler {
                     let pass = lock(&self.last_pass).clone();
                     (Vec::new(), abandon(&pass).1, time)
                 }
-                Err(Stuck::NoThread) => {
+                Ok(Err(_)) | Err(Stuck::NoThread) => {
                     let why = Stuck::NoThread.to_string();
                     return vec![StatfsResult::Failed(why); paths.len()];
                 }
@@ -112,11 +112,12 @@ impl StatfsSampler {
 
     async fn sample_one(&self, path: PathBuf) -> StatfsResult {
         let (name, root) = (call_name(&path), self.root.clone());
-        match self.bounded.run(name, settings::DISK_DEADLINE, move || statfs(&root, &path)).await {
-            Ok(result) => result,
+        let call = move || on_own_descriptors(|| statfs(&root, &path));
+        match self.bounded.run(name, settings::DISK_DEADLINE, call).await {
+            Ok(Ok(result)) => result,
             Err(Stuck::Late) => StatfsResult::Stuck(settings::DISK_DEADLINE),
             Err(Stuck::Still(time)) => StatfsResult::Stuck(time),
-            Err(stuck @ Stuck::NoThread) => StatfsResult::Failed(stuck.to_string()),
+            Ok(Err(_)) | Err(Stuck::NoThread) => StatfsResult::Failed(Stuck::NoThread.to_string()),
         }
     }
 }
