@@ -216,6 +216,10 @@ impl Membership {
             self.suspicions.put_off(late);
         }
         while let Some(timer) = self.timers.pop(now) {
+            // It hears nobody any more, so it judges nobody.
+            if self.has_left && !matches!(timer, Timer::PeriodicGossip(_)) {
+                continue;
+            }
             let death = matches!(timer, Timer::ChangeSuspectToDown { .. });
             self.drive(now, |foca, effects| foca.handle_timer(timer, effects));
             if death {

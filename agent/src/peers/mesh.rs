@@ -1,7 +1,9 @@
 //! All that an agent decides about its peers, in virtual time: [`Membership`] and [`Quorum`] together.
 
+mod view;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -11,7 +13,7 @@ use foca::State;
 use tokio::time::Instant;
 
 use super::{
-    channels::{Discovered, ProbeResults},
+    channels::Discovered,
     gossip::{
         GossipItem, Topic,
         status::{self, Status},
@@ -25,7 +27,7 @@ use super::{
     stats::Rejection,
     swim::Note,
 };
-use crate::model::{Peer, PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState, PeerView};
+use crate::model::{PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState};
 
 /// 50 ms between two decisions while something waits.
 const WAITING: Duration = Duration::from_millis(50);
@@ -59,6 +61,8 @@ pub struct Mesh {
     membership: Membership,
     quorum: Quorum,
     discovered: Discovered,
+    /// Discovery has not said anything yet but that it does not work.
+    is_blind: bool,
     identities: HashMap<SocketAddr, PeerIdentity>,
     states: HashMap<SocketAddr, (PeerState, Instant)>,
     left: HashSet<SocketAddr>,
@@ -90,6 +94,7 @@ impl Mesh {
             quorum: Quorum::new(own.id.clone(), asks_sanity),
             own,
             discovered: Discovered::default(),
+            is_blind: true,
             identities: HashMap::new(),
             states: HashMap::new(),
             left: HashSet::new(),
@@ -110,7 +115,12 @@ impl Mesh {
     }
 
     /// Discovery knows something else.
-    pub fn discover(&mut self, now: Instant, discovered: Discovered) {
+    pub fn discover(&mut self, now: Instant, mut discovered: Discovered) {
+        let Discovered { peers, is_complete, degraded } = &mut discovered;
+        // The addresses of the other family, which this agent cannot reach, are those of the same agents.
+        let is_v4 = self.own.address.is_ipv4();
+        peers.retain(|peer| peer.address.is_ipv4() == is_v4);
+        self.is_blind &= peers.is_empty() && !*is_complete && degraded.is_some();
         self.discovered = discovered;
         self.is_dirty = true;
         if self.discovered.is_complete {
@@ -220,43 +230,6 @@ impl Mesh {
         self.quorum.role()
     }
 
-    /// What this agent knows of its peers.
-    #[must_use]
-    pub fn view(&self, probes: &ProbeResults, degraded: Vec<String>) -> PeerView {
-        let seen = self.states.iter().filter_map(|(address, (state, since))| {
-            let identity = self.identities.get(address)?.clone();
-            let probe = probes.get(&identity.id).copied();
-            let Status { failing, passing } =
-                self.statuses.get(address).cloned().unwrap_or_default();
-            let reaches = self.reaches.get(address).cloned().unwrap_or_default();
-            let (state, since) = (*state, *since);
-            Some(Peer { identity, state, since, failing, passing, probe, reaches })
-        });
-        let unseen = self.unseen().map(|peer| Peer {
-            identity: PeerIdentity {
-                id: identifier(peer.node.as_deref().unwrap_or("?"), peer.address.ip()),
-                node: peer.node.clone().unwrap_or_else(|| "?".into()),
-                address: peer.address,
-            },
-            state: PeerState::Unseen,
-            since: self.started,
-            failing: BTreeSet::new(),
-            passing: None,
-            probe: None,
-            reaches: Vec::new(),
-        });
-        let mut peers: Vec<_> = seen.chain(unseen).collect();
-        peers.sort_by(|a, b| a.identity.id.cmp(&b.identity.id));
-        let (own, role) = (Some(self.own.clone()), self.quorum.role().clone());
-        PeerView { is_configured: true, own, role, peers, degraded }
-    }
-
-    fn unseen(&self) -> impl Iterator<Item = &super::channels::DiscoveredPeer> {
-        (self.discovered.peers.iter()).filter(|peer| {
-            peer.address != self.own.address && !self.states.contains_key(&peer.address)
-        })
-    }
-
     fn handle(&mut self, now: Instant) {
         let mut items = Vec::new();
         for event in self.membership.take_events() {
@@ -354,7 +327,13 @@ impl Mesh {
         }
         self.states.retain(|address, _| seen.contains(address));
         let (probed, heard) = self.evidence(now);
-        let sight = Sight { members, unseen: self.unseen().count(), probed, heard };
+        let sight = Sight {
+            members,
+            unseen: self.unseen().count(),
+            is_blind: self.is_blind,
+            probed,
+            heard,
+        };
         let decision = self.quorum.decide(now, &sight);
         let changes = [(decision.died, false), (decision.recovered, true)];
         for (id, alive) in
@@ -383,10 +362,8 @@ impl Mesh {
         let is_alive = |address: &SocketAddr| {
             matches!(self.states.get(address), Some((PeerState::Alive | PeerState::Suspect, _)))
         };
-        let is_v4 = self.own.address.is_ipv4();
-        let missing = self.discovered.peers.iter().map(|peer| peer.address).filter(|address| {
-            *address != self.own.address && address.is_ipv4() == is_v4 && !is_alive(address)
-        });
+        let missing = self.discovered.peers.iter().map(|peer| peer.address);
+        let missing = missing.filter(|address| *address != self.own.address && !is_alive(address));
         self.membership.set_missing(missing.collect());
     }
 }

@@ -52,6 +52,8 @@ pub struct Sight {
     pub members: BTreeMap<Arc<str>, Standing>,
     /// How many others discovery knows that were never seen.
     pub unseen: usize,
+    /// Discovery has not said yet who else there may be.
+    pub is_blind: bool,
     /// How many members were probed lately.
     pub probed: usize,
     /// How many of these were heard.
@@ -179,6 +181,10 @@ impl Quorum {
 
     /// Whether this agent's side may speak.
     fn speaks(&mut self, now: Instant, sight: &Sight, decision: &mut Decision) -> bool {
+        // An agent that was started while it was cut off is alone for all it knows.
+        if !self.is_decided && sight.is_blind && sight.members.is_empty() {
+            return false;
+        }
         let unseen = if self.is_decided { 0 } else { sight.unseen };
         let all = self.agreed.len() + unseen;
         let reached = self.agreed.iter().filter(|id| self.is_reached(id, sight)).count();
@@ -204,12 +210,13 @@ impl Quorum {
         if let Some((_, true)) = fresh {
             return true;
         }
-        if sanity.asked.is_none_or(|at| now.duration_since(at) >= SANITY_AGAIN) {
+        let lately = sanity.asked.filter(|at| now.duration_since(*at) < SANITY_AGAIN);
+        let is_answered = |asked| sanity.answered.is_some_and(|(at, _)| at >= asked);
+        // Where the last answer is old and was good, the next question need not wait, unless one is still open.
+        let was_good = fresh.is_none() && sanity.answered.is_some_and(|(_, is_success)| is_success);
+        if lately.is_none_or(|asked| was_good && is_answered(asked)) {
             sanity.asked = Some(now);
             decision.asks_sanity = true;
-        } else if sanity.answered.is_some_and(|(_, is_success)| is_success) {
-            // The answer is old, and was good: the next question need not wait.
-            sanity.asked = None;
         }
         false
     }

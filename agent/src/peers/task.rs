@@ -14,7 +14,7 @@ use tocsin_runtime::tasks::Stop;
 use tokio::{
     net::UdpSocket,
     sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tracing::{info, warn};
 
@@ -71,7 +71,8 @@ pub struct PeersTask {
     key_text: String,
     key_error: Option<String>,
     role: PeerRole,
-    sanity: Option<oneshot::Receiver<bool>>,
+    /// The answer that is awaited, and until when.
+    sanity: Option<(Instant, oneshot::Receiver<bool>)>,
     is_stale: bool,
 }
 
@@ -222,7 +223,7 @@ impl PeersTask {
             Output::AskSanity => {
                 let (ask, answer) = oneshot::channel();
                 if self.channels.sanity.try_send(ask).is_ok() {
-                    self.sanity = Some(answer);
+                    self.sanity = Some((Instant::now() + SANITY_DEADLINE, answer));
                 }
             }
         }
@@ -347,9 +348,9 @@ async fn changed<T: Clone>(receiver: &mut watch::Receiver<T>) -> T {
 }
 
 /// The answer of the sanity check. No answer is a failure.
-async fn answered(receiver: &mut Option<oneshot::Receiver<bool>>) -> bool {
-    match receiver {
-        Some(receiver) => matches!(timeout(SANITY_DEADLINE, receiver).await, Ok(Ok(true))),
+async fn answered(awaited: &mut Option<(Instant, oneshot::Receiver<bool>)>) -> bool {
+    match awaited {
+        Some((until, answer)) => matches!(timeout_at(*until, answer).await, Ok(Ok(true))),
         None => std::future::pending().await,
     }
 }

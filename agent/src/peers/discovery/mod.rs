@@ -52,7 +52,11 @@ pub fn discovery(
     found: watch::Sender<Discovered>,
 ) -> Discovery {
     match join {
-        Join::Nobody => fixed(found),
+        Join::Nobody => {
+            // It has spoken: there is nobody.
+            found.send_replace(Discovered::default());
+            fixed(found)
+        }
         Join::Static(addresses) => {
             let peers = addresses.into_iter().map(|address| DiscoveredPeer { address, node: None });
             // The list may name a few for a start: who is not in it is not forgotten.

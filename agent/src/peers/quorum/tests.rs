@@ -334,7 +334,10 @@ fn nobody_speaks_before_most_of_those_that_discovery_knows_were_seen() {
         let ids = ["a", "b", "c"].into_iter().take(seen);
         let members = ids.map(|id| (id.into(), Standing::Alive)).collect();
         let mut quorum = Quorum::new("z".into(), false);
-        quorum.decide(Instant::now(), &Sight { members, unseen, probed: 0, heard: 0 });
+        quorum.decide(
+            Instant::now(),
+            &Sight { members, unseen, is_blind: false, probed: 0, heard: 0 },
+        );
         let expected = if speaks { PeerRole::Coordinator } else { PeerRole::Undecided };
         assert_eq!(*quorum.role(), expected, "{seen} seen, {unseen} not");
     }

@@ -49,6 +49,7 @@ struct Agent {
 enum Act {
     Deliver { from: usize, to: usize, bytes: Arc<[u8]> },
     Wake(usize),
+    Answer(usize, bool),
 }
 
 /// What an agent told, and when.
@@ -69,6 +70,8 @@ struct Network {
     discovered: Discovered,
     loss: f64,
     delay: Duration,
+    /// How long `SANITY_CHECK_URL` takes to answer.
+    sanity_delay: Duration,
     /// Pairs between which nothing passes, one way.
     cut: BTreeSet<(usize, usize)>,
     told: Vec<Told>,
@@ -104,6 +107,7 @@ impl Network {
             discovered: Discovered { peers, is_complete: true, degraded: None },
             loss: 0.0,
             delay: Duration::from_micros(200),
+            sanity_delay: Duration::ZERO,
             cut: BTreeSet::new(),
             told: Vec::new(),
         };
@@ -167,9 +171,12 @@ impl Network {
                     self.told.push(Told { at: self.now, by: n, change });
                 }
                 Output::AskSanity => {
-                    let (now, answer) = (self.instant(), self.agents[n].answers_sanity);
-                    self.agents[n].mesh.sanity(now, answer.unwrap_or(false));
-                    self.flush(n);
+                    // A question replaces the one before, whose answer then reaches nobody.
+                    self.queue.retain(
+                        |Reverse((.., act))| !matches!(act, Act::Answer(of, _) if *of == n),
+                    );
+                    let answer = self.agents[n].answers_sanity.unwrap_or(false);
+                    self.push(self.now + self.sanity_delay, Act::Answer(n, answer));
                 }
                 Output::Probe(peer, bytes) if bytes.len() == PROBE_BYTES => {
                     let now = self.instant();
@@ -193,6 +200,13 @@ impl Network {
             self.now = at;
             match act {
                 Act::Deliver { from, to, bytes } => self.deliver(from, to, bytes),
+                Act::Answer(n, is_success) => {
+                    if self.agents[n].life == Life::Runs {
+                        let now = self.instant();
+                        self.agents[n].mesh.sanity(now, is_success);
+                        self.flush(n);
+                    }
+                }
                 Act::Wake(n) => {
                     if self.agents[n].life == Life::Runs && self.agents[n].wakes == at {
                         self.agents[n].wakes = Duration::MAX;

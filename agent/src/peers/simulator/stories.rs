@@ -231,3 +231,74 @@ fn a_coordinator_whose_sanity_check_fails_blames_nobody_and_tries_again() {
     let who: Vec<_> = network.reported().iter().map(|r| (r.1, r.2)).collect();
     assert_eq!(who, [(4, 1)]);
 }
+
+#[test]
+fn a_slow_sanity_check_delays_each_death_and_hides_none() {
+    let mut network = Network::new(5, 1, Some(true));
+    network.sanity_delay = milliseconds(300);
+    network.run(SECOND * 10);
+    for victim in [1, 2] {
+        let began = network.now;
+        network.kill(victim);
+        network.run(SECOND * 20);
+        let (at, _, about, _) = *network.reported().last().unwrap();
+        assert_eq!(about, victim);
+        assert!(at.saturating_sub(began) < LIMIT + milliseconds(300), "{victim}: {at:?}");
+    }
+}
+
+/// Discovery does not work either where the network does not, so an agent knows of nobody.
+#[test]
+fn an_agent_that_starts_while_it_is_cut_off_does_not_speak() {
+    let mut network = Network::settled(5, 1);
+    let known = network.discovered.clone();
+    let degraded = Some("no DNS".into());
+    network.kill(4);
+    network.unplug(4);
+    network.run(SECOND * 10);
+    network.discovered = Discovered { degraded, ..Discovered::default() };
+    network.start(4, 200);
+    network.run(SECOND * 10);
+    assert_eq!(*network.role(4), PeerRole::Undecided);
+    let now = network.instant();
+    network.agents[4].mesh.discover(now, known);
+    network.run(SECOND * 10);
+    assert_eq!(*network.role(4), PeerRole::Undecided);
+    network.cut.clear();
+    network.run(SECOND * 10);
+    assert_eq!(*network.role(4), PeerRole::Coordinator);
+    assert!(network.told.iter().all(|told| told.by != 4), "{:?}", network.told);
+}
+
+/// The agents of the other family of a dual-stack cluster are the same ones.
+#[test]
+fn addresses_of_the_other_family_are_nobody() {
+    let mut network = Network::new(3, 1, None);
+    let other = |peer: &DiscoveredPeer| {
+        let SocketAddr::V4(v4) = peer.address else { unreachable!() };
+        let address = SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port());
+        DiscoveredPeer { address, node: peer.node.clone() }
+    };
+    let others: Vec<_> = network.discovered.peers.iter().map(other).collect();
+    network.discovered.peers.extend(others);
+    for n in 0..3 {
+        network.start(n, 200);
+    }
+    network.run(SECOND * 5);
+    assert_eq!(*network.role(2), PeerRole::Coordinator);
+    assert_eq!((network.sees(2, PeerState::Alive), network.sees(2, PeerState::Unseen)), (2, 0));
+}
+
+/// A drained node may wait for seconds until its agent is killed.
+#[test]
+fn who_leaves_judges_nobody() {
+    for seed in 0..3 {
+        let mut network = Network::settled(9, seed);
+        let now = network.instant();
+        network.agents[3].mesh.leave(now);
+        network.flush(3);
+        network.run(SECOND * 30);
+        assert!(network.told.is_empty(), "seed {seed}: {:?}", network.told);
+        assert_eq!(network.sees(8, PeerState::Alive), 7);
+    }
+}
