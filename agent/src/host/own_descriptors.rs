@@ -12,7 +12,7 @@ use libc::c_long;
 /// the next agent cannot start. The call opens what it needs itself, and must not use what waits on a descriptor of this
 /// process (tokio wakes its tasks through one).
 ///
-/// It is an error if no thread can be started. Before Linux 5.9, which has no close_range(2), the thread shares the
+/// It is an error if no thread can be started. Before Linux 5.9, which has no `close_range(2)`, the thread shares the
 /// process's table.
 pub fn on_own_descriptors<T: Send>(call: impl FnOnce() -> T + Send) -> io::Result<T> {
     // The kernel cuts thread names at 15 bytes; a stack of 128 KiB is plenty for a few system calls.

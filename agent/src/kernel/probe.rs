@@ -107,9 +107,9 @@ pub enum Sync {
     /// It syncs the file. Until that is over, the filesystem stays in use even if it is unmounted.
     File,
     /// It closes the file, syncs the filesystem by the path of its block device, and creates a second file. The call is
-    /// quotactl(2) with `Q_SYNC`, which needs no quota and is not used where quota is on. In it ext4 commits its journal, and the kernel holds no more than a
-    /// lock for which `umount` waits (`fs/quota/quota.c`, `fs/quota/dquot.c`, 5.10 to 6.18). Where it does not work, the
-    /// file is synced.
+    /// quotactl(2) with `Q_SYNC`, which needs no quota and is not used where quota is on. In it ext4 commits its journal,
+    /// and the kernel holds no more than a lock for which `umount` waits (`fs/quota/quota.c`, `fs/quota/dquot.c`, 5.10 to
+    /// 6.18). Where it does not work, the file is synced.
     Device(PathBuf),
 }
 
@@ -146,10 +146,10 @@ fn create_and_sync(directory: &Path, dev: Dev, full: &mut bool) -> Result<(), Fa
     fsync(&file).map_err(|error| Failure::Sync(error.raw_os_error()))
 }
 
-/// `Q_XGETQSTAT`, which is `XQM_CMD(5)` of linux/dqblk_xfs.h.
+/// `Q_XGETQSTAT`, which is `XQM_CMD(5)` of `linux/dqblk_xfs.h`.
 const Q_XGETQSTAT: i32 = ((b'X' as i32) << 8) + 5;
 
-/// Room for a `struct fs_quota_stat` of linux/dqblk_xfs.h, which has 80 bytes.
+/// Room for a `struct fs_quota_stat` of `linux/dqblk_xfs.h`, which has 80 bytes.
 #[repr(C)]
 struct QuotaState([u64; 10]);
 
