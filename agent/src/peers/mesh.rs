@@ -255,7 +255,9 @@ impl Mesh {
             self.decide(now);
         }
         // A packet may bring a new member and its items: the decision has given that member its identity.
-        items.into_iter().for_each(|(topic, origin, bytes)| self.item(topic, origin, bytes));
+        for (topic, origin, bytes) in items {
+            self.item(topic, origin, bytes);
+        }
     }
 
     fn item(&mut self, topic: Topic, origin: SocketAddr, bytes: Arc<[u8]>) {

@@ -276,8 +276,8 @@ fn upgrade_under_fire() {
     let failed = failed.load(Ordering::Relaxed);
     let counted = agent.wait_for("every event", TIMEOUT, |agent| {
         let counted = agent.kernel_count("block_read", number);
-        // In some virtual machines a few reads in a million fail without a call of any tracepoint.
-        (counted + agent.missed_events() + failed / 50_000 >= failed).then_some(counted)
+        // In some virtual machines a few reads fail without a call of any tracepoint: up to eight of a million.
+        (counted + agent.missed_events() + 8 >= failed).then_some(counted)
     });
     let cpus = thread::available_parallelism().unwrap().get() as u64;
     say(&format!(

@@ -127,12 +127,13 @@ fn a_restarted_agent_begins_where_the_other_ended() {
 
 #[test]
 fn a_disk_that_stands_over_a_restart_is_presumed_stalled() {
+    type Row<'a> = (&'a str, Option<fn(&mut Host)>, u64, &'a [&'a str]);
     let accepts = |host: &mut Host| {
         host.after(Duration::from_secs(6)).sample();
         assert!(host.ledger.clear("io_stall-7:1", host.now));
     };
     // (what happened, then, completed requests after the restart, open faults)
-    let rows: [(&str, Option<fn(&mut Host)>, u64, &[&str]); 3] = [
+    let rows: [Row; 3] = [
         ("it stands", None, 10, &["io_stall-7:1"]),
         ("it moves", None, 11, &[]),
         ("an operator has accepted that it stands", Some(accepts), 10, &[]),
