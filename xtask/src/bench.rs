@@ -11,9 +11,9 @@ use crate::workspace::{announce, cargo, check};
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which measurements, and their options; all without. `peers`, alone, is up to 1,000 simulated members (some five
-    /// minutes); `PEERS_BENCH_MEMBERS` sets their number, and `PEERS_BENCH_HOURS` the simulated hours at 5 % loss (without, as
-    /// many minutes as fit)
+    /// Which measurements, and their options; all without. `peers`, alone, is up to 100 simulated members;
+    /// `PEERS_BENCH_MEMBERS` sets their number, and `PEERS_BENCH_HOURS` the simulated hours at 5 % loss (without, as many
+    /// minutes as fit)
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     which: Vec<OsString>,
 }

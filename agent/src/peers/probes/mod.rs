@@ -36,8 +36,8 @@ use crate::model::{PeerProbe, PeerState, PeerView};
 /// 10 seconds between results that differ in numbers alone: every published result is work for all that read the view.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(10);
 /// 8 seconds for each member between two rows of a member, in which numbers alone or the peers that had their turn differ:
-/// all members pass on all rows, so with this some 20 bytes a second are each member's for each time it passes one on,
-/// whatever the number of members.
+/// all members pass on all rows, so with this some 20 bytes a second are each member's for each time it passes one on.
+/// How often it does grows with the logarithm of the number of members.
 const SHARE_INTERVAL_EACH: Duration = Duration::from_secs(8);
 /// 200 ms for each member before a row in which a peer is lost or back. Up to five members know it at the next tick.
 const NEWS_INTERVAL_EACH: Duration = Duration::from_millis(200);

@@ -151,11 +151,11 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 #[ignore = "`cargo xtask bench peers` runs it, for minutes"]
 fn figures() {
-    let members = usize::try_from(number("PEERS_BENCH_MEMBERS", 1000)).unwrap();
+    let members = usize::try_from(number("PEERS_BENCH_MEMBERS", 100)).unwrap();
     let hours = env::var("PEERS_BENCH_HOURS").ok().map(|hours| hours.parse::<f64>().unwrap());
     let mut table = Table::default();
     println!();
-    for count in [10, 100, members] {
+    for count in [10, members] {
         let mut network = Network::settled(count, 1);
         probe(&mut network, seconds(20));
         let (packets, bytes) = rate(&mut network, seconds(40));
@@ -172,7 +172,7 @@ fn figures() {
             format!("{pings:.1} conn./s, {:.0} bytes/s", pings * REFERENCE_BYTES)
         );
     }
-    for (count, deaths) in [(10, 200), (100, 200), (members, 100)] {
+    for (count, deaths) in [(10, 200), (members, 100)] {
         let (times, wrong) = detection(count, deaths, 2);
         let [p50, p99, max] = [50, 99, 100].map(|share| quantile(&times, share).as_secs_f64());
         table.row(
