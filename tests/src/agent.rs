@@ -79,8 +79,8 @@ fn environment(command: &mut Command, sandbox: &Sandbox) {
     command
         .env("CONTROL_SOCKET", sandbox.path("control.sock"))
         // A test about restarts asks for them: every other agent begins afresh.
-        .env("CHECKPOINT_FILE", "")
-        .env("BPF_PIN_DIR", "")
+        .env("CHECKPOINT_FILE", "none")
+        .env("BPF_PIN_DIR", "none")
         // The agent watches the mount namespace of the test, not that of process 1.
         .env("MOUNT_TABLE", "/proc/self/mountinfo");
 }

@@ -186,10 +186,10 @@ pub struct KernelArgs {
     /// Time between two reads of the mount table and sysfs while nothing happens
     #[arg(long, env = "REREAD_INTERVAL", value_parser = duration, default_value = "900ms", value_name = "TIME")]
     pub reread_interval: Duration,
-    /// File on a tmpfs in which open faults outlive a restart of the agent; empty for none
+    /// File on a tmpfs in which open faults outlive a restart of the agent; `none` for no file
     #[arg(long, env = "CHECKPOINT_FILE", default_value = kernel::settings::CHECKPOINT_FILE, value_name = "PATH")]
     pub checkpoint_file: PathBuf,
-    /// Directory in bpffs in which counters and hooks outlive the agent, so that events are counted while none runs; empty for none
+    /// Directory in bpffs in which counters and hooks outlive the agent, so that events are counted while none runs; `none` for no directory
     #[arg(long, env = "BPF_PIN_DIR", default_value = kernel::settings::PIN_DIR, value_name = "PATH")]
     pub bpf_pin_dir: PathBuf,
     /// Remove what stopped agents have left in `BPF_PIN_DIR`, and end

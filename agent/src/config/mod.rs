@@ -145,7 +145,9 @@ fn kernel_settings(args: KernelArgs) -> Result<kernel::settings::Settings, Confi
     let require_writable = require_writable.into_iter();
     let require_writable = require_writable.filter(|path| !path.as_os_str().is_empty()).collect();
     let rules = Rules { io_error_window, io_stall_after, require_writable };
-    let keep = Keep { checkpoint: checkpoint_file, pin_dir: bpf_pin_dir };
+    // An empty variable counts as an unset one, so there is a word for nothing.
+    let place = |path: PathBuf| if path.as_os_str() == "none" { PathBuf::new() } else { path };
+    let keep = Keep { checkpoint: place(checkpoint_file), pin_dir: place(bpf_pin_dir) };
     let mounts = MountRules {
         required: named(&require_mounts).map(str::parse).collect::<Result<_, _>>()?,
         ignored_mounts: globs("IGNORE_MOUNTS", &ignore_mounts)?,

@@ -178,7 +178,7 @@ fn a_restarted_agent_forgets_nothing() {
     assert!(!kept.pins.exists());
     let agent = Agent::start_with(&sandbox, |command| {
         kept.settings(command);
-        command.env("BPF_PIN_DIR", "");
+        command.env("BPF_PIN_DIR", "none");
     });
     assert_eq!(agent.health("").status, 503);
     assert_eq!(agent.kernel_count("block_read", short.device().number()), 1000);
