@@ -17,7 +17,7 @@ use tocsin_docgen::{Mode, check, environment, environment_names, names_with_pref
 const FIX: &str = "UPDATE_DOCS=1 cargo test -p tocsin --test docs";
 
 /// Names that the pages mention and that are not the agent's environment: of other programs, and of gRPC's statuses.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "AYA_BUILD_SKIP",
     "HTTPS_PROXY",
     "KUBERNETES_SERVICE_HOST",
@@ -26,6 +26,7 @@ const OTHERS: [&str; 9] = [
     "OUT_OF_RANGE",
     "RESOURCE_EXHAUSTED",
     "SERVICE_UNKNOWN",
+    "SSL_CERT_FILE",
     "UPDATE_DOCS",
 ];
 /// What begins like this is a name of the kernel or of systemd.
