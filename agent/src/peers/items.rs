@@ -155,8 +155,7 @@ impl Items {
                 packets.push(Vec::new());
             }
             if let Some(packet) = packets.last_mut() {
-                packet.put_u16(u16::try_from(bytes.len()).unwrap_or_default());
-                packet.extend(bytes);
+                packet.extend(frame(&bytes));
             }
         }
         packets.retain(|packet| !packet.is_empty());
@@ -193,6 +192,14 @@ impl BroadcastHandler<Node> for Items {
         let key = Key(item.about, item.origin);
         Ok(self.insert(item).then_some(key))
     }
+}
+
+/// An encoded item as it stands in a packet: its length in two bytes, then itself.
+pub fn frame(item: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(2 + item.len());
+    bytes.put_u16(u16::try_from(item.len()).unwrap_or_default());
+    bytes.extend(item);
+    bytes
 }
 
 #[cfg(test)]

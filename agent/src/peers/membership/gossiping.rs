@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Event, Membership};
 use crate::peers::{
     gossip::Topic,
-    items::{About, Item},
+    items::{self, About, Item},
     member::{Node, Wire},
     packet::Kind,
     suspicions::Suspicions,
@@ -20,6 +20,9 @@ use crate::peers::{
 /// 1 minute between questions for the items of gossip, in case one was missed.
 const ITEMS_PERIOD: Duration = Duration::from_mins(1);
 
+/// 64 members are told directly that this agent leaves: gossip does the rest in a larger cluster.
+const FAREWELLS: usize = 64;
+
 /// 4 missing members are asked in a round: its cost does not grow with their number.
 const ASKED: usize = 4;
 
@@ -27,13 +30,19 @@ impl Membership {
     /// Tells all members something.
     pub fn share(&mut self, now: Instant, topic: Topic, bytes: Arc<[u8]>) {
         self.shared.insert(topic, bytes.clone());
-        self.publish(now, About::Topic(topic), bytes);
+        let _item = self.publish(now, About::Topic(topic), bytes);
     }
 
     /// Tells the members that this agent leaves; from now on it only gossips.
     pub fn leave(&mut self, now: Instant) {
         let generation = self.own().generation.to_be_bytes();
-        self.publish(now, About::Leaves, Arc::from(generation));
+        let farewell = self.publish(now, About::Leaves, Arc::from(generation));
+        // Said directly too: gossip may miss who has to know, and an orderly stop would be reported as a death.
+        let packet = items::frame(&farewell);
+        let members = self.foca.iter_members().map(|member| member.id().address);
+        for address in members.take(FAREWELLS).collect::<Vec<_>>() {
+            self.links.send(now, address, Kind::Items, &packet, &mut self.out);
+        }
         for _ in 0..3 {
             self.drive(now, |foca, effects| foca.gossip(effects));
         }
@@ -51,7 +60,7 @@ impl Membership {
         }
     }
 
-    fn publish(&mut self, now: Instant, about: About, bytes: Arc<[u8]>) {
+    fn publish(&mut self, now: Instant, about: About, bytes: Arc<[u8]>) -> Vec<u8> {
         let Node { address: origin, generation, .. } = *self.own();
         self.item_count += 1;
         let version = u64::from(generation) << 32 | u64::from(self.item_count);
@@ -59,12 +68,13 @@ impl Membership {
         self.drive(now, |foca, _| foca.add_broadcast(&item).map(|_| ()));
         // The own item is fresh now; what others said in the same packet may be too.
         self.take_items(now);
+        item
     }
 
     /// In a new life, what was shared before has to have a newer version than what others may know.
     pub(super) fn share_again(&mut self, now: Instant) {
         for (topic, bytes) in self.shared.clone() {
-            self.publish(now, About::Topic(topic), bytes);
+            let _item = self.publish(now, About::Topic(topic), bytes);
         }
     }
 
