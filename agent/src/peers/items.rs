@@ -195,6 +195,7 @@ impl BroadcastHandler<Node> for Items {
 }
 
 /// An encoded item as it stands in a packet: its length in two bytes, then itself.
+#[must_use]
 pub fn frame(item: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(2 + item.len());
     bytes.put_u16(u16::try_from(item.len()).unwrap_or_default());
