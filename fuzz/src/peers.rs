@@ -14,6 +14,10 @@ use tocsin::{
 use tokio::time::Instant;
 
 /// Feeds bytes to an agent: as they are, and as what a peer with the key says.
+///
+/// # Panics
+///
+/// If an answer has more bytes than what it answers.
 pub fn peers(data: &[u8]) {
     let now = Instant::now();
     let (own, peer) = (address(1), address(2));
