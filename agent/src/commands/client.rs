@@ -6,14 +6,37 @@ use anyhow::{Context, anyhow, bail};
 use http_body_util::{BodyExt, Empty};
 use hyper::{Method, Request, StatusCode, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
 
+use super::print;
+use crate::cli::Output;
+
 /// 5 seconds for an answer: an agent answers from memory, within milliseconds.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a running agent answers on its admin listener. As JSON, it is printed as it came, and `None`.
+pub(super) async fn ask<T: DeserializeOwned>(
+    base: &str,
+    path: &str,
+    output: Output,
+) -> anyhow::Result<Option<T>> {
+    let (status, body) = get(base, path)
+        .await
+        .context("no agent answered; is it running? (--admin-url says where)")?;
+    if !status.is_success() {
+        bail!("the agent answered {status}");
+    }
+    if output == Output::Json {
+        print(&format!("{}\n", String::from_utf8_lossy(&body)));
+        return Ok(None);
+    }
+    serde_json::from_slice(&body).map(Some).context("the answer is not that of an agent")
+}
 
 /// `GET <base><path>`
 pub(super) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -1,10 +1,10 @@
 //! `tocsin faults`: the faults and counters of a running agent.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use tocsin_api::faults::{Counter, Fault, FaultsResponse};
 
 use super::{client, print, printable, table};
-use crate::cli::{FaultsAction, FaultsArgs, Output};
+use crate::cli::{FaultsAction, FaultsArgs};
 
 /// Runs the command.
 pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
@@ -24,18 +24,8 @@ pub async fn run(args: &FaultsArgs) -> anyhow::Result<()> {
             status => bail!("the agent answered {status}"),
         };
     }
-    let (status, body) = client::get(&args.admin_url, "/faults")
-        .await
-        .context("no agent answered; is it running? (--admin-url says where)")?;
-    if !status.is_success() {
-        bail!("the agent answered {status}");
-    }
-    if args.output == Output::Json {
-        print(&format!("{}\n", String::from_utf8_lossy(&body)));
-        return Ok(());
-    }
-    let response: FaultsResponse =
-        serde_json::from_slice(&body).context("the answer is not that of an agent")?;
+    let answer = client::ask::<FaultsResponse>(&args.admin_url, "/faults", args.output).await?;
+    let Some(response) = answer else { return Ok(()) };
     print(&text(&response));
     Ok(())
 }

@@ -27,7 +27,7 @@ use super::{
     stats::Rejection,
     swim::Note,
 };
-use crate::model::{PeerChange, PeerIdentity, PeerProbe, PeerRole, PeerState};
+use crate::model::{PeerChange, PeerIdentity, PeerRole, PeerState};
 
 /// 50 ms between two decisions while something waits.
 const WAITING: Duration = Duration::from_millis(50);
@@ -67,7 +67,6 @@ pub struct Mesh {
     states: HashMap<SocketAddr, (PeerState, Instant)>,
     left: HashSet<SocketAddr>,
     statuses: HashMap<SocketAddr, Status>,
-    reaches: HashMap<SocketAddr, Vec<(Arc<str>, PeerProbe)>>,
     started: Instant,
     looks_at: Instant,
     decides_at: Instant,
@@ -99,7 +98,6 @@ impl Mesh {
             states: HashMap::new(),
             left: HashSet::new(),
             statuses: HashMap::new(),
-            reaches: HashMap::new(),
             started: now,
             looks_at: now,
             decides_at: now,
@@ -135,7 +133,6 @@ impl Mesh {
                 let address = node.address;
                 self.membership.forget(now, node);
                 self.statuses.remove(&address);
-                self.reaches.remove(&address);
                 self.identities.remove(&address);
                 self.left.remove(&address);
             }
@@ -211,12 +208,6 @@ impl Mesh {
     pub fn sanity(&mut self, now: Instant, is_success: bool) {
         self.quorum.sanity(now, is_success);
         self.decide(now);
-    }
-
-    /// Says what a peer reaches, as the prober has decoded it.
-    pub fn set_reach(&mut self, origin: SocketAddr, row: Vec<(Arc<str>, PeerProbe)>) {
-        self.reaches.insert(origin, row);
-        self.has_changed = true;
     }
 
     /// Tells the members that this agent leaves.

@@ -26,8 +26,6 @@ pub const SEND_COOLDOWN: Duration = Duration::from_secs(1);
 pub const ELECTION_COOLDOWN: Duration = Duration::from_secs(15);
 /// 50% of its peers are what a node has to reach: below it, more of the cluster is cut off from it than not.
 pub const PEERS_MIN: Share = Share(0.5);
-/// 5 seconds for an answer of a webhook's server or of `SANITY_CHECK_URL`: the time-out of the replaced `DaemonSet`.
-pub const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// 1,024 changes that a receiver may be behind: as many as a webhook's queue holds. A rack or a zone may die at once, and
 /// every member tells its receivers of all these deaths in the same instant.

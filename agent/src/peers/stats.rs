@@ -64,7 +64,6 @@ pub struct PeerStats {
     sent: Traffic,
     received: Traffic,
     probes_dropped: AtomicU64,
-    changes_dropped: AtomicU64,
     key_reload_failures: AtomicU64,
 }
 
@@ -129,17 +128,6 @@ impl PeerStats {
     #[must_use]
     pub fn probes_dropped(&self) -> u64 {
         self.probes_dropped.load(Relaxed)
-    }
-
-    /// Counts changes that waited for a majority or for `SANITY_CHECK_URL` and had no room.
-    pub fn drop_changes(&self, count: u64) {
-        self.changes_dropped.fetch_add(count, Relaxed);
-    }
-
-    /// Changes that were never reported, since too many waited.
-    #[must_use]
-    pub fn changes_dropped(&self) -> u64 {
-        self.changes_dropped.load(Relaxed)
     }
 
     /// Counts a key file that could not be read again.

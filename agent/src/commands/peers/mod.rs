@@ -8,28 +8,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use rustix::termios::tcgetwinsize;
 use tocsin_api::peers::{Peer, PeersResponse, Probe, Reach};
 
 use self::matrix::{Member, Path, render};
 use super::{client, print, printable};
-use crate::cli::{Output, PeersArgs};
+use crate::cli::PeersArgs;
 
 /// Runs the command.
 pub async fn run(args: &PeersArgs) -> anyhow::Result<()> {
-    let (status, body) = client::get(&args.admin_url, "/peers")
-        .await
-        .context("no agent answered; is it running? (--admin-url says where)")?;
-    if !status.is_success() {
-        bail!("the agent answered {status}");
-    }
-    if args.output == Output::Json {
-        print(&format!("{}\n", String::from_utf8_lossy(&body)));
-        return Ok(());
-    }
-    let response: PeersResponse =
-        serde_json::from_slice(&body).context("the answer is not that of an agent")?;
+    let answer = client::ask::<PeersResponse>(&args.admin_url, "/peers", args.output).await?;
+    let Some(response) = answer else { return Ok(()) };
     if response.role == "off" {
         bail!("this agent has no peers (PEERS=on turns them on)");
     }

@@ -136,15 +136,7 @@ impl Kept {
 
 /// Counters as the file has them.
 pub(crate) fn counts_of(carried: &Carried) -> Vec<CountMemory> {
-    let counts = carried.values();
-    counts
-        .map(|count| CountMemory {
-            kind: count.kind as u16,
-            dev: count.dev,
-            errno: count.errno,
-            count: count.count,
-        })
-        .collect()
+    carried.values().map(CountMemory::of).collect()
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     kernel::{
-        ebpf::{inherited::Carried, reader::Event},
+        ebpf::{
+            inherited::Carried,
+            reader::{Count, Event},
+        },
         sampling::BtrfsErrors,
     },
     model::{Dev, FaultKind},
@@ -119,6 +122,15 @@ pub struct CountMemory {
     pub count: u64,
 }
 
+impl CountMemory {
+    /// What is kept of a counter.
+    #[must_use]
+    pub fn of(count: &Count) -> Self {
+        let Count { kind, dev, errno, count, .. } = *count;
+        Self { kind: kind as u16, dev, errno, count }
+    }
+}
+
 /// The time up to which the events of a kind and device have been dealt with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct HandledMemory {
@@ -132,13 +144,7 @@ impl Memory {
     #[must_use]
     pub fn of_counts(counts: &Carried, since: Mono) -> Self {
         let old = counts.values().filter(|count| count.last < since);
-        let counts = old.map(|count| CountMemory {
-            kind: count.kind as u16,
-            dev: count.dev,
-            errno: count.errno,
-            count: count.count,
-        });
-        Self { counts: counts.collect(), ..Self::default() }
+        Self { counts: old.map(CountMemory::of).collect(), ..Self::default() }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Mesh {
-    /// What this agent knows of its peers.
+    /// What this agent knows of its peers, without what they say of those that they probe themselves (`reaches`).
     #[must_use]
     pub fn view(&self, probes: &ProbeResults, degraded: Vec<String>) -> PeerView {
         let seen = self.states.iter().filter_map(|(address, (state, since))| {
@@ -21,8 +21,7 @@ impl Mesh {
             let probe = probes.get(&identity.id).copied();
             let Status { failing, passing } =
                 self.statuses.get(address).cloned().unwrap_or_default();
-            let reaches = self.reaches.get(address).cloned().unwrap_or_default();
-            let (state, since) = (*state, *since);
+            let (state, since, reaches) = (*state, *since, Vec::new());
             Some(Peer { identity, state, since, failing, passing, probe, reaches })
         });
         let unseen = self.unseen().map(|peer| Peer {

@@ -32,7 +32,6 @@ tocsin_runtime::descriptions! {
     PEER_LOSS = gauge "peer_probe_loss_ratio" ["peers"] "Share of direct probes without an answer, 0 to 1: of the median peer, and of the worst one, of those that are probed now";
     PEER_CLOCK = gauge "peer_clock_offset_seconds" [] "The median clock of the peers minus this node's clock";
     PEER_PROBES_DROPPED = counter "peer_probes_dropped" [] "Direct probes for which a queue had no room";
-    PEER_CHANGES_DROPPED = counter "peer_changes_dropped" [] "Deaths and recoveries that were never reported, since too many waited for a majority or for SANITY_CHECK_URL";
     PEER_KEY_FAILURES = counter "peer_key_reload_failures" [] "Attempts to read PEERS_KEY_FILE again that failed";
     WEBHOOKS = counter "peer_webhooks" ["kind", "result"] "Attempts to send a webhook about one peer or about the cluster: accepted or failed";
     WEBHOOKS_DROPPED = counter "peer_webhooks_dropped" ["reason"] "Webhooks about peers that were given up: too many, or a day old";

@@ -65,7 +65,6 @@ fn packets(encoder: &mut Encoder<'_>, peers: &Published) -> fmt::Result {
         family.counter(&[("reason", why.name())], stats.rejected(why))?;
     }
     encoder.counter(&described::PEER_PROBES_DROPPED, stats.probes_dropped())?;
-    encoder.counter(&described::PEER_CHANGES_DROPPED, stats.changes_dropped())?;
     encoder.counter(&described::PEER_KEY_FAILURES, stats.key_reload_failures())
 }
 
