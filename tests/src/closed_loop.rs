@@ -8,7 +8,7 @@ use kube::api::DynamicObject;
 use serde_json::json;
 
 use crate::cluster::{ControlPlane, TestNode};
-use crate::remediation::define_node_health_check;
+use crate::remediation::{define_node_health_check, new_node_health_check};
 use crate::{Agent, Filesystem, Remediation, Remediator, Sandbox, Volume, inject};
 
 /// How long a step of the loop may take on a busy machine.
@@ -55,17 +55,12 @@ impl ClosedLoop {
         });
         let unhealthy =
             CONDITIONS.map(|kind| json!({ "type": kind, "status": "True", "duration": "0s" }));
-        cluster.create(&json!({
-            "apiVersion": "remediation.medik8s.io/v1alpha1",
-            "kind": "NodeHealthCheck",
-            "metadata": { "name": name },
-            "spec": {
-                "selector": { "matchLabels": { LABEL: name } },
-                "minHealthy": 0,
-                "unhealthyConditions": unhealthy,
-                "remediationTemplate": remediator.reference("a"),
-            },
-        }));
+        let fields = json!({
+            "minHealthy": 0,
+            "unhealthyConditions": unhealthy,
+            "remediationTemplate": remediator.reference("a"),
+        });
+        cluster.create(&new_node_health_check(name, LABEL, &fields));
         let volume = Volume::new(sandbox, name, Filesystem::Ext4, OPTIONS);
         let agent = Agent::start_with(sandbox, |command| {
             command

@@ -231,14 +231,22 @@ fn established(cluster: &ControlPlane, name: &str) {
     cluster.kubectl_ok(&["wait", "--for=condition=Established", "--timeout=30s", &resource]);
 }
 
+/// A `NodeHealthCheck` for the nodes whose label `label` has its name as value, with these fields of the spec beside.
+pub fn new_node_health_check(name: &str, label: &str, fields: &Value) -> Value {
+    let mut spec = json!({ "selector": { "matchLabels": { label: name } } });
+    for (key, value) in fields.as_object().expect("an object") {
+        spec[key] = value.clone();
+    }
+    json!({
+        "apiVersion": "remediation.medik8s.io/v1alpha1",
+        "kind": "NodeHealthCheck",
+        "metadata": { "name": name },
+        "spec": spec,
+    })
+}
+
 /// The `NodeHealthCheck` of this name as it is now.
 pub fn node_health_check(cluster: &ControlPlane, name: &str) -> Value {
     let text = cluster.kubectl_ok(&["get", "nhc", name, "--output=json"]);
     serde_json::from_str(&text).expect("JSON")
-}
-
-/// A port of loopback that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
 }

@@ -37,3 +37,4 @@ pub use fake_api::FakeApiServer;
 pub use fleet::{FLEET, Fleet};
 pub use node::{TestNode, TestNodes};
 pub use proxy::TcpProxy;
+pub use server::free_port;

@@ -30,7 +30,7 @@ pub(super) fn programs() -> Option<PathBuf> {
 /// It is below the range from which the kernel takes source ports: a server that is killed and started again must find
 /// its port free, and a client that connects to it meanwhile must not end up connected to itself. It is also below
 /// 25,000, where the agent's own ports are.
-pub(super) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const FIRST: u16 = 15_000;
     const COUNT: u16 = 9_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -1,18 +1,27 @@
 //! Peers by the `EndpointSlices` of a Service, with a real API server.
 
-use std::net::TcpListener;
+use std::path::Path;
 
 use e2e::agent::TIMEOUT;
-use e2e::cluster::rule;
+use e2e::cluster::{free_port, rule};
 use e2e::{Agent, ControlPlane, Sandbox};
 use serde_json::{Value, json};
 use tocsin_api::peers::PeersResponse;
 
 const NAME: &str = "peers-discovery";
 
-/// A port that is free on loopback now.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Starts an agent that finds its peers behind the Service `agents` of that namespace.
+fn start(sandbox: &Sandbox, kubeconfig: &Path, node: &str, namespace: &str) -> Agent {
+    Agent::start_with(sandbox, |command| {
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .env("NODE_NAME", node)
+            .env("PEERS", "on")
+            .env("POD_IP", "127.0.0.1")
+            .env("PEERS_PORT", free_port().to_string())
+            .env("SERVICE_NAME", "agents")
+            .env("NAMESPACE", namespace);
+    })
 }
 
 fn slice(name: &str, endpoints: &Value) -> Value {
@@ -64,16 +73,7 @@ fn endpoint_slices_are_listed_once_and_watched() {
     let not_ready =
         json!({ "addresses": ["192.0.2.2"], "nodeName": "n2", "conditions": { "ready": false } });
     cluster.apply(&slice("agents-1", &json!([ready, not_ready])));
-    let agent = Agent::start_with(&sandbox, |command| {
-        command
-            .env("KUBECONFIG", cluster.kubeconfig(&account.user))
-            .env("NODE_NAME", node.name())
-            .env("PEERS", "on")
-            .env("POD_IP", "127.0.0.1")
-            .env("PEERS_PORT", free_port().to_string())
-            .env("SERVICE_NAME", "agents")
-            .env("NAMESPACE", NAME);
-    });
+    let agent = start(&sandbox, &cluster.kubeconfig(&account.user), node.name(), NAME);
     wait_for(&agent, &[("192.0.2.1", "n1"), ("192.0.2.2", "n2")]);
     assert!(peers(&agent).peers.iter().all(|peer| peer.state == "unseen"));
     let third = json!({ "addresses": ["192.0.2.3"], "nodeName": "n3" });
@@ -98,16 +98,7 @@ fn a_refusal_names_the_rights_that_are_needed() {
     let node = cluster.node(name);
     let account = cluster.service_account(name, "agent");
     cluster.grant(&account, &[rule("", "nodes", &["list", "watch"])]);
-    let agent = Agent::start_with(&sandbox, |command| {
-        command
-            .env("KUBECONFIG", cluster.kubeconfig(&account.user))
-            .env("NODE_NAME", node.name())
-            .env("PEERS", "on")
-            .env("POD_IP", "127.0.0.1")
-            .env("PEERS_PORT", free_port().to_string())
-            .env("SERVICE_NAME", "agents")
-            .env("NAMESPACE", name);
-    });
+    let agent = start(&sandbox, &cluster.kubeconfig(&account.user), node.name(), name);
     let words = ["EndpointSlices of peers-refused/agents: ", "403", "deploy/components/peers"];
     agent.wait_for("the refusal", TIMEOUT, |agent| {
         let degraded = peers(agent).degraded;

@@ -7,9 +7,11 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use e2e::cluster::{AuditEntry, TestNode, rule};
+use e2e::cluster::{AuditEntry, TestNode, free_port, rule};
 use e2e::process::TIMEOUT;
-use e2e::remediation::{controller_prints, define_node_health_check, free_port, node_health_check};
+use e2e::remediation::{
+    controller_prints, define_node_health_check, new_node_health_check, node_health_check,
+};
 use e2e::sandbox::say;
 use e2e::sync::lock;
 use e2e::{ControlPlane, Remediation, Remediator};
@@ -40,7 +42,6 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn new(cluster: &ControlPlane, name: &str, fields: &Value) -> Self {
         let mut spec = json!({
-            "selector": { "matchLabels": { LABEL: name } },
             "minHealthy": 0,
             "unhealthyConditions": [
                 { "type": "Ready", "status": "False", "duration": "0s" },
@@ -50,12 +51,7 @@ impl Check {
         for (key, value) in fields.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        cluster.create(&json!({
-            "apiVersion": "remediation.medik8s.io/v1alpha1",
-            "kind": "NodeHealthCheck",
-            "metadata": { "name": name },
-            "spec": spec,
-        }));
+        cluster.create(&new_node_health_check(name, LABEL, &spec));
         Self { cluster: cluster.clone(), name: name.to_owned() }
     }
 
@@ -432,17 +428,12 @@ fn the_webhook_speaks_the_words_of_the_reference() {
     assert_eq!(controller.webhook().port(), port);
     controller.process().wait_for_log(&["the webhook answers"]);
     let node = labelled(&cluster, "rem-webhook-0", space);
-    let good = json!({
-        "apiVersion": "remediation.medik8s.io/v1alpha1",
-        "kind": "NodeHealthCheck",
-        "metadata": { "name": space },
-        "spec": {
-            "selector": { "matchLabels": { LABEL: space } },
-            "minHealthy": 0,
-            "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": "0s" }],
-            "remediationTemplate": remediator.reference("a"),
-        },
+    let fields = json!({
+        "minHealthy": 0,
+        "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": "0s" }],
+        "remediationTemplate": remediator.reference("a"),
     });
+    let good = new_node_health_check(space, LABEL, &fields);
     let mut deletion = remediator.reference("a");
     deletion["kind"] = json!("MachineDeletionRemediationTemplate");
     let step = |order: i32, timeout: &str| json!({ "remediationTemplate": remediator.reference("a"), "order": order, "timeout": timeout });

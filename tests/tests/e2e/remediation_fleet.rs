@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2e::cluster::{AuditEntry, FLEET, Fleet};
-use e2e::remediation::{define_node_health_check, node_health_check};
+use e2e::remediation::{define_node_health_check, new_node_health_check, node_health_check};
 use e2e::sandbox::say;
 use e2e::{ControlPlane, Remediation, Remediator};
 use serde_json::json;
@@ -32,17 +32,12 @@ fn many_nodes_that_fail_cost_a_few_writes_each_and_no_list() {
     let fleet = Fleet::new(&cluster, NAME, NODES);
     let user = cluster.admin_account(NAME, "remediation").user;
     let controller = Remediation::start(&cluster.kubeconfig(&user), NAME, |_| {});
-    cluster.create(&json!({
-        "apiVersion": "remediation.medik8s.io/v1alpha1",
-        "kind": "NodeHealthCheck",
-        "metadata": { "name": NAME },
-        "spec": {
-            "selector": { "matchLabels": { FLEET: NAME } },
-            "minHealthy": "51%",
-            "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": "0s" }],
-            "remediationTemplate": remediator.reference("a"),
-        },
-    }));
+    let fields = json!({
+        "minHealthy": "51%",
+        "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": "0s" }],
+        "remediationTemplate": remediator.reference("a"),
+    });
+    cluster.create(&new_node_health_check(NAME, FLEET, &fields));
     let healthy = |count: usize| {
         controller.wait(&format!("{count} healthy nodes"), LONG, || {
             (node_health_check(&cluster, NAME)["status"]["healthyNodes"] == count).then_some(())

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use e2e::cluster::free_port;
 use e2e::process::TIMEOUT;
-use e2e::remediation::{controller_prints, define_node_health_check, free_port};
+use e2e::remediation::{controller_prints, define_node_health_check};
 use e2e::{ControlPlane, Remediation, Remediator, require, tool};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -319,37 +320,6 @@ fn openshift_is_asked_about_upgrades_machine_health_checks_and_etcd() {
     cluster.kubectl_ok(&["delete", "validatingwebhookconfiguration", space]);
 }
 
-/// A certificate for loopback that signs itself, and its key.
-fn certificate(directory: &std::path::Path, name: &str) -> (PathBuf, PathBuf) {
-    let (cert, key) =
-        (directory.join(format!("{name}.crt")), directory.join(format!("{name}.key")));
-    let (subject, out, key_out) =
-        (format!("/CN={name}"), cert.display().to_string(), key.display().to_string());
-    tool::run(
-        "openssl",
-        &[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            &subject,
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            "-keyout",
-            &key_out,
-            "-out",
-            &out,
-        ],
-    );
-    (cert, key)
-}
-
 /// What the webhook's certificate may be replaced by while clients ask: none of them is ever refused.
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story in one cluster")]
@@ -363,8 +333,7 @@ fn the_webhooks_certificate_changes_without_a_refused_request() {
     let remediator = Remediator::new(&cluster, space, "TlsReboot");
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let (first, second) =
-        (certificate(directory.path(), "first"), certificate(directory.path(), "second"));
+    let [first, second] = ["first", "second"].map(|name| tool::self_signed_certificate(&at(name)));
     let both = at("both.crt");
     fs::write(
         &both,

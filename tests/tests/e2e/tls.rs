@@ -20,31 +20,7 @@ struct Certificate {
 
 impl Certificate {
     fn make(sandbox: &Sandbox, name: &str) -> Self {
-        let (cert, key) =
-            (sandbox.path(format!("{name}.crt")), sandbox.path(format!("{name}.key")));
-        let at = |path: &PathBuf| path.to_str().unwrap().to_owned();
-        tool::run(
-            "openssl",
-            &[
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                &format!("/CN={name}"),
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-                "-keyout",
-                &at(&key),
-                "-out",
-                &at(&cert),
-            ],
-        );
+        let (cert, key) = tool::self_signed_certificate(&sandbox.path(name));
         Self { cert, key }
     }
 }

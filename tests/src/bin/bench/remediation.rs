@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use e2e::closed_loop::ClosedLoop;
 use e2e::cluster::{AuditEntry, FLEET, Fleet};
-use e2e::remediation::{define_node_health_check, node_health_check};
+use e2e::remediation::{define_node_health_check, new_node_health_check, node_health_check};
 use e2e::{ControlPlane, Remediation, Remediator, Sandbox};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
@@ -117,17 +117,12 @@ pub(crate) fn fleet(_: &Sandbox, scale: Scale, report: &mut Report) {
 
 fn create_check(cluster: &ControlPlane, remediator: &Remediator) {
     let duration = format!("{}s", UNHEALTHY_FOR.as_secs());
-    cluster.create(&json!({
-        "apiVersion": "remediation.medik8s.io/v1alpha1",
-        "kind": "NodeHealthCheck",
-        "metadata": { "name": NAME },
-        "spec": {
-            "selector": { "matchLabels": { FLEET: NAME } },
-            "minHealthy": "51%",
-            "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": duration }],
-            "remediationTemplate": remediator.reference("a"),
-        },
-    }));
+    let fields = json!({
+        "minHealthy": "51%",
+        "unhealthyConditions": [{ "type": "Ready", "status": "False", "duration": duration }],
+        "remediationTemplate": remediator.reference("a"),
+    });
+    cluster.create(&new_node_health_check(NAME, FLEET, &fields));
 }
 
 /// What the controller asks, and its share of a processor in percent, while nothing but that happens.
