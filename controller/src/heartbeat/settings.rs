@@ -24,8 +24,8 @@ pub const EVENT_NAMESPACES: usize = 64;
 /// 10 minutes after the last question about a workload of a namespace, its events are watched no longer: a monitor asks
 /// every few minutes.
 pub const EVENT_IDLE: Duration = Duration::from_mins(10);
-/// 10 seconds between looks at the token file.
-pub const TOKEN_INTERVAL: Duration = Duration::from_secs(10);
+/// 2 seconds between looks at the token file: a token that was taken away is refused soon, and a look reads one small file.
+pub const TOKEN_INTERVAL: Duration = Duration::from_secs(2);
 /// 64 KiB for the token file: 256 tokens with their namespaces.
 pub const TOKEN_BYTES: u64 = 64 * 1024;
 
