@@ -319,7 +319,10 @@ fn a_leader_that_wakes_up_late_writes_nothing() {
         let all = users.iter().flat_map(|user| cluster.requests_of(user));
         let mut all: Vec<_> = all.filter(AuditEntry::is_write).collect();
         all.sort_unstable_by(|a, b| a.received.cmp(&b.received));
-        panic!("stopped {took:?} before, the first wrote {:#?}\nall writes: {all:#?}", &after[before..]);
+        panic!(
+            "stopped {took:?} before, the first wrote {:#?}\nall writes: {all:#?}",
+            &after[before..]
+        );
     }
     second.process().signal(Signal::CONT);
     second.wait("the end of the remediation", Duration::from_mins(1), || {

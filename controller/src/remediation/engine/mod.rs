@@ -139,7 +139,7 @@ impl Engine {
         });
         let (client, is_openshift) = (self.client(), self.parts.is_openshift.clone());
         self.watches.spawn(async move {
-            openshift::follow(client, source.changes, is_openshift).await;
+            openshift::follow(client, source, is_openshift).await;
             "openshift"
         });
     }
