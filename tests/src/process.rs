@@ -128,6 +128,26 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the process");
     }
 
+    /// Stops it (`SIGSTOP`), and waits until each of its threads stands still.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+        let deadline = Instant::now() + TIMEOUT;
+        while !self.is_stopped() {
+            assert!(Instant::now() < deadline, "it does not stop");
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Whether each of its threads is stopped.
+    pub fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let state = |thread: std::fs::DirEntry| {
+            let text = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            text.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        };
+        threads.expect("its threads").flatten().all(state)
+    }
+
     /// Waits until it has ended.
     pub fn wait_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + TIMEOUT;

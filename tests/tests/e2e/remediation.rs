@@ -294,7 +294,7 @@ fn a_leader_that_wakes_up_late_writes_nothing() {
         Check::new(&cluster, space, &json!({ "remediationTemplate": remediator.reference("a") }));
     first.wait("a status", TIMEOUT, || (check.phase() == "Enabled").then_some(()));
 
-    first.process().signal(Signal::STOP);
+    first.process().stop();
     let stopped = Instant::now();
     node.set_ready("False", "KubeletNotReady");
     second.wait("the second acts", Duration::from_mins(1), || {
@@ -309,7 +309,8 @@ fn a_leader_that_wakes_up_late_writes_nothing() {
     second.wait("remediating", TIMEOUT, || (check.phase() == "Remediating").then_some(()));
     // What the first one would do: the node recovered, and its watch tells of it when it wakes up.
     let before = writes(cluster.requests_of(&users[0])).len();
-    second.process().signal(Signal::STOP);
+    assert!(first.process().is_stopped(), "something outside this test has continued the first");
+    second.process().stop();
     node.set_ready("True", "KubeletReady");
     first.process().signal(Signal::CONT);
     thread::sleep(Duration::from_secs(3));
