@@ -8,8 +8,21 @@ const NAME: &str = "must consist of alphanumeric characters, '-', '_' or '.', an
 const VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const PREFIX: &str = "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 
+/// What is wrong with a key, with the set of its values, and with each of them, in this order.
+pub(super) fn errors(key: &str, set: Option<String>, values: &[String]) -> Vec<String> {
+    let values = values.iter().enumerate();
+    let values = values.filter_map(|(index, value)| value_error(key, index, value));
+    let mut wrong = Vec::new();
+    for error in key_error(key).into_iter().chain(set).chain(values) {
+        if !wrong.contains(&error) {
+            wrong.push(error);
+        }
+    }
+    wrong
+}
+
 /// What is wrong with a key; `None` where nothing is.
-pub(super) fn key_error(key: &str) -> Option<String> {
+fn key_error(key: &str) -> Option<String> {
     let mut wrong: Vec<String> = Vec::new();
     let parts: Vec<&str> = key.split('/').collect();
     let name = match parts.as_slice() {
@@ -44,7 +57,7 @@ pub(super) fn key_error(key: &str) -> Option<String> {
 }
 
 /// What is wrong with the value of this index of a key; `None` where nothing is.
-pub(super) fn value_error(key: &str, index: usize, value: &str) -> Option<String> {
+fn value_error(key: &str, index: usize, value: &str) -> Option<String> {
     let mut wrong = Vec::new();
     if value.len() > NAME_MAX {
         wrong.push(format!("must be no more than {NAME_MAX} bytes"));
