@@ -10,8 +10,8 @@ use super::{super::world::Node, label};
 pub struct Selector(Vec<Expression>);
 
 /// An error where something is wrong: alone, or all of it as a list, as the API server's libraries write it.
-fn valid(wrong: Vec<String>) -> Result<(), String> {
-    match wrong.as_slice() {
+fn valid(wrong: &[String]) -> Result<(), String> {
+    match wrong {
         [] => Ok(()),
         [one] => Err(one.clone()),
         several => Err(format!("[{}]", several.join(", "))),
@@ -23,7 +23,7 @@ impl Selector {
     pub fn new(selector: Option<&LabelSelector>) -> Result<Self, String> {
         let Some(selector) = selector else { return Ok(Self(Vec::new())) };
         for (key, value) in selector.match_labels.iter().flatten() {
-            valid(label::errors(key, None, std::slice::from_ref(value)))?;
+            valid(&label::errors(key, None, std::slice::from_ref(value)))?;
         }
         for expression in selector.match_expressions.iter().flatten() {
             let values = expression.values.as_deref().unwrap_or_default();
@@ -37,7 +37,7 @@ impl Selector {
                 }),
                 other => return Err(format!("{other:?} is not a valid label selector operator")),
             };
-            valid(label::errors(&expression.key, set, values))?;
+            valid(&label::errors(&expression.key, set, values))?;
         }
         let selector =
             kube::core::Selector::try_from(selector.clone()).map_err(|error| error.to_string())?;
