@@ -13,26 +13,8 @@ pub(super) const CHECK: Check = Check {
     source: CheckSource::Peers(judge),
 };
 
-/// 0.5 seconds between this node's clock and its peers': NTP keeps a node within milliseconds, and certificates, leases
-/// and logs that are compared across nodes suffer from more.
-pub const CLOCK_OFFSET: f64 = 0.5;
-
 /// 3 peers that a reason names.
 const NAMED: usize = 3;
-
-/// How much the clocks of this node's peers are ahead of its own, in seconds: the median of those that were probed. None
-/// where none was.
-#[must_use]
-pub fn clock_offset(view: &PeerView) -> Option<f64> {
-    let probes = view.peers.iter().filter_map(|peer| peer.probe.as_ref());
-    let mut offsets: Vec<f64> = probes.filter_map(|probe| probe.clock_offset).collect();
-    offsets.sort_by(f64::total_cmp);
-    let middle = offsets.len() / 2;
-    let upper = *offsets.get(middle)?;
-    let is_even = offsets.len().is_multiple_of(2);
-    let lower = if is_even { *offsets.get(middle.checked_sub(1)?)? } else { upper };
-    Some(f64::midpoint(lower, upper))
-}
 
 /// Whether a peer is reached, by direct probes where there are any.
 fn is_reached(peer: &Peer) -> bool {
@@ -97,14 +79,7 @@ fn is_reached_by_others(peer: &Peer, reached: &[&Peer], view: &PeerView) -> bool
 fn degraded(view: &PeerView, cut: &[&Peer]) -> Option<String> {
     let paths =
         (!cut.is_empty()).then(|| format!("no direct way to {}, which others reach", names(cut)));
-    let clock = clock_offset(view).filter(|offset| offset.abs() > CLOCK_OFFSET).map(|offset| {
-        let relation = if offset > 0.0 { "behind" } else { "ahead of" };
-        format!(
-            "this node's clock is {:.1} s {relation} its peers': look at its time synchronisation",
-            offset.abs()
-        )
-    });
-    let all: Vec<_> = paths.into_iter().chain(clock).chain(view.degraded.iter().cloned()).collect();
+    let all: Vec<_> = paths.into_iter().chain(view.degraded.iter().cloned()).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
@@ -133,9 +108,9 @@ mod tests {
 
     const COORDINATOR: PeerRole = PeerRole::Coordinator;
 
-    fn probe(is_answered: bool, clock_offset: Option<f64>) -> PeerProbe {
+    fn probe(is_answered: bool) -> PeerProbe {
         let round_trip = is_answered.then(|| Duration::from_millis(1));
-        PeerProbe { round_trip, loss: if is_answered { 0.0 } else { 1.0 }, clock_offset }
+        PeerProbe { round_trip, loss: if is_answered { 0.0 } else { 1.0 }, clock_offset: None }
     }
 
     /// Peers `n2`, `n3` ... from one word each: the state's letter (`a`live, `s`uspect, `d`ead, `l`eft, `u`nseen), `+`
@@ -162,11 +137,11 @@ mod tests {
                 failing: std::collections::BTreeSet::default(),
                 passing: None,
                 probe: match word.as_bytes().get(1) {
-                    Some(b'+') => Some(probe(true, None)),
-                    Some(b'-') => Some(probe(false, None)),
+                    Some(b'+') => Some(probe(true)),
+                    Some(b'-') => Some(probe(false)),
                     _ => None,
                 },
-                reaches: row.map(|number| (id(number as usize), probe(true, None))).collect(),
+                reaches: row.map(|number| (id(number as usize), probe(true))).collect(),
             }
         });
         PeerView { is_configured: true, role, peers: peers.collect(), ..PeerView::default() }
@@ -249,32 +224,12 @@ mod tests {
         }
     }
 
+    /// Of the key, of discovery, and of this node's clock.
     #[test]
-    fn a_clock_that_is_off_and_a_mesh_without_a_key_are_told() {
-        for (offsets, expected) in [
-            (&[0.1, -0.4, 0.3][..], None),
-            (&[0.5], None),
-            // One peer's clock is wrong, which is not this node's fault.
-            (&[90.0, 0.0, 0.01], None),
-            (&[0.6, 0.7, 0.8], Some("this node's clock is 0.7 s behind its peers'")),
-            (&[-3.0, -4.0], Some("this node's clock is 3.5 s ahead of its peers'")),
-        ] {
-            let mut view = view(COORDINATOR, &"a+ ".repeat(offsets.len()));
-            for (peer, offset) in view.peers.iter_mut().zip(offsets) {
-                peer.probe = Some(probe(true, Some(*offset)));
-            }
-            let outcome = judge(&view, &half());
-            match expected {
-                None => assert_eq!(outcome, Outcome::Pass, "{offsets:?}"),
-                Some(words) => assert!(
-                    matches!(&outcome, Outcome::Degraded(why) if why.starts_with(words)),
-                    "{offsets:?}: {outcome:?}"
-                ),
-            }
-        }
-        assert_eq!(clock_offset(&PeerView::default()), None);
-        let mut view = view(COORDINATOR, "a+");
-        view.degraded.push("no key: anybody can join".to_owned());
-        assert_eq!(judge(&view, &half()), Outcome::Degraded("no key: anybody can join".to_owned()));
+    fn what_keeps_the_mesh_from_working_is_told() {
+        let mut view = view(COORDINATOR, "a+ a+ a-");
+        view.degraded = vec!["no key".to_owned(), "this node's clock is off".to_owned()];
+        let why = "no direct way to n4, which others reach; no key; this node's clock is off";
+        assert_eq!(judge(&view, &half()), Outcome::Degraded(why.to_owned()));
     }
 }

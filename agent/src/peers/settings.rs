@@ -116,6 +116,9 @@ pub struct Retries {
     pub cooldown: Duration,
 }
 
+/// Stands for the name of a node that neither discovery nor its agent has said.
+pub const UNKNOWN_NODE: &str = "?";
+
 /// An agent's identifier: `NODE_NAME@POD_IP` without the dots of an IPv4 address, as in the `DaemonSet` that Tocsin
 /// replaces. An IPv6 address has none, and is written as it is.
 #[must_use]

@@ -8,7 +8,7 @@ use crate::{
     peers::{
         channels::{DiscoveredPeer, ProbeResults},
         gossip::status::Status,
-        settings::identifier,
+        settings::{UNKNOWN_NODE, identifier},
     },
 };
 
@@ -26,8 +26,8 @@ impl Mesh {
         });
         let unseen = self.unseen().map(|peer| Peer {
             identity: PeerIdentity {
-                id: identifier(peer.node.as_deref().unwrap_or("?"), peer.address.ip()),
-                node: peer.node.clone().unwrap_or_else(|| "?".into()),
+                id: identifier(peer.node.as_deref().unwrap_or(UNKNOWN_NODE), peer.address.ip()),
+                node: peer.node.clone().unwrap_or_else(|| UNKNOWN_NODE.into()),
                 address: peer.address,
             },
             state: PeerState::Unseen,

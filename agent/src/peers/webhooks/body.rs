@@ -6,7 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::model::{PeerChange, PeerIdentity, PeerState, PeerView};
+use crate::{
+    model::{PeerChange, PeerIdentity, PeerState, PeerView},
+    peers::settings::UNKNOWN_NODE,
+};
 
 /// 1 minute until a peer that has never answered is told as not alive: the image of its agent may still be on its way.
 const UNSEEN: Duration = Duration::from_mins(1);
@@ -53,16 +56,19 @@ pub(super) fn peer_status(change: &PeerChange, coordinator: &PeerIdentity) -> St
 }
 
 /// Tells of all peers but the coordinator, in the order of their identifiers. It leaves out those that said that they
-/// leave, and for [`UNSEEN`] those that have never answered.
+/// leave, for [`UNSEEN`] those that have never answered, and of these for good the addresses whose node nobody knows:
+/// they have no identifier yet.
 pub(super) fn cluster_status(view: &PeerView, coordinator: &PeerIdentity, now: Instant) -> String {
     let mut peer_map: Vec<_> = view
         .peers
         .iter()
         .filter_map(|peer| {
+            let is_named = *peer.identity.node != *UNKNOWN_NODE;
+            let has_had_time = now.saturating_duration_since(peer.since) >= UNSEEN;
             let alive = match peer.state {
                 PeerState::Alive | PeerState::Suspect => true,
                 PeerState::Dead => false,
-                PeerState::Unseen if now.saturating_duration_since(peer.since) >= UNSEEN => false,
+                PeerState::Unseen if is_named && has_had_time => false,
                 PeerState::Unseen | PeerState::Left => return None,
             };
             Some(Peer::new(&peer.identity, alive))
@@ -144,6 +150,8 @@ mod tests {
             peer("u@10006", "10.0.0.6:1", PeerState::Unseen, 59),
             peer("v@10007", "10.0.0.7:1", PeerState::Unseen, 60),
             peer("l@10008", "10.0.0.8:1", PeerState::Left, 100),
+            // From a list of addresses: nobody knows whose it is.
+            peer("?@100010", "10.0.0.10:1", PeerState::Unseen, 3000),
         ];
         assert_eq!(
             status(all),
