@@ -134,6 +134,7 @@ mod tests {
                 },
                 state,
                 since: Instant::now(),
+                host: None,
                 failing: std::collections::BTreeSet::default(),
                 passing: None,
                 probe: match word.as_bytes().get(1) {

@@ -15,6 +15,10 @@ pub struct PeerView {
     pub role: PeerRole,
     /// All peers but this agent, by identifier; dead ones stay until discovery forgets them.
     pub peers: Vec<Peer>,
+    /// The peers whose death this agent, the coordinator, does not tell before `SANITY_CHECK_URL` answers 2xx.
+    pub withheld: BTreeSet<Arc<str>>,
+    /// This agent was isolated, and asks the others which deaths they have agreed on meanwhile.
+    pub is_catching_up: bool,
     /// What keeps the mesh from working as configured, one line each; shown in `degraded`.
     pub degraded: Vec<String>,
 }
@@ -57,6 +61,9 @@ pub struct Peer {
     pub state: PeerState,
     /// When that began.
     pub since: Instant,
+    /// The host that discovery says it runs on: a node's name, or the address where discovery knows addresses alone. None
+    /// where discovery does not name its address; its own word for its node is no proof.
+    pub host: Option<Arc<str>>,
     /// The names of its checks that fail, as it says itself: before its storm guard.
     pub failing: BTreeSet<Arc<str>>,
     /// The names of its checks that pass, as it says itself; none where it does not say all of them.
@@ -102,4 +109,6 @@ pub struct PeerChange {
     pub alive: bool,
     /// The same on every agent for this one death or recovery: the webhooks' `Idempotency-Key` is made of it.
     pub key: Arc<str>,
+    /// Nobody is to be told after all: the peer was back before `SANITY_CHECK_URL` answered 2xx.
+    pub is_withdrawn: bool,
 }

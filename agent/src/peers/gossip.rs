@@ -229,6 +229,7 @@ mod tests {
             },
             state: PeerState::Dead,
             since: Instant::now(),
+            host: None,
             failing: BTreeSet::new(),
             passing: None,
             probe: None,

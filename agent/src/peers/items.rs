@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{Buf, BufMut};
 use foca::{BroadcastHandler, Invalidates};
+use rand::{RngExt, rngs::SmallRng};
 
 use super::{
     gossip::Topic,
@@ -66,6 +67,11 @@ impl Item {
         bytes.put_u64(self.version);
         bytes.extend(&*self.bytes);
         bytes
+    }
+
+    /// Whether it says that a check fails; see [`status`](super::gossip::status).
+    fn says_failing(&self) -> bool {
+        self.about == About::Topic(Topic::Status) && self.bytes.first().is_some_and(|c| *c != b';')
     }
 
     /// Reads what [`Self::encode`] writes.
@@ -130,21 +136,17 @@ impl Items {
         std::mem::take(&mut self.lock().fresh)
     }
 
-    #[cfg(test)]
-    fn version(&self, about: About, origin: SocketAddr) -> u64 {
-        self.lock().latest.get(&(about, origin)).map_or(0, |(version, _)| *version)
-    }
-
-    /// All items, the newest first, in as many bytes as fit.
+    /// The items, in as many packets of `room` bytes as `most`. Those that say that checks fail come first: a storm is
+    /// many of them. The rest, and these among themselves, come in any order, so that who asks again gets others.
     #[must_use]
-    pub fn packed(&self, room: usize, most: usize) -> Vec<Vec<u8>> {
+    pub fn packed(&self, room: usize, most: usize, random: &mut SmallRng) -> Vec<Vec<u8>> {
         let mut all: Vec<_> = (self.lock().latest.iter())
             .map(|(&(about, origin), (version, bytes))| {
                 let (version, bytes) = (*version, bytes.clone());
                 Item { about, origin, version, bytes }
             })
             .collect();
-        all.sort_by_key(|item| std::cmp::Reverse(item.version));
+        all.sort_by_cached_key(|item| (!item.says_failing(), random.random::<u32>()));
         let mut packets = vec![Vec::new()];
         for item in all {
             let bytes = item.encode();
@@ -171,6 +173,19 @@ impl Items {
             let _is_news = self.insert(Item::decode(item)?);
         }
         Ok(())
+    }
+
+    /// The latest items of an agent.
+    #[must_use]
+    pub fn of(&self, origin: SocketAddr) -> Vec<(Topic, Arc<[u8]>)> {
+        let state = self.lock();
+        let latest = |about: &About| match about {
+            About::Topic(topic) => {
+                state.latest.get(&(*about, origin)).map(|(_, bytes)| (*topic, bytes.clone()))
+            }
+            About::Leaves => None,
+        };
+        About::ALL.iter().filter_map(latest).collect()
     }
 
     /// Forgets the items of an agent.
@@ -205,6 +220,8 @@ pub fn frame(item: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+
     use super::*;
 
     fn item(origin: &str, version: u64, bytes: &[u8]) -> Item {
@@ -225,19 +242,34 @@ mod tests {
     }
 
     #[test]
-    fn items_fit_into_packets() {
-        let (items, other) = (Items::default(), Items::default());
-        for n in 1..=50 {
-            let _news = items.insert(item(&format!("10.0.0.{n}:1"), n, &[b'x'; 100]));
+    fn items_fit_into_packets_and_failing_checks_come_first() {
+        let items = Items::default();
+        let mut random = SmallRng::seed_from_u64(1);
+        // Twelve fit into a packet. The failing ones are old, and more than two packets hold.
+        for n in 1..=200 {
+            let bytes = if n <= 30 { [b'x'; 100] } else { [b';'; 100] };
+            let _news = items.insert(item(&format!("10.0.0.{n}:1"), n, &bytes));
         }
-        let packets = items.packed(1362, 3);
-        assert!(packets.len() == 3 && packets.iter().all(|packet| packet.len() <= 1362));
-        for packet in &packets {
-            other.unpack(packet).unwrap();
+        let mut known = std::collections::BTreeSet::new();
+        for _ in 0..10 {
+            let other = Items::default();
+            let packets = items.packed(1362, 3, &mut random);
+            assert!(packets.len() == 3 && packets.iter().all(|packet| packet.len() <= 1362));
+            for packet in &packets {
+                other.unpack(packet).unwrap();
+            }
+            let found: Vec<_> = other.take_fresh().iter().map(|item| item.version).collect();
+            assert!((1..=30).all(|n| found.contains(&n)), "{found:?}");
+            known.extend(found);
         }
-        // The newest come first.
-        assert_eq!(other.version(About::Topic(Topic::Status), "10.0.0.50:1".parse().unwrap()), 50);
-        assert_eq!(other.unpack(&packets[0][..5]), Err(Malformed));
+        // Six others at a time, and not always the same ones.
+        assert!(known.len() > 30 + 6 * 4, "{}", known.len());
+        let packets = items.packed(1362, 1, &mut random);
+        assert_eq!(items.unpack(&packets[0][..5]), Err(Malformed));
         assert_eq!(Item::decode(&item("[::1]:1", 1, &[0; 257]).encode()), Err(Malformed));
+        let origin = "10.0.0.7:1".parse().unwrap();
+        assert_eq!(items.of(origin), [(Topic::Status, Arc::from([b'x'; 100]))]);
+        items.forget(origin);
+        assert!(items.of(origin).is_empty());
     }
 }

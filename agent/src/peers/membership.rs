@@ -15,12 +15,13 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
 use super::{
+    deaths::Deaths,
     gossip::Topic,
     items::Items,
     keys::Keys,
     links::{Links, Outbox, Received},
     member::{self, Node, Prefix, Probe, Wire},
-    packet::{Kind, PAYLOAD_BYTES},
+    packet::Kind,
     stats::Rejection,
     suspicions::Suspicions,
     swim::{Effects, Note, PROBE_PERIOD, config},
@@ -29,8 +30,6 @@ use super::{
 
 /// 1 second between rounds in which missing members are asked.
 const ASK_PERIOD: Duration = Duration::from_secs(1);
-/// 4 packets of items in an answer: half a hundred faults or more.
-const ITEM_PACKETS: usize = 4;
 /// 500 ms late, and this process was stopped: it judges nobody by the time that it did not see.
 const STOPPED: Duration = Duration::from_millis(500);
 /// 5 minutes after which the link of who is no member is forgotten.
@@ -47,6 +46,8 @@ pub enum Event {
     Item(Topic, SocketAddr, Arc<[u8]>),
     /// A packet for the prober.
     Probe(SocketAddr, Vec<u8>),
+    /// Others agreed on an end that this agent may not have agreed on.
+    Ended,
 }
 
 /// The members, and all that keeps them known.
@@ -70,6 +71,9 @@ pub struct Membership {
     item_count: u32,
     ask_at: Instant,
     items_at: Option<Instant>,
+    items_asked: u32,
+    /// The deaths that were agreed on.
+    deaths: Deaths,
     /// Who is told of a death first.
     reporter: Option<SocketAddr>,
     has_left: bool,
@@ -108,6 +112,8 @@ impl Membership {
             item_count: 0,
             ask_at: now,
             items_at: None,
+            items_asked: 0,
+            deaths: Deaths::default(),
             reporter: None,
             has_left: false,
             events: Vec::new(),
@@ -163,17 +169,6 @@ impl Membership {
     /// The agents that discovery knows and that are not alive.
     pub fn set_missing(&mut self, missing: Vec<SocketAddr>) {
         self.missing = missing;
-    }
-
-    /// Forgets a dead member, which discovery does not know any more.
-    pub fn forget(&mut self, now: Instant, node: Node) {
-        let address = node.address;
-        self.drive(now, |foca, effects| foca.handle_timer(Timer::RemoveDown(node), effects));
-        if self.foca.iter_membership_state().all(|member| member.id().address != address) {
-            self.known.remove(&address);
-            self.heard.remove(&address);
-            self.items.forget(address);
-        }
     }
 
     /// Receives a packet.
@@ -288,11 +283,8 @@ impl Membership {
                 }
             }
             Kind::Probe => self.events.push(Event::Probe(from, payload.to_vec())),
-            Kind::AskItems => {
-                for packet in self.items.packed(PAYLOAD_BYTES, ITEM_PACKETS) {
-                    self.links.send(now, from, Kind::Items, &packet, &mut self.out);
-                }
-            }
+            Kind::AskItems => self.tell_items(now, from),
+            Kind::Deaths => return self.take_ends(now, payload),
             Kind::Items => {
                 self.items.unpack(payload).map_err(|_| Rejection::Malformed)?;
                 self.take_items(now);
@@ -380,7 +372,7 @@ impl Membership {
             Note::Up(member) | Note::Renamed(_, member) => {
                 self.known.insert(member.address, member.generation);
             }
-            Note::Active | Note::Rejoined => self.items_at = Some(now),
+            Note::Active | Note::Rejoined => self.catch_up(now),
             Note::Down(_) => {}
         }
         if note == Note::Rejoined {

@@ -1,9 +1,10 @@
 //! All that an agent decides about its peers, in virtual time: [`Membership`] and [`Quorum`] together.
 
+mod outcome;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -13,7 +14,7 @@ use foca::State;
 use tokio::time::Instant;
 
 use super::{
-    channels::Discovered,
+    channels::{Discovered, DiscoveredPeer},
     gossip::{
         GossipItem, Topic,
         status::{self, Status},
@@ -61,12 +62,16 @@ pub struct Mesh {
     membership: Membership,
     quorum: Quorum,
     discovered: Discovered,
+    /// The hosts of the addresses that discovery names.
+    hosts: HashMap<SocketAddr, Arc<str>>,
     /// Discovery has not said anything yet but that it does not work.
     is_blind: bool,
     identities: HashMap<SocketAddr, PeerIdentity>,
     states: HashMap<SocketAddr, (PeerState, Instant)>,
     left: HashSet<SocketAddr>,
     statuses: HashMap<SocketAddr, Status>,
+    /// In which generation members died last, by identifier.
+    died_as: HashMap<Arc<str>, u32>,
     started: Instant,
     looks_at: Instant,
     decides_at: Instant,
@@ -93,11 +98,13 @@ impl Mesh {
             quorum: Quorum::new(own.id.clone(), asks_sanity),
             own,
             discovered: Discovered::default(),
+            hosts: HashMap::new(),
             is_blind: true,
             identities: HashMap::new(),
             states: HashMap::new(),
             left: HashSet::new(),
             statuses: HashMap::new(),
+            died_as: HashMap::new(),
             started: now,
             looks_at: now,
             decides_at: now,
@@ -119,24 +126,9 @@ impl Mesh {
         let is_v4 = self.own.address.is_ipv4();
         peers.retain(|peer| peer.address.is_ipv4() == is_v4);
         self.is_blind &= peers.is_empty() && !*is_complete && degraded.is_some();
+        self.hosts = hosts(peers.iter());
         self.discovered = discovered;
         self.is_dirty = true;
-        if self.discovered.is_complete {
-            let is_named =
-                |node: &Node| self.discovered.peers.iter().any(|peer| peer.address == node.address);
-            let gone = |member: &&foca::Member<Node>| {
-                member.state() == State::Down && !is_named(member.id())
-            };
-            let gone: Vec<_> =
-                self.membership.members().filter(gone).map(|member| member.id().clone()).collect();
-            for node in gone {
-                let address = node.address;
-                self.membership.forget(now, node);
-                self.statuses.remove(&address);
-                self.identities.remove(&address);
-                self.left.remove(&address);
-            }
-        }
         self.note_missing();
         self.decide(now);
     }
@@ -161,6 +153,7 @@ impl Mesh {
             self.looks_at = now + LOOK;
             let (probed, heard) = self.evidence(now);
             self.is_dirty |= (heard + 1) * 2 <= probed + 1 && probed > 0;
+            self.is_dirty |= *self.role() == PeerRole::Isolated;
         }
         if self.is_dirty || now >= self.decides_at {
             self.decide(now);
@@ -235,6 +228,7 @@ impl Mesh {
                     self.left.insert(address);
                 }
                 Event::Item(topic, origin, bytes) => items.push((topic, origin, bytes)),
+                Event::Ended => self.is_dirty = true,
                 Event::Probe(from, bytes) => {
                     if let Some(identity) = self.identities.get(&from) {
                         self.outputs.push(Output::Probe(identity.id.clone(), bytes));
@@ -242,12 +236,12 @@ impl Mesh {
                 }
             }
         }
-        if self.is_dirty {
-            self.decide(now);
-        }
-        // A packet may bring a new member and its items: the decision has given that member its identity.
+        // Items of those that are no members yet are told by the decision that makes them members.
         for (topic, origin, bytes) in items {
             self.item(topic, origin, bytes);
+        }
+        if self.is_dirty {
+            self.decide(now);
         }
     }
 
@@ -287,7 +281,8 @@ impl Mesh {
         self.has_changed = true;
         let mut members = BTreeMap::new();
         let mut ids = BTreeMap::new();
-        let mut seen = HashSet::new();
+        let (mut seen, mut new) = (HashSet::new(), Vec::new());
+        let mut agreed_dead = BTreeSet::new();
         for member in self.membership.members() {
             let node = member.id();
             // What was this agent before it was declared dead and came back under a new generation is no peer of it.
@@ -295,10 +290,12 @@ impl Mesh {
                 continue;
             }
             seen.insert(node.address);
-            let identity = self.identities.entry(node.address).or_insert_with(|| identity(node));
-            if identity.node != node.name {
-                *identity = self::identity(node);
+            let known = self.identities.get(&node.address);
+            if known.is_none_or(|identity| identity.node != node.name) {
+                self.identities.insert(node.address, identity(node));
+                new.push(node.address);
             }
+            let Some(identity) = self.identities.get(&node.address) else { continue };
             let state = match member.state() {
                 State::Alive => PeerState::Alive,
                 State::Suspect => PeerState::Suspect,
@@ -315,6 +312,12 @@ impl Mesh {
                 PeerState::Dead => Standing::Dead(entry.1),
                 PeerState::Left => Standing::Left,
             };
+            if state == PeerState::Dead {
+                self.died_as.insert(identity.id.clone(), node.generation);
+                if self.membership.is_agreed_death(node.address, node.generation) {
+                    agreed_dead.insert(identity.id.clone());
+                }
+            }
             ids.insert(identity.id.clone(), (node.address, node.generation));
             members.insert(identity.id.clone(), standing);
         }
@@ -322,24 +325,19 @@ impl Mesh {
         let (probed, heard) = self.evidence(now);
         let sight = Sight {
             members,
+            agreed_dead,
             unseen: self.unseen().count(),
             is_blind: self.is_blind,
             probed,
             heard,
         };
         let decision = self.quorum.decide(now, &sight);
-        let changes = [(decision.died, false), (decision.recovered, true)];
-        for (id, alive) in
-            changes.into_iter().flat_map(|(ids, alive)| ids.into_iter().map(move |id| (id, alive)))
-        {
-            let Some((address, generation)) = ids.get(&id) else { continue };
-            let Some(peer) = self.identities.get(address).cloned() else { continue };
-            let what = if alive { "alive" } else { "dead" };
-            let key = format!("{}-{generation}-{what}", peer.id).into();
-            self.outputs.push(Output::Change(PeerChange { peer, alive, key }));
-        }
-        if decision.asks_sanity {
-            self.outputs.push(Output::AskSanity);
+        self.told_by(now, &decision, &ids);
+        self.note_leaves(now, &sight, &ids);
+        for address in new {
+            for (topic, bytes) in self.membership.items_of(address) {
+                self.item(topic, address, bytes);
+            }
         }
         self.decides_at = now + if decision.is_waiting { WAITING } else { ROUTINE };
         let reporter = match self.quorum.role() {
@@ -347,6 +345,7 @@ impl Mesh {
             _ => None,
         };
         self.membership.set_reporter(reporter);
+        self.forget_gone(now);
         self.note_missing();
     }
 
@@ -367,4 +366,14 @@ fn identity(node: &Node) -> PeerIdentity {
         node: node.name.clone(),
         address: node.address,
     }
+}
+
+/// The hosts of addresses. Of one that is on several nodes, none counts but the first.
+fn hosts<'a>(peers: impl Iterator<Item = &'a DiscoveredPeer>) -> HashMap<SocketAddr, Arc<str>> {
+    let mut hosts = HashMap::new();
+    for DiscoveredPeer { address, node } in peers {
+        let by_address = || address.ip().to_string().into();
+        hosts.entry(*address).or_insert_with(|| node.clone().unwrap_or_else(by_address));
+    }
+    hosts
 }

@@ -4,6 +4,7 @@
 //! pure state machines that take packets, timers and the time: [`channels`] has the ends for the other tasks.
 
 mod channels;
+pub mod deaths;
 pub mod discovery;
 pub mod gossip;
 pub mod http_client;

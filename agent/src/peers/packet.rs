@@ -49,10 +49,12 @@ pub enum Kind {
     AskItems = 7,
     /// Some of them.
     Items = 8,
+    /// Deaths that were agreed on, and leaves, for an agent that may have missed them.
+    Deaths = 9,
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Hello,
         Self::Challenge,
         Self::Introduce,
@@ -61,6 +63,7 @@ impl Kind {
         Self::Probe,
         Self::AskItems,
         Self::Items,
+        Self::Deaths,
     ];
 }
 

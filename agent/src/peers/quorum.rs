@@ -6,8 +6,19 @@
 //! reached (two members, an even split), the side speaks whose `SANITY_CHECK_URL` answers 2xx; where none is set, the one
 //! with the highest identifier. Of those that speak, the one with the highest identifier reports.
 //!
+//! An agent that finds a majority again *excuses* those that it does not reach: most of them are about to be back, and of
+//! the others a majority may have reported the death meanwhile. It asks the others. A death that they agreed on is agreed
+//! here too, and not told again; one that nobody agreed on counts after [`EXCUSED_FOR`].
+//!
+//! Where a `SANITY_CHECK_URL` is set, a coordinator tells of a death only once the URL has answered 2xx. Until then it
+//! *withholds* the death, which the others have agreed on and keep for its successors. If the member is back by then,
+//! nobody is told: the death is withdrawn everywhere.
+//!
 //! To reach a member means that it is alive and not suspect. That is late by seconds for whom nobody has probed yet, so
 //! more than half of those that this agent has probed lately have to have been heard, too.
+
+mod sanity;
+mod sight;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +28,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use self::sanity::Sanity;
+pub use self::sight::{Decision, Sight, Standing};
 use crate::model::PeerRole;
 
 /// 500 ms without a majority is isolation: what died in it is not reported. A shorter loss of it is packet loss.
@@ -27,51 +40,9 @@ const SETTLED_AFTER: Duration = Duration::from_millis(400);
 const SETTLED_AT_LATEST: Duration = Duration::from_millis(800);
 /// 2 seconds for which a death counts as part of one event.
 const ONE_EVENT: Duration = Duration::from_secs(2);
-/// 5 seconds between questions for `SANITY_CHECK_URL` while it does not answer 2xx.
-const SANITY_AGAIN: Duration = Duration::from_secs(5);
-/// 2 seconds for which its answer holds.
-const SANITY_HOLDS: Duration = Duration::from_secs(2);
-
-/// How a member stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It answers.
-    Alive,
-    /// It may not.
-    Suspect,
-    /// It did not answer since then.
-    Dead(Instant),
-    /// It said that it leaves.
-    Left,
-}
-
-/// What this agent sees.
-#[derive(Clone, Debug, Default)]
-pub struct Sight {
-    /// The members but this agent, by identifier.
-    pub members: BTreeMap<Arc<str>, Standing>,
-    /// How many others discovery knows that were never seen.
-    pub unseen: usize,
-    /// Discovery has not said yet who else there may be.
-    pub is_blind: bool,
-    /// How many members were probed lately.
-    pub probed: usize,
-    /// How many of these were heard.
-    pub heard: usize,
-}
-
-/// What follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
-    /// The members whose death is confirmed.
-    pub died: Vec<Arc<str>>,
-    /// The members that are back after a confirmed death.
-    pub recovered: Vec<Arc<str>>,
-    /// `SANITY_CHECK_URL` has to be asked.
-    pub asks_sanity: bool,
-    /// Something waits: decide again soon.
-    pub is_waiting: bool,
-}
+/// 45 seconds for those that live to be back after an isolation, for a dozen questions what others agreed on, and for
+/// discovery, which tries every 30 seconds, to say who is not there any more.
+const EXCUSED_FOR: Duration = Duration::from_secs(45);
 
 /// What was agreed, and what waits.
 #[derive(Debug)]
@@ -83,8 +54,11 @@ pub struct Quorum {
     /// Since when no majority is reached.
     silent_since: Option<Instant>,
     is_isolated: bool,
-    /// The members that died unseen, or while this agent was isolated: others have reported them.
-    excused: BTreeSet<Arc<str>>,
+    /// The members that were not reached when this agent found a majority again, and when that was.
+    excused: BTreeMap<Arc<str>, Instant>,
+    /// The deaths of which this agent does not know that a sane coordinator told them; `true` where it withheld them as
+    /// the coordinator, and `false` where it agreed on them as a follower.
+    withheld: BTreeMap<Arc<str>, bool>,
     /// The members whose death was confirmed, until they are back.
     reported: BTreeSet<Arc<str>>,
     suspects: usize,
@@ -92,11 +66,13 @@ pub struct Quorum {
     sanity: Option<Sanity>,
 }
 
-/// What is known of `SANITY_CHECK_URL`.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sanity {
-    asked: Option<Instant>,
-    answered: Option<(Instant, bool)>,
+/// Whether this agent's side may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    Speaks,
+    /// Exactly half is reached, and `SANITY_CHECK_URL` is being asked.
+    Asks,
+    Silent,
 }
 
 impl Quorum {
@@ -110,7 +86,8 @@ impl Quorum {
             is_decided: false,
             silent_since: None,
             is_isolated: false,
-            excused: BTreeSet::new(),
+            excused: BTreeMap::new(),
+            withheld: BTreeMap::new(),
             reported: BTreeSet::new(),
             suspects: 0,
             restless_at: None,
@@ -127,27 +104,61 @@ impl Quorum {
     /// `SANITY_CHECK_URL` has answered.
     pub fn sanity(&mut self, now: Instant, is_success: bool) {
         if let Some(sanity) = &mut self.sanity {
-            sanity.answered = Some((now, is_success));
+            sanity.answer(now, is_success);
         }
+    }
+
+    /// The deaths that this agent, the coordinator, does not tell before `SANITY_CHECK_URL` answers 2xx.
+    pub fn withheld(&self) -> impl Iterator<Item = &Arc<str>> {
+        let coordinates = self.role == PeerRole::Coordinator;
+        let withheld = self.withheld.iter().filter(move |(_, is_own)| coordinates && **is_own);
+        withheld.map(|(id, _)| id)
+    }
+
+    /// Whether `SANITY_CHECK_URL` did not answer 2xx when it was asked last.
+    #[must_use]
+    pub fn is_insane(&self) -> bool {
+        self.sanity.is_some_and(|sanity| sanity.is_bad())
+    }
+
+    /// Whether this agent may still hear of deaths that others have agreed on without it.
+    #[must_use]
+    pub fn is_catching_up(&self) -> bool {
+        !self.excused.is_empty()
+    }
+
+    /// Whether the death of that member is still to be agreed on: it must not be forgotten before. Of those that are
+    /// excused, others may have forgotten it already.
+    #[must_use]
+    pub fn is_pending(&self, id: &str) -> bool {
+        let is_excused = self.excused.contains_key(id);
+        self.is_decided && !self.is_isolated && !is_excused && self.agreed.contains(id)
     }
 
     /// Decides by what this agent sees now.
     pub fn decide(&mut self, now: Instant, sight: &Sight) -> Decision {
         self.join(sight);
         let mut decision = Decision::default();
-        let speaks = self.speaks(now, sight, &mut decision);
-        if speaks {
-            self.is_decided = true;
-            if self.is_isolated {
-                self.is_isolated = false;
-                self.excuse(sight);
+        match self.voice(now, sight, &mut decision) {
+            Voice::Speaks => {
+                self.is_decided = true;
+                if self.is_isolated {
+                    self.is_isolated = false;
+                    decision.is_back = true;
+                    self.excuse(now, sight);
+                }
+                self.silent_since = None;
+                self.end_excuses(now, sight);
+                self.vouch(now, sight, &mut decision);
+                self.confirm(now, sight, &mut decision);
             }
-            self.silent_since = None;
-            self.confirm(now, sight, &mut decision);
-        } else if self.is_decided {
-            let since = *self.silent_since.get_or_insert(now);
-            self.is_isolated |= now.duration_since(since) >= ISOLATED_AFTER;
-            decision.is_waiting |= !self.is_isolated;
+            Voice::Asks => {}
+            Voice::Silent if self.is_decided => {
+                let since = *self.silent_since.get_or_insert(now);
+                self.is_isolated |= now.duration_since(since) >= ISOLATED_AFTER;
+                decision.is_waiting |= !self.is_isolated;
+            }
+            Voice::Silent => {}
         }
         self.role = self.part(sight);
         decision
@@ -164,6 +175,7 @@ impl Quorum {
                 Standing::Left => {
                     self.agreed.remove(id);
                     self.excused.remove(id);
+                    self.withheld.remove(id);
                 }
                 Standing::Suspect | Standing::Dead(_) => {}
             }
@@ -171,7 +183,8 @@ impl Quorum {
         let own = self.own.clone();
         let is_known = |id: &Arc<str>| *id == own || sight.members.contains_key(id);
         self.agreed.retain(is_known);
-        self.excused.retain(is_known);
+        self.excused.retain(|id, _| is_known(id));
+        self.withheld.retain(|id, _| is_known(id));
         self.reported.retain(is_known);
     }
 
@@ -179,52 +192,80 @@ impl Quorum {
         *id == self.own || sight.members.get(id) == Some(&Standing::Alive)
     }
 
-    /// Whether this agent's side may speak.
-    fn speaks(&mut self, now: Instant, sight: &Sight, decision: &mut Decision) -> bool {
+    fn voice(&mut self, now: Instant, sight: &Sight, decision: &mut Decision) -> Voice {
         // An agent that was started while it was cut off is alone for all it knows.
         if !self.is_decided && sight.is_blind && sight.members.is_empty() {
-            return false;
+            return Voice::Silent;
         }
         let unseen = if self.is_decided { 0 } else { sight.unseen };
         let all = self.agreed.len() + unseen;
         let reached = self.agreed.iter().filter(|id| self.is_reached(id, sight)).count();
         let (probed, heard) = (sight.probed + 1, sight.heard + 1);
         if reached * 2 < all || heard * 2 < probed {
-            return false;
+            return Voice::Silent;
         }
         if reached * 2 > all && heard * 2 > probed {
-            return true;
+            return Voice::Speaks;
         }
-        if self.sanity.is_some() {
-            return self.is_sane(now, decision);
+        let speaks = if self.sanity.is_some() {
+            self.is_sane(now, decision)
+        } else {
+            let highest = self.agreed.last();
+            unseen == 0 && highest.is_some_and(|id| self.is_reached(id, sight))
+        };
+        match self.sanity {
+            _ if speaks => Voice::Speaks,
+            Some(sanity) if sanity.is_awaited(now) => Voice::Asks,
+            _ => Voice::Silent,
         }
-        let highest = self.agreed.last();
-        unseen == 0 && highest.is_some_and(|id| self.is_reached(id, sight))
     }
 
     /// Asks `SANITY_CHECK_URL`; whether it answers 2xx. Where none is set, it does.
     fn is_sane(&mut self, now: Instant, decision: &mut Decision) -> bool {
         let Some(sanity) = &mut self.sanity else { return true };
         decision.is_waiting = true;
-        let fresh = sanity.answered.filter(|(at, _)| now.duration_since(*at) < SANITY_HOLDS);
-        if let Some((_, true)) = fresh {
+        if sanity.is_good_now(now) {
             return true;
         }
-        let lately = sanity.asked.filter(|at| now.duration_since(*at) < SANITY_AGAIN);
-        let is_answered = |asked| sanity.answered.is_some_and(|(at, _)| at >= asked);
-        // Where the last answer is old and was good, the next question need not wait, unless one is still open.
-        let was_good = fresh.is_none() && sanity.answered.is_some_and(|(_, is_success)| is_success);
-        if lately.is_none_or(|asked| was_good && is_answered(asked)) {
-            sanity.asked = Some(now);
-            decision.asks_sanity = true;
-        }
+        decision.asks_sanity |= sanity.ask(now);
         false
     }
 
-    /// What is dead or suspect as a majority is reached again died unseen.
-    fn excuse(&mut self, sight: &Sight) {
-        let gone = sight.members.iter().filter(|(_, standing)| **standing != Standing::Alive);
-        self.excused.extend(gone.map(|(id, _)| id.clone()));
+    /// Who is not reached as a majority is reached again is excused.
+    fn excuse(&mut self, now: Instant, sight: &Sight) {
+        let is_away =
+            |standing: &Standing| matches!(standing, Standing::Suspect | Standing::Dead(_));
+        let away = sight.members.iter().filter(|(_, standing)| is_away(standing));
+        self.excused.extend(away.map(|(id, _)| (id.clone(), now)));
+        // Another coordinator may have told these.
+        self.withheld.clear();
+    }
+
+    /// What others agreed on is agreed, and what they did not agree on in time is to be told.
+    fn end_excuses(&mut self, now: Instant, sight: &Sight) {
+        for id in self.excused.keys().filter(|id| sight.agreed_dead.contains(*id)) {
+            self.agreed.remove(id);
+            self.reported.insert(id.clone());
+        }
+        self.excused.retain(|id, since| {
+            !self.reported.contains(id) && now.duration_since(*since) < EXCUSED_FOR
+        });
+    }
+
+    /// Tells what was withheld, or withdraws it.
+    fn vouch(&mut self, now: Instant, sight: &Sight, decision: &mut Decision) {
+        let is_back = |id: &Arc<str>| sight.members.get(id) == Some(&Standing::Alive);
+        let withdrawn = self.withheld.iter().filter(|(id, is_own)| **is_own && is_back(id));
+        decision.withdrawn = withdrawn.map(|(id, _)| id.clone()).collect();
+        self.withheld.retain(|id, _| !is_back(id));
+        if self.withheld.is_empty() || self.coordinator(sight) != self.own {
+            return;
+        }
+        if self.is_sane(now, decision) {
+            self.withheld.clear();
+        } else {
+            self.withheld.values_mut().for_each(|is_own| *is_own = true);
+        }
     }
 
     fn confirm(&mut self, now: Instant, sight: &Sight, decision: &mut Decision) {
@@ -236,7 +277,7 @@ impl Quorum {
                 Standing::Dead(since) => Some((id.clone(), *since)),
                 _ => None,
             })
-            .filter(|(id, _)| self.agreed.contains(id) && !self.excused.contains(id))
+            .filter(|(id, _)| self.agreed.contains(id) && !self.excused.contains_key(id))
             .collect();
         let is_settled = self.is_settled(now, sight, &died);
         if died.is_empty() {
@@ -244,11 +285,18 @@ impl Quorum {
         }
         decision.is_waiting = true;
         let reports = self.coordinator(sight) == self.own;
-        if !is_settled || reports && !self.is_sane(now, decision) {
+        if !is_settled {
+            return;
+        }
+        if reports && !self.is_sane(now, decision) {
+            self.withheld.extend(died.into_keys().map(|id| (id, true)));
             return;
         }
         for id in died.into_keys() {
             self.agreed.remove(&id);
+            if self.sanity.is_some() && !reports {
+                self.withheld.insert(id.clone(), false);
+            }
             self.reported.insert(id.clone());
             decision.died.push(id);
         }

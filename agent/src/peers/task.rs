@@ -199,7 +199,9 @@ impl PeersTask {
         match output {
             Output::Change(change) => {
                 let (peer, alive) = (&change.peer.id, change.alive);
-                if alive {
+                if change.is_withdrawn {
+                    info!(%peer, alive, "nobody is told, since SANITY_CHECK_URL did not answer 2xx");
+                } else if alive {
                     info!(%peer, "peer is back");
                 } else {
                     warn!(%peer, "peer is dead");

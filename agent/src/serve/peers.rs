@@ -126,6 +126,7 @@ mod tests {
             identity: identity(name, last),
             state,
             since: Instant::now(),
+            host: None,
             failing: BTreeSet::from(["io_errors".into()]),
             passing: None,
             probe,
@@ -147,6 +148,8 @@ mod tests {
                 peer("c", 3, PeerState::Alive, Some(seen)),
                 peer("b", 2, PeerState::Dead, Some(seen)),
             ],
+            withheld: BTreeSet::new(),
+            is_catching_up: false,
             degraded: vec!["no key".into()],
         };
         let mut guard = GuardView::new(Some("30%".parse().unwrap()));

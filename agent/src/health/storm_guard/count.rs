@@ -1,7 +1,7 @@
 //! On how many nodes a check fails, as those nodes themselves say: PURE.
 //!
 //! Gossip passes through other members, and all of them have the key: one compromised node can forge what others say.
-//! So a peer counts only where its own direct answer says so too.
+//! So a peer counts only where its own direct answer says so too, and only at an address that discovery names.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -113,7 +113,9 @@ impl Tally {
 /// On which nodes each check that runs on this one fails. None where this agent is isolated or has not found the others
 /// yet: it knows nothing of them.
 ///
-/// One node has one voice: of several agents that claim the same node or address, the first counts.
+/// One host has one voice, and who its host is, discovery says: an agent whose address discovery does not name does not
+/// count, and of several on one node the first counts. So a node with several addresses is still one. Beside that, of
+/// several agents that claim the same node or address, the first counts.
 #[must_use]
 pub fn count(
     own: &OwnChecks,
@@ -127,6 +129,8 @@ pub fn count(
     let own_voice = view.own.as_ref()?;
     let mut nodes: BTreeSet<&str> = BTreeSet::from([&*own_voice.node]);
     let mut addresses: BTreeSet<IpAddr> = BTreeSet::from([own_voice.address.ip()]);
+    // Where discovery knows addresses alone, the own address is the own host, which is among those already.
+    let mut hosts: BTreeSet<&str> = BTreeSet::from([&*own_voice.node]);
     let mut tallies: BTreeMap<Arc<str>, Tally> = BTreeMap::new();
     for name in own.failing.iter().chain(&own.passing) {
         let own = usize::from(own.failing.contains(name));
@@ -135,8 +139,9 @@ pub fn count(
     // Of a suspect, what it said lately counts: its silence is seconds old at most.
     let is_there = |state| matches!(state, PeerState::Alive | PeerState::Suspect);
     for peer in view.peers.iter().filter(|peer| is_there(peer.state)) {
+        let Some(host) = &peer.host else { continue };
         let is_new = addresses.insert(peer.identity.address.ip());
-        if !is_new || !nodes.insert(&peer.identity.node) {
+        if !is_new || !hosts.insert(host) || !nodes.insert(&peer.identity.node) {
             continue;
         }
         let answer = answers.get(&peer.identity.id);

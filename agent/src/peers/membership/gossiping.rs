@@ -2,23 +2,32 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use foca::{Codec, Foca, Member};
+use foca::{Codec, Foca, Member, State, Timer};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
 
 use super::{Event, Membership};
 use crate::peers::{
+    deaths::{self, End, Ended},
     gossip::Topic,
     items::{self, About, Item},
     member::{Node, Wire},
-    packet::Kind,
+    packet::{Kind, PAYLOAD_BYTES},
+    stats::Rejection,
     suspicions::Suspicions,
     swim::{Note, config},
     timers::Timers,
 };
 
-/// 1 minute between questions for the items of gossip, in case one was missed.
-const ITEMS_PERIOD: Duration = Duration::from_mins(1);
+/// 1 second between the first questions for what the others know: items of gossip, of which one answer has a few, and
+/// deaths that were agreed on. Each goes to another member.
+const ASK_FIRST: Duration = Duration::from_secs(1);
+/// 10 such questions. Then the pause doubles, up to [`ASK_LATER`].
+const ASK_OFTEN: u32 = 10;
+/// 1 minute between later questions, in case something was missed.
+const ASK_LATER: Duration = Duration::from_mins(1);
+/// 4 packets of items in an answer: half a hundred faults or more.
+const ITEM_PACKETS: usize = 4;
 
 /// 64 members are told directly that this agent leaves: gossip does the rest in a larger cluster.
 const FAREWELLS: usize = 64;
@@ -49,8 +58,77 @@ impl Membership {
         self.has_left = true;
     }
 
+    /// Forgets a dead member, which discovery does not know any more.
+    pub fn forget(&mut self, now: Instant, node: Node) {
+        let address = node.address;
+        self.drive(now, |foca, effects| foca.handle_timer(Timer::RemoveDown(node), effects));
+        if self.foca.iter_membership_state().all(|member| member.id().address != address) {
+            self.known.remove(&address);
+            self.heard.remove(&address);
+            self.items.forget(address);
+            self.deaths.forget(address);
+        }
+    }
+
+    /// Asks the others what this agent has missed, often at first.
+    pub fn catch_up(&mut self, now: Instant) {
+        (self.items_at, self.items_asked) = (Some(now), 0);
+    }
+
+    /// What a member that has missed something has to know.
+    pub(super) fn tell_items(&mut self, now: Instant, to: SocketAddr) {
+        for packet in self.items.packed(PAYLOAD_BYTES, ITEM_PACKETS, &mut self.random) {
+            self.links.send(now, to, Kind::Items, &packet, &mut self.out);
+        }
+        let is_dead = |member: &&Member<Node>| member.state() == State::Down;
+        let dead: Vec<_> = self.members().filter(is_dead).map(|m| m.id().address).collect();
+        for packet in self.deaths.packed(now, dead.into_iter(), PAYLOAD_BYTES) {
+            self.links.send(now, to, Kind::Deaths, &packet, &mut self.out);
+        }
+    }
+
+    /// Takes in what others say of the end of those that this agent knows.
+    pub(super) fn take_ends(&mut self, now: Instant, packet: &[u8]) -> Result<(), Rejection> {
+        let ends = deaths::unpack(packet).map_err(|_| Rejection::Malformed)?;
+        for ended in ends {
+            let Ended { address, generation, end } = ended;
+            if !self.known.contains_key(&address) || !self.deaths.hear(now, ended) {
+                continue;
+            }
+            let is_dead = self.members().any(|member| {
+                let node = member.id();
+                let is_it = node.address == address && node.generation <= generation;
+                is_it && member.state() == State::Down
+            });
+            if is_dead && end == End::Leave {
+                self.events.push(Event::Leaves(address));
+            }
+            self.events.push(Event::Ended);
+        }
+        Ok(())
+    }
+
+    /// The latest items of an agent.
+    #[must_use]
+    pub fn items_of(&self, origin: SocketAddr) -> Vec<(Topic, Arc<[u8]>)> {
+        self.items.of(origin)
+    }
+
+    /// This agent has agreed on a death, or was told of a leave.
+    pub fn agree_on_end(&mut self, now: Instant, ended: Ended) {
+        self.deaths.agree(now, ended);
+    }
+
+    /// Whether this agent or another one has agreed on that death.
+    #[must_use]
+    pub fn is_agreed_death(&self, address: SocketAddr, generation: u32) -> bool {
+        self.deaths.get(address, generation) == Some(End::Death)
+    }
+
     pub(super) fn ask_items(&mut self, now: Instant) {
-        self.items_at = Some(now + ITEMS_PERIOD);
+        let doublings = (self.items_asked + 1).saturating_sub(ASK_OFTEN).min(6);
+        self.items_asked = self.items_asked.saturating_add(1);
+        self.items_at = Some(now + (ASK_FIRST * 2_u32.pow(doublings)).min(ASK_LATER));
         let count = self.foca.num_members();
         if count > 0 {
             let which = self.random.random_range(0..count);

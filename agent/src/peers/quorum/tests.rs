@@ -11,11 +11,13 @@ enum Becomes {
     Left(&'static str),
     /// Discovery forgets it.
     Forgotten(&'static str),
+    /// Others say that they agreed on its death.
+    Agreed(&'static str),
     /// `SANITY_CHECK_URL` answers so from now on.
     Sane(bool),
 }
 
-use Becomes::{Alive, Dead, Forgotten, Left, Sane, Suspect};
+use Becomes::{Agreed, Alive, Dead, Forgotten, Left, Sane, Suspect};
 
 /// A step of a story: what happens, then how many milliseconds pass, and what follows until they have passed.
 struct Step {
@@ -67,6 +69,10 @@ fn tell(story: &Story) {
                 Left(id) => (id, Standing::Left),
                 Forgotten(id) => {
                     sight.members.remove(id);
+                    continue;
+                }
+                Agreed(id) => {
+                    sight.agreed_dead.insert(id.into());
                     continue;
                 }
                 Sane(is_success) => {
@@ -172,14 +178,41 @@ const STORIES: &[Story] = &[
         ],
     },
     Story {
-        name: "healing one after the other: who is still away died unseen",
+        name: "healing one after the other: the others have reported who is still away",
         own: "e",
         sanity: None,
         steps: &[
             step(ALIVE_4, 0, &[], &[], "coordinator"),
             step(&[Dead("a"), Dead("b"), Dead("c")], 1000, &[], &[], "isolated"),
-            step(&[Alive("a")], 30_000, &[], &[], "coordinator"),
-            step(&[Alive("b"), Alive("c")], 1000, &[], &[], "coordinator"),
+            step(&[Alive("a")], 3000, &[], &[], "coordinator"),
+            step(&[Agreed("b"), Agreed("c")], 30_000, &[], &[], "coordinator"),
+            // It agrees on these deaths too, so it tells of their end as the others do.
+            step(&[Alive("b"), Alive("c")], 1000, &[], &["b", "c"], "coordinator"),
+        ],
+    },
+    Story {
+        name: "all were isolated, and nobody has reported who died meanwhile",
+        own: "e",
+        sanity: None,
+        steps: &[
+            step(ALIVE_4, 0, &[], &[], "coordinator"),
+            step(&[Dead("a"), Dead("b"), Dead("c"), Dead("d")], 1000, &[], &[], "isolated"),
+            step(&[Alive("a"), Alive("b"), Suspect("c")], 2000, &[], &[], "coordinator"),
+            step(&[Alive("c")], 42_900, &[], &[], "coordinator"),
+            step(&[], 200, &["d"], &[], "coordinator"),
+        ],
+    },
+    Story {
+        name: "isolated again before that: the others are asked again",
+        own: "e",
+        sanity: None,
+        steps: &[
+            step(ALIVE_4, 0, &[], &[], "coordinator"),
+            step(&[Dead("a"), Dead("b"), Dead("c"), Dead("d")], 1000, &[], &[], "isolated"),
+            step(&[Alive("a"), Alive("b"), Alive("c")], 9000, &[], &[], "coordinator"),
+            step(&[Dead("a"), Dead("b")], 60_000, &[], &[], "isolated"),
+            step(&[Alive("a"), Alive("b")], 9000, &[], &[], "coordinator"),
+            step(&[Agreed("d")], 60_000, &[], &[], "coordinator"),
         ],
     },
     Story {
@@ -334,10 +367,7 @@ fn nobody_speaks_before_most_of_those_that_discovery_knows_were_seen() {
         let ids = ["a", "b", "c"].into_iter().take(seen);
         let members = ids.map(|id| (id.into(), Standing::Alive)).collect();
         let mut quorum = Quorum::new("z".into(), false);
-        quorum.decide(
-            Instant::now(),
-            &Sight { members, unseen, is_blind: false, probed: 0, heard: 0 },
-        );
+        quorum.decide(Instant::now(), &Sight { members, unseen, ..Sight::default() });
         let expected = if speaks { PeerRole::Coordinator } else { PeerRole::Undecided };
         assert_eq!(*quorum.role(), expected, "{seen} seen, {unseen} not");
     }
@@ -387,4 +417,113 @@ fn deaths_of_one_event_are_reported_together_and_wait_no_longer_than_they_may() 
     let decision = quorum.decide(now, &sight);
     let at = first.or((!decision.died.is_empty()).then(|| now.duration_since(began)));
     assert_eq!(at, Some(SETTLED_AT_LATEST));
+}
+
+/// Decides every 100 ms for some time, with a sanity check that answers so; gives all that was decided.
+fn pass(
+    quorum: &mut Quorum,
+    now: &mut Instant,
+    sight: &Sight,
+    seconds: u64,
+    is_sane: bool,
+) -> Decision {
+    let mut all = Decision::default();
+    for _ in 0..seconds * 10 {
+        let decision = quorum.decide(*now, sight);
+        if decision.asks_sanity {
+            quorum.sanity(*now, is_sane);
+        }
+        all.died.extend(decision.died);
+        all.recovered.extend(decision.recovered);
+        all.withdrawn.extend(decision.withdrawn);
+        *now += Duration::from_millis(100);
+    }
+    all
+}
+
+#[test]
+fn a_death_that_was_withheld_is_withdrawn_when_the_member_is_back() {
+    let id = |name: &str| Arc::<str>::from(name);
+    let alive = |names: &[&str]| -> BTreeMap<_, _> {
+        names.iter().map(|name| (id(name), Standing::Alive)).collect()
+    };
+    let (mut now, none) = (Instant::now(), Vec::<Arc<str>>::new());
+    // The coordinator, whose sanity check fails.
+    let mut quorum = Quorum::new("e".into(), true);
+    let mut sight = Sight { members: alive(&["a", "b", "c", "d"]), ..Sight::default() };
+    pass(&mut quorum, &mut now, &sight, 1, false);
+    sight.members.insert(id("a"), Standing::Dead(now));
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 20, false).died, none);
+    assert!(quorum.withheld().eq([&id("a")]) && quorum.is_insane());
+    sight.members.insert(id("a"), Standing::Alive);
+    let decided = pass(&mut quorum, &mut now, &sight, 20, false);
+    assert_eq!((decided.withdrawn, decided.recovered), (vec![id("a")], none.clone()));
+    // Told in time, it is not withdrawn.
+    sight.members.insert(id("a"), Standing::Dead(now));
+    pass(&mut quorum, &mut now, &sight, 6, false);
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 6, true).died, [id("a")]);
+    sight.members.insert(id("a"), Standing::Alive);
+    let decided = pass(&mut quorum, &mut now, &sight, 6, true);
+    assert_eq!((decided.withdrawn, decided.recovered), (none.clone(), vec![id("a")]));
+
+    // A follower agrees on the death, and leaves it to the coordinator to withdraw it.
+    let mut quorum = Quorum::new("d".into(), true);
+    let mut sight = Sight { members: alive(&["a", "b", "c", "e"]), ..Sight::default() };
+    pass(&mut quorum, &mut now, &sight, 1, false);
+    sight.members.insert(id("a"), Standing::Dead(now));
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 6, false).died, [id("a")]);
+    sight.members.insert(id("a"), Standing::Alive);
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 6, false).withdrawn, none);
+    // The coordinator dies before it has told. Its successor has to be sane itself.
+    sight.members.insert(id("b"), Standing::Dead(now));
+    pass(&mut quorum, &mut now, &sight, 3, false);
+    assert_eq!(quorum.withheld().count(), 0);
+    sight.members.insert(id("e"), Standing::Dead(now));
+    pass(&mut quorum, &mut now, &sight, 6, false);
+    assert!(quorum.withheld().eq([&id("b"), &id("e")]));
+    sight.members.insert(id("b"), Standing::Alive);
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 1, false).withdrawn, [id("b")]);
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 6, true).died, [id("e")]);
+    assert_eq!(quorum.withheld().count(), 0);
+}
+
+#[test]
+fn of_two_members_the_one_with_a_slow_sanity_check_tells_too() {
+    let mut quorum = Quorum::new("a".into(), true);
+    let mut now = Instant::now();
+    let b = || Arc::<str>::from("b");
+    let mut sight = Sight { members: BTreeMap::from([(b(), Standing::Alive)]), ..Sight::default() };
+    quorum.decide(now, &sight);
+    sight.members.insert(b(), Standing::Dead(now));
+    let (began, mut answers_at) = (now, None);
+    let mut died = Vec::new();
+    while died.is_empty() && now < began + Duration::from_mins(1) {
+        if answers_at.is_some_and(|at| now >= at) {
+            quorum.sanity(now, true);
+            answers_at = None;
+        }
+        let decision = quorum.decide(now, &sight);
+        if decision.asks_sanity {
+            answers_at = Some(now + Duration::from_millis(900));
+        }
+        died = decision.died;
+        now += Duration::from_millis(50);
+    }
+    assert_eq!(died, [b()]);
+    let took = now.duration_since(began);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_death_is_pending_until_it_is_agreed_on() {
+    let mut quorum = Quorum::new("e".into(), true);
+    let (mut now, a) = (Instant::now(), Arc::<str>::from("a"));
+    let members = ["a", "b", "c", "d"].map(|name| (name.into(), Standing::Alive));
+    let mut sight = Sight { members: BTreeMap::from(members), ..Sight::default() };
+    pass(&mut quorum, &mut now, &sight, 1, false);
+    sight.members.insert(a.clone(), Standing::Dead(now));
+    pass(&mut quorum, &mut now, &sight, 20, false);
+    assert!(quorum.is_pending(&a));
+    assert_eq!(pass(&mut quorum, &mut now, &sight, 6, true).died, [a.clone()]);
+    assert!(!quorum.is_pending(&a) && quorum.is_pending("b"));
 }

@@ -1,6 +1,7 @@
 //! A network of agents in virtual time: the code of the agents is the real one, and the packets are real too.
 
 mod bench;
+mod reports;
 mod stories;
 
 use std::{
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{
     channels::{Discovered, DiscoveredPeer},
+    gossip::GossipItem,
     keys::Keys,
     mesh::{Mesh, Output},
     settings::identifier,
@@ -75,6 +77,8 @@ struct Network {
     /// Pairs between which nothing passes, one way.
     cut: BTreeSet<(usize, usize)>,
     told: Vec<Told>,
+    /// The items of gossip that agents were told, and by which of them.
+    items: Vec<(usize, GossipItem)>,
 }
 
 fn address(n: usize) -> SocketAddr {
@@ -110,6 +114,7 @@ impl Network {
             sanity_delay: Duration::ZERO,
             cut: BTreeSet::new(),
             told: Vec::new(),
+            items: Vec::new(),
         };
         for n in 0..count {
             let wait = Duration::from_micros(network.random.random_range(0..1_000_000));
@@ -183,7 +188,8 @@ impl Network {
                     self.agents[n].mesh.probe(now, &peer, &[2; REPLY_BYTES]);
                     self.flush(n);
                 }
-                Output::Item(_) | Output::Probe(..) => {}
+                Output::Item(item) => self.items.push((n, item)),
+                Output::Probe(..) => {}
             }
         }
         let next = self.agents[n].mesh.next().saturating_duration_since(self.start).max(self.now);

@@ -57,7 +57,8 @@ pub(super) fn peer_status(change: &PeerChange, coordinator: &PeerIdentity) -> St
 
 /// Tells of all peers but the coordinator, in the order of their identifiers. It leaves out those that said that they
 /// leave, for [`UNSEEN`] those that have never answered, and of these for good the addresses whose node nobody knows:
-/// they have no identifier yet.
+/// they have no identifier yet. A peer whose death is withheld is told as alive: a coordinator that `SANITY_CHECK_URL`
+/// does not answer blames nobody.
 pub(super) fn cluster_status(view: &PeerView, coordinator: &PeerIdentity, now: Instant) -> String {
     let mut peer_map: Vec<_> = view
         .peers
@@ -67,7 +68,7 @@ pub(super) fn cluster_status(view: &PeerView, coordinator: &PeerIdentity, now: I
             let has_had_time = now.saturating_duration_since(peer.since) >= UNSEEN;
             let alive = match peer.state {
                 PeerState::Alive | PeerState::Suspect => true,
-                PeerState::Dead => false,
+                PeerState::Dead => view.withheld.contains(&peer.identity.id),
                 PeerState::Unseen if is_named && has_had_time => false,
                 PeerState::Unseen | PeerState::Left => return None,
             };
@@ -115,7 +116,7 @@ mod tests {
                 r#"{"peer":{"id":"a@fd00::5","address":"[fd00::5]:25004","alive":true,"node_name":"a"},"coordinator":"b@fd00::6","coordinator_address":"[fd00::6]:25004"}"#,
             ),
         ] {
-            let change = PeerChange { peer, alive, key: "k".into() };
+            let change = PeerChange { peer, alive, key: "k".into(), is_withdrawn: false };
             assert_eq!(peer_status(&change, &coordinator), expected);
         }
     }
@@ -127,6 +128,7 @@ mod tests {
             identity: identity(id, address),
             state,
             since: now.checked_sub(Duration::from_secs(seconds)).unwrap(),
+            host: None,
             failing: BTreeSet::default(),
             passing: None,
             probe: None,
@@ -134,8 +136,9 @@ mod tests {
         };
         let coordinator = identity("z@10009", "10.0.0.9:25004");
         let status = |peers: Vec<Peer>| {
-            let role = PeerRole::Coordinator;
-            let view = PeerView { is_configured: true, role, peers, ..PeerView::default() };
+            let (role, withheld) = (PeerRole::Coordinator, BTreeSet::from(["w@10011".into()]));
+            let view =
+                PeerView { is_configured: true, role, peers, withheld, ..PeerView::default() };
             cluster_status(&view, &coordinator, now)
         };
         assert_eq!(
@@ -150,6 +153,8 @@ mod tests {
             peer("u@10006", "10.0.0.6:1", PeerState::Unseen, 59),
             peer("v@10007", "10.0.0.7:1", PeerState::Unseen, 60),
             peer("l@10008", "10.0.0.8:1", PeerState::Left, 100),
+            // The sanity check does not answer.
+            peer("w@10011", "10.0.0.11:1", PeerState::Dead, 100),
             // From a list of addresses: nobody knows whose it is.
             peer("?@100010", "10.0.0.10:1", PeerState::Unseen, 3000),
         ];
@@ -159,7 +164,8 @@ mod tests {
                 r#"{"peer_map":[{"id":"a@10001","address":"10.0.0.1:1","alive":true,"node_name":"a"},"#,
                 r#"{"id":"d@10004","address":"10.0.0.4:1","alive":false,"node_name":"d"},"#,
                 r#"{"id":"s@10005","address":"10.0.0.5:1","alive":true,"node_name":"s"},"#,
-                r#"{"id":"v@10007","address":"10.0.0.7:1","alive":false,"node_name":"v"}],"#,
+                r#"{"id":"v@10007","address":"10.0.0.7:1","alive":false,"node_name":"v"},"#,
+                r#"{"id":"w@10011","address":"10.0.0.11:1","alive":true,"node_name":"w"}],"#,
                 r#""coordinator":"z@10009","coordinator_address":"10.0.0.9:25004"}"#
             )
         );

@@ -109,6 +109,10 @@ pub(super) struct Queue {
     own: Option<Arc<str>>,
     coordinator: Option<Arc<str>>,
     majority_since: Option<Instant>,
+    /// This coordinator may not tell of a death before `SANITY_CHECK_URL` answers 2xx.
+    is_withholding: bool,
+    /// It does not queue yet what the others agree on.
+    is_catching_up: bool,
     /// Since when each other member is reached.
     alive_since: BTreeMap<Arc<str>, Instant>,
     words: BTreeMap<Arc<str>, Word>,
@@ -134,6 +138,8 @@ impl Queue {
             own: None,
             coordinator: None,
             majority_since: None,
+            is_withholding: false,
+            is_catching_up: false,
             alive_since: BTreeMap::new(),
             words: BTreeMap::new(),
             items: VecDeque::new(),
@@ -172,6 +178,8 @@ impl Queue {
                 self.accepted.push(*print, now);
             }
         }
+        (self.is_withholding, self.is_catching_up) =
+            (!view.withheld.is_empty(), view.is_catching_up);
         self.majority_since = match (&self.coordinator, self.majority_since) {
             (None, _) => None,
             (Some(_), since) => since.or(Some(now)),
@@ -199,6 +207,12 @@ impl Queue {
     /// Queues a change.
     pub(super) fn on_change(&mut self, change: PeerChange, now: Instant) {
         let print = fingerprint(&change.key);
+        if change.is_withdrawn {
+            // As if it were accepted: so everybody forgets it.
+            self.remember(print, now);
+            self.accepted.push(print, now);
+            return;
+        }
         let is_known =
             self.is_remembered(print) || self.items.iter().any(|item| item.print == print);
         if is_known || (change.alive && !self.wants_recoveries) {
@@ -279,7 +293,7 @@ impl Queue {
             self.items.pop_front();
             self.given_up.expired += 1;
         }
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.is_withholding {
             return Step::Wait(None);
         }
         let Some(item) = self.items.iter().find(|item| self.is_ours(item)) else {
@@ -347,7 +361,7 @@ impl Queue {
     pub(super) fn share(&self, now: Instant) -> Share {
         Share {
             session: self.session,
-            holds: self.coordinator.is_some(),
+            holds: self.coordinator.is_some() && !self.is_catching_up,
             // One that is younger may be on its way by the coordinator.
             behind: !self.is_coordinator()
                 && self.items.iter().any(|item| now >= item.at + GRACE && self.is_ours(item)),

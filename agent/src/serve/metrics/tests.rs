@@ -134,6 +134,7 @@ fn peers() -> (Published, watch::Sender<Arc<PeerView>>) {
         },
         state: PeerState::Alive,
         since: tokio::time::Instant::now(),
+        host: None,
         failing: BTreeSet::new(),
         passing: None,
         probe: Some(PeerProbe {

@@ -28,6 +28,7 @@ fn peer(number: u8, failing: &str) -> Peer {
         identity: identity(number),
         state: PeerState::Alive,
         since: Instant::now(),
+        host: Some(identity(number).node),
         failing: names(failing),
         passing: None,
         probe: None,
@@ -143,6 +144,30 @@ fn one_node_has_one_voice() {
     liars[0].identity.node = "n1".into();
     liars[1].identity.address = ([10, 0, 0, 1], 1).into();
     assert!(held(&own("a", ""), &view(liars)).is_empty());
+}
+
+/// A compromised node has the key and as many addresses as it likes, and answers for each of them.
+#[test]
+fn who_a_host_is_discovery_says() {
+    let liars = || peers(&["a", "a", "a", "a"]);
+    let by_discovery = |host: &dyn Fn(usize) -> Option<Arc<str>>| {
+        let mut liars = liars();
+        for (number, liar) in liars.iter_mut().enumerate() {
+            liar.host = host(number);
+        }
+        held(&own("a", ""), &view(liars))
+    };
+    assert_eq!(by_discovery(&|number| Some(format!("10.0.0.{number}").into())), ["a"]);
+    // Discovery names none of the addresses, or one of them.
+    assert!(by_discovery(&|_| None).is_empty());
+    assert!(by_discovery(&|number| (number == 0).then(|| "n2".into())).is_empty());
+    // All are on its node, or on this one.
+    assert!(by_discovery(&|_| Some("n2".into())).is_empty());
+    assert!(by_discovery(&|number| Some(if number == 0 { "n2" } else { "n1" }.into())).is_empty());
+    // Those that do not count are no nodes on which it passes, either.
+    let mut some = peers(&["a", "a", "", "", "", "", "", "", ""]);
+    some.iter_mut().skip(2).for_each(|peer| peer.host = None);
+    assert_eq!(held(&own("a", ""), &view(some)), ["a"]);
 }
 
 #[test]

@@ -134,8 +134,12 @@ impl Cluster {
 /// Where the coordinator dies.
 #[derive(Clone, Copy, Debug)]
 enum Dies {
+    /// Nobody has agreed on the death yet.
+    Undetected,
     /// It alone knows of the death yet.
     Detected,
+    /// The others know, and it waits for `SANITY_CHECK_URL`.
+    Asking,
     /// All know, and nothing was sent.
     Agreed,
     /// The request was lost on its way.
@@ -154,7 +158,9 @@ enum Dies {
 #[test]
 fn no_death_is_lost_and_none_is_repeated_but_by_its_key() {
     for (dies, repeated) in [
+        (Dies::Undetected, 0),
         (Dies::Detected, 0),
+        (Dies::Asking, 0),
         (Dies::Agreed, 0),
         (Dies::Sending, 0),
         (Dies::Received, 1),
@@ -165,14 +171,17 @@ fn no_death_is_lost_and_none_is_repeated_but_by_its_key() {
         let mut cluster = Cluster::new(&["a", "b", "c", "d", "e"]);
         let (first, second) = (change("a", false, 1), change("e", false, 1));
         cluster.kill("a");
-        if matches!(dies, Dies::Detected) {
-            let now = cluster.now;
-            cluster.members.get_mut("e").unwrap().on_change(first.clone(), now);
-        } else {
-            cluster.change(&first);
+        let knows = |name: &str| match dies {
+            Dies::Undetected => false,
+            Dies::Detected => name == "e",
+            Dies::Asking => name != "e",
+            _ => true,
+        };
+        for (_, queue) in cluster.members.iter_mut().filter(|(name, _)| knows(name)) {
+            queue.on_change(first.clone(), cluster.now);
         }
         cluster.is_receiver_up = !matches!(dies, Dies::Sending);
-        if !matches!(dies, Dies::Detected | Dies::Agreed) {
+        if !matches!(dies, Dies::Undetected | Dies::Detected | Dies::Asking | Dies::Agreed) {
             assert!(cluster.post("e").is_some());
         }
         cluster.is_receiver_up = true;
@@ -192,16 +201,52 @@ fn no_death_is_lost_and_none_is_repeated_but_by_its_key() {
         }
         // The others agree on the death that they have detected themselves, and on the coordinator's.
         cluster.kill("e");
-        if matches!(dies, Dies::Detected) {
+        if matches!(dies, Dies::Undetected | Dies::Detected) {
             cluster.change(&first);
         }
         cluster.change(&second);
+        if matches!(dies, Dies::Asking) {
+            // The successor asks, too, before it tells.
+            let now = cluster.now;
+            let successor = cluster.members.get_mut("d").unwrap();
+            let mut view = view("d", &["b", "c"], Some("d"));
+            view.withheld = [first.peer.id.clone()].into();
+            successor.on_view(&view, now);
+            assert_eq!(successor.step(now), Step::Wait(None));
+            cluster.agree();
+        }
         // Nothing is in the way of the successor: it needs no time.
         cluster.run(1);
         assert_eq!(cluster.told(), [first.key.clone(), second.key.clone()], "{dies:?}");
         cluster.run(30);
         cluster.assert_all_told(&[first, second], repeated);
     }
+}
+
+/// The member is back before its death could be told, so nobody is to be told, whoever coordinates later.
+#[test]
+fn a_death_that_is_withdrawn_leaves_every_queue() {
+    let mut cluster = Cluster::new(&["a", "b", "c", "d", "e"]);
+    let (died, back) = (change("a", false, 1), change("a", true, 2));
+    // The coordinator withholds it, and all others keep it.
+    cluster.kill("a");
+    for (_, queue) in cluster.members.iter_mut().filter(|(name, _)| **name != "e") {
+        queue.on_change(died.clone(), cluster.now);
+    }
+    cluster.run(10);
+    cluster.start("a");
+    for (_, queue) in cluster.members.iter_mut().filter(|(name, _)| !["a", "e"].contains(*name)) {
+        queue.on_change(back.clone(), cluster.now);
+    }
+    let now = cluster.now;
+    for change in [&died, &back] {
+        let withdrawn = PeerChange { is_withdrawn: true, ..change.clone() };
+        cluster.members.get_mut("e").unwrap().on_change(withdrawn, now);
+    }
+    cluster.run(5);
+    cluster.kill("e");
+    cluster.run(200);
+    cluster.assert_all_told(&[], 0);
 }
 
 /// The receiver is down while one coordinator after the other dies, and one comes back with an empty queue.
@@ -280,6 +325,36 @@ fn a_coordinator_that_was_cut_off_leaves_what_it_missed_to_the_others() {
     }
     cluster.run(30);
     cluster.assert_all_told(&[d_died, e_died, d_back, e_back], 0);
+}
+
+/// A member dies while the coordinator, which was cut off, asks what it has missed: the others tell it that they have
+/// agreed on that death, so it does not queue it.
+#[test]
+fn a_coordinator_that_catches_up_leaves_deaths_to_the_others() {
+    let mut cluster = Cluster::new(&["a", "b", "c", "d", "e"]);
+    let see = |cluster: &mut Cluster, alive: &[&str], is_catching_up| {
+        let mut view = view("e", alive, Some("e").filter(|_| alive.len() > 1));
+        view.is_catching_up = is_catching_up;
+        let now = cluster.now;
+        cluster.members.get_mut("e").unwrap().on_view(&view, now);
+    };
+    see(&mut cluster, &[], false);
+    for name in ["a", "b", "c", "d"] {
+        let view = view(name, &["a", "b", "c", "d"], Some("d"));
+        cluster.members.get_mut(name).unwrap().on_view(&view, cluster.now);
+    }
+    cluster.run(10);
+    cluster.agree();
+    see(&mut cluster, &["a", "b", "c", "d"], true);
+    cluster.run(3);
+    cluster.kill("a");
+    see(&mut cluster, &["b", "c", "d"], true);
+    let death = change("a", false, 1);
+    for name in ["b", "c", "d"] {
+        cluster.members.get_mut(name).unwrap().on_change(death.clone(), cluster.now);
+    }
+    cluster.run(20);
+    cluster.assert_all_told(&[death], 0);
 }
 
 /// All are isolated at once, as when a switch restarts.

@@ -35,6 +35,7 @@ pub(in crate::peers) fn view(own: &str, alive: &[&str], coordinator: Option<&str
         identity: identity(name),
         state: PeerState::Alive,
         since: Instant::now(),
+        host: None,
         failing: BTreeSet::default(),
         passing: None,
         probe: None,
@@ -49,7 +50,7 @@ pub(super) fn change(name: &str, alive: bool, number: u32) -> PeerChange {
     let peer = identity(name);
     let key: Arc<str> =
         format!("{}/{number}/{}", peer.id, if alive { "alive" } else { "dead" }).into();
-    PeerChange { peer, alive, key }
+    PeerChange { peer, alive, key, is_withdrawn: false }
 }
 
 /// The same settings for both kinds of failures.
