@@ -21,6 +21,9 @@ pub const HEALTH_PORT: u16 = 25001;
 /// The port of the server outside.
 const OUTSIDE_PORT: u16 = 8080;
 
+/// As a status: requests are read, and never answered.
+pub const SILENT: u16 = 0;
+
 /// The key of the agents' packets.
 pub const KEY: &str = "dGhlIGtleSBvZiBhIHRlc3QsIG5vdCBvZiBhIGNsdXN0ZXI=\n";
 
@@ -293,10 +296,16 @@ fn serve(stream: TcpStream, posts: &Mutex<Vec<Post>>, status: &AtomicU16) -> Opt
         stream.read_exact(&mut body).ok()?;
         let path = request.split(' ').nth(1)?.to_owned();
         let code = status.load(Ordering::Relaxed);
+        let is_silent = code == SILENT;
         if request.starts_with("POST") {
             let body = String::from_utf8_lossy(&body).into_owned();
             let post = Post { at: Instant::now(), path, key, body, status: code };
             lock(posts).push(post);
+        }
+        if is_silent {
+            // Until the client gives up, or is gone.
+            let _gone = stream.read(&mut [0]);
+            return None;
         }
         let answer = format!("HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n");
         stream.get_mut().write_all(answer.as_bytes()).ok()?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use e2e::Sandbox;
 use e2e::agent::TIMEOUT;
-use e2e::peer_net::{Node, Outside, Post};
+use e2e::peer_net::{Node, Outside, Post, SILENT};
 use e2e::sandbox::say;
 use e2e::switch::{Switch, Wire};
 use serde_json::Value;
@@ -212,14 +212,16 @@ fn bad_paths_kill_nobody_and_a_split_has_one_voice() {
 #[test]
 fn what_a_coordinator_did_not_deliver_its_successor_does() {
     with_agents(|mut scene| {
-        scene.outside.set_status(503);
+        // The receiver reads it, and the coordinator dies before it has an answer.
+        scene.outside.set_status(SILENT);
         scene.nodes[0].kill();
         eventually("an attempt of the coordinator", || {
             let posts = scene.outside.posts("/peer");
             (!posts.is_empty()).then_some(())
         });
+        scene.outside.set_status(503);
         scene.nodes[4].kill();
-        // The successor knows both, and is refused as well.
+        // The successor knows both, and is refused.
         eventually("an attempt of the successor", || {
             let posts = scene.outside.posts("/peer");
             posts.iter().any(|post| post.change().2 == scene.nodes[3].id()).then_some(())

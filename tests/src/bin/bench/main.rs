@@ -10,6 +10,7 @@ mod haproxy;
 mod heartbeat;
 mod http;
 mod idle;
+mod mesh;
 mod probes;
 mod remediation;
 mod report;
@@ -26,12 +27,13 @@ use crate::scale::{FULL, QUICK, Scale};
 /// Adds its figures to the report.
 type Measurement = fn(&Sandbox, Scale, &mut Report);
 
-const MEASUREMENTS: [(&str, Measurement); 14] = [
+const MEASUREMENTS: [(&str, Measurement); 15] = [
     ("size", idle::size),
     ("start", idle::start),
     ("detect", detect::run),
     ("storm", storm::run),
     ("idle", idle::run),
+    ("mesh", mesh::run),
     ("flips", cluster::flips),
     ("nodes", cluster::many_nodes),
     ("requests", cluster::requests),

@@ -11,6 +11,8 @@ pub(crate) struct Scale {
     pub(crate) storm_injections: usize,
     /// How long CPU time is measured, in seconds.
     pub(crate) idle_seconds: u64,
+    /// Deaths of `mesh`, for each of its three ways.
+    pub(crate) deaths: usize,
     /// Starts of the agent.
     pub(crate) starts: usize,
     /// Changes of the Node to not ready and back.
@@ -33,6 +35,7 @@ pub(crate) const FULL: Scale = Scale {
     storm_errors: 1_000_000,
     storm_injections: 100,
     idle_seconds: 60,
+    deaths: 20,
     starts: 20,
     flips: 100,
     probe_seconds: 600,
@@ -48,6 +51,7 @@ pub(crate) const QUICK: Scale = Scale {
     storm_errors: 100_000,
     storm_injections: 20,
     idle_seconds: 5,
+    deaths: 3,
     starts: 5,
     flips: 20,
     probe_seconds: 10,
