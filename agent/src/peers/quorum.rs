@@ -152,13 +152,12 @@ impl Quorum {
                 self.vouch(now, sight, &mut decision);
                 self.confirm(now, sight, &mut decision);
             }
-            Voice::Asks => {}
             Voice::Silent if self.is_decided => {
                 let since = *self.silent_since.get_or_insert(now);
                 self.is_isolated |= now.duration_since(since) >= ISOLATED_AFTER;
                 decision.is_waiting |= !self.is_isolated;
             }
-            Voice::Silent => {}
+            Voice::Asks | Voice::Silent => {}
         }
         self.role = self.part(sight);
         decision

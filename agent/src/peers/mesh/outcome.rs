@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
-use foca::State;
+use foca::{Member, State};
 use tokio::time::Instant;
 
 use super::{Mesh, Output, WAITING};
@@ -83,8 +83,7 @@ impl Mesh {
                 && self.discovered.peers.iter().all(|peer| peer.address != node.address)
         };
         let down = self.membership.members().filter(|member| member.state() == State::Down);
-        let gone: Vec<_> =
-            down.map(|member| member.id()).filter(|node| is_gone(node)).cloned().collect();
+        let gone: Vec<_> = down.map(Member::id).filter(|node| is_gone(node)).cloned().collect();
         if !gone.is_empty() {
             self.decides_at = now + WAITING;
         }
