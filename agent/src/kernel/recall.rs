@@ -7,16 +7,19 @@ use tracing::{info, warn};
 use super::{
     checkpoint::{Ignored, Keeper, Kept},
     ebpf::{
-        inherited,
-        pins::{NoPins, PinDir, Takeover},
+        inherited::{self, Acknowledged, Takeover},
+        pins::{NoPins, PinDir},
     },
-    ledger::{Ledger, Memory, Now},
+    ledger::{Ledger, Memory, Mono, Now},
     sampling::fanotify::ErrorMarks,
     settings::Settings,
     stats::StatsReader,
     wake_ups::WakeUps,
 };
 use crate::host::{Paths, clock};
+
+const UNREADABLE: &str = "an agent of another version counted events that cannot be read";
+const LATE: &str = "the kernel programs were loaded late";
 
 /// The parts of the kernel task that know what was before.
 pub(super) struct Recalled {
@@ -27,6 +30,16 @@ pub(super) struct Recalled {
     /// The ids of the faults that were open when the agent before ended.
     pub(super) restored: BTreeSet<String>,
     pub(super) stats: StatsReader,
+    pub(super) late: Late,
+}
+
+/// What is needed to take over the counters of earlier agents when the kernel programs are loaded later than the agent
+/// starts.
+#[derive(Debug)]
+pub(super) struct Late {
+    acknowledged: Option<Acknowledged>,
+    /// Without a checkpoint, what happened before is over.
+    since: Mono,
 }
 
 /// Reads the checkpoint, loads the hooks, and takes over the counters of the agent before.
@@ -42,24 +55,20 @@ pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
         keeper.disable();
         (kept, missed) = (None, None);
     }
-    let (mut wake_ups, error_marks, takeover) = WakeUps::open(config, paths, pins);
+    let (mut wake_ups, error_marks, takeover) = WakeUps::open(config, paths, pins).await;
     let Takeover { inherited, unreadable } = takeover;
     let acknowledged = kept.as_ref().map(Kept::acknowledged);
     let carried = inherited::carried(acknowledged.as_ref(), &inherited);
     let carried_missed = inherited::carried_missed(acknowledged.as_ref(), &inherited);
     let known = acknowledged.as_ref().map_or(carried_missed, |checkpoint| checkpoint.missed.1);
     if !unreadable.is_empty() {
-        missed = Some("an agent of another version counted events that cannot be read".to_owned());
+        missed = Some(UNREADABLE.to_owned());
     }
     let now = Now { mono: instance, wall: SystemTime::now() };
-    let memory = kept.map_or_else(
-        || {
-            // Without a checkpoint nobody knows what was dealt with: what is older than an open fault would be is over.
-            let window = u64::try_from(config.rules.io_error_window.as_nanos()).unwrap_or(u64::MAX);
-            Memory::of_counts(&carried, instance.saturating_sub(window))
-        },
-        |kept| kept.memory,
-    );
+    // Without a checkpoint nobody knows what was dealt with: what is older than an open fault would be is over.
+    let window = u64::try_from(config.rules.io_error_window.as_nanos()).unwrap_or(u64::MAX);
+    let since = instance.saturating_sub(window);
+    let memory = kept.map_or_else(|| Memory::of_counts(&carried, since), |kept| kept.memory);
     let mut ledger = Ledger::new(config.rules.clone());
     let open = ledger.restore(&memory, now);
     let restored: BTreeSet<String> = ledger.view().faults.into_iter().map(|f| f.id).collect();
@@ -71,12 +80,30 @@ pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
     }
     if let Some(source) = wake_ups.source_mut() {
         source.carry(carried, carried_missed);
-        if !keeper.is_enabled() {
-            source.forget_predecessors();
-        }
+    }
+    if !keeper.is_enabled() {
+        wake_ups.forget_predecessors();
     }
     let stats = StatsReader::new(known);
-    Recalled { wake_ups, error_marks, ledger, keeper, restored, stats }
+    let late = Late { acknowledged, since };
+    Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late }
+}
+
+impl Late {
+    /// Counts on from what the programs have taken over, now that they are loaded. What happened meanwhile was counted by
+    /// the hooks of the agent before, if there was one, and is dealt with when the counters are read next.
+    pub(super) fn adopt(&self, takeover: &Takeover, wake_ups: &mut WakeUps, ledger: &mut Ledger) {
+        let Some(source) = wake_ups.source_mut() else { return };
+        let acknowledged = self.acknowledged.as_ref();
+        let mut carried = inherited::carried(acknowledged, &takeover.inherited);
+        if acknowledged.is_none() {
+            carried.retain(|_, count| count.last >= self.since);
+        }
+        source.carry(carried, inherited::carried_missed(acknowledged, &takeover.inherited));
+        info!("the kernel programs are loaded");
+        let unreadable = (!takeover.unreadable.is_empty()).then_some(UNREADABLE);
+        ledger.look_everywhere(unreadable.unwrap_or(LATE).to_owned());
+    }
 }
 
 /// Says why a checkpoint is ignored. The second value says what is not known because of it.

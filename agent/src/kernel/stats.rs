@@ -127,10 +127,10 @@ impl StatsReader {
         let uncounted = source.uncounted();
         KernelStats {
             counts,
-            hooks: source.loader().hooks(),
+            hooks: source.hooks().hooks(),
             uncounted,
             missed: self.missed.saturating_sub(uncounted),
-            pinned_hooks: source.loader().pinned_hooks(),
+            pinned_hooks: source.hooks().pinned(),
             ..KernelStats::default()
         }
     }

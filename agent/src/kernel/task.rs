@@ -20,13 +20,14 @@ use super::{
     checkpoint::{Keeper, Kept, counts_of},
     ebpf::{
         BATCH, EventSource,
+        inherited::Takeover,
         reader::{Event, kind_name},
     },
     ledger::{Ledger, Now, Probed},
     probe_runner::ProbeRunner,
     publish::Publisher,
     pulse::Pulse,
-    recall::{Recalled, recall},
+    recall::{Late, Recalled, recall},
     sampling::{
         mounts::MountTable,
         sampler::Sampler,
@@ -59,6 +60,8 @@ pub struct Kernel {
     publisher: Publisher,
     pulse: Pulse,
     stats: StatsReader,
+    /// For programs that are loaded later than the agent starts.
+    late: Late,
     required_mounts: Arc<RequiredMounts>,
     /// Why nothing is known: the mount table cannot be read.
     blind: Option<String>,
@@ -74,7 +77,7 @@ impl Kernel {
         channels: TaskChannels,
     ) -> io::Result<Self> {
         // Hooks first: what happens from here on is not missed.
-        let Recalled { wake_ups, error_marks, ledger, keeper, restored, stats } =
+        let Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late } =
             recall(config, paths).await;
         let sampler = Sampler::new(paths, error_marks, config.mounts.clone())?;
         let TaskChannels { commands, mut publisher, pulse } = channels;
@@ -90,6 +93,7 @@ impl Kernel {
             publisher,
             pulse,
             stats,
+            late,
             required_mounts: Arc::default(),
             blind: Some("the mount table has not been read yet".to_owned()),
             snapshot_seconds: 0.0,
@@ -136,8 +140,10 @@ impl Kernel {
             Err(error) => error,
         };
         // What changed in the last 100 ms, too.
-        let kept = self.kept();
-        self.keeper.finish(kept).await;
+        if !self.wake_ups.is_loading() {
+            let kept = self.kept();
+            self.keeper.finish(kept).await;
+        }
         error
     }
 
@@ -146,10 +152,11 @@ impl Kernel {
         loop {
             let (next, counters_at) = (self.next_deadline(), self.schedule.counters_at());
             tokio::select! {
-                woken = self.wake_ups.next(&mut events) => match woken {
-                    Ok(WakeUp::Events) => self.events(&mut events),
-                    Ok(WakeUp::Notification) => self.schedule.notification(Instant::now()),
-                    Err(error) => return Err(anyhow!("the ring buffer cannot be read: {error}")),
+                woken = self.wake_ups.next(&mut events) => match woken? {
+                    WakeUp::Events => self.events(&mut events),
+                    WakeUp::Notification => self.schedule.notification(Instant::now()),
+                    WakeUp::Hooks => self.tell_xfs_events(),
+                    WakeUp::Loaded(takeover) => self.loaded_late(&takeover),
                 },
                 sample = self.sampler.next() => {
                     self.sampled(sample.ok_or_else(|| anyhow!("the sampler's thread has died"))?);
@@ -176,7 +183,8 @@ impl Kernel {
             .next_probe()
             .map(|due| now + Duration::from_nanos(due.saturating_sub(clock::monotonic())));
         let far = now + Duration::from_hours(1);
-        let due = self.schedule.next_snapshot().into_iter().chain(probe).chain(self.keeper.due());
+        let due =
+            self.schedule.next_snapshot().into_iter().chain(probe).chain(self.checkpoint_due());
         due.min().unwrap_or(far)
     }
 
@@ -278,8 +286,13 @@ impl Kernel {
         self.schedule.counters_were_read(now);
         if self.schedule.begin_hooks(now) {
             self.wake_ups.attach_missing();
-            self.tell_xfs_events();
         }
+    }
+
+    fn loaded_late(&mut self, takeover: &Takeover) {
+        self.late.adopt(takeover, &mut self.wake_ups, &mut self.ledger);
+        self.tell_xfs_events();
+        self.publish_stats();
     }
 
     /// Notices a sampler that is stuck: then nothing is known.
@@ -294,13 +307,13 @@ impl Kernel {
 
     /// Tells the ledger whether an event will tell of an xfs that shuts down.
     fn tell_xfs_events(&mut self) {
-        let is_attached = |source: &EventSource| source.loader().is_attached("xfs_force_shutdown");
+        let is_attached = |source: &EventSource| source.hooks().is_attached("xfs_force_shutdown");
         self.ledger.set_xfs_events(self.wake_ups.source().is_ok_and(is_attached));
     }
 
     fn publish(&mut self) {
         let version = self.ledger.version();
-        let blind_spots = blind_spots(self.blind.as_deref(), self.wake_ups.source(), &self.ledger);
+        let blind_spots = blind_spots(self.blind.as_deref(), &self.wake_ups, &self.ledger);
         let required_mounts = &*self.required_mounts;
         if !self.publisher.is_current(version, &blind_spots, required_mounts) {
             self.keeper.changed();
@@ -312,10 +325,16 @@ impl Kernel {
 
     /// Writes the checkpoint, if it is due.
     fn keep(&mut self) {
-        if self.keeper.due().is_some_and(|due| due <= Instant::now()) {
+        if self.checkpoint_due().is_some_and(|due| due <= Instant::now()) {
             let kept = self.kept();
             self.keeper.write(kept);
         }
+    }
+
+    /// When to write the checkpoint. Not before the counters of the agent before are taken over: they and its checkpoint
+    /// belong together.
+    fn checkpoint_due(&self) -> Option<Instant> {
+        self.keeper.due().filter(|_| !self.wake_ups.is_loading())
     }
 
     /// What the next agent has to know.
@@ -332,8 +351,8 @@ impl Kernel {
 
     /// What an earlier agent left in the kernel is removed when it is in the checkpoint.
     fn checkpoint_written(&mut self, is_written: bool) {
-        if is_written && let Some(source) = self.wake_ups.source_mut() {
-            source.forget_predecessors();
+        if is_written {
+            self.wake_ups.forget_predecessors();
         }
     }
 

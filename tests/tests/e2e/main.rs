@@ -57,6 +57,7 @@ mod shutdown;
 mod standstill;
 mod state_file;
 mod tls;
+mod tracefs_hangs;
 mod umount;
 mod week;
 mod without_ebpf;

@@ -25,6 +25,23 @@ pub struct Inherited {
     pub missed: u64,
 }
 
+/// What an agent takes over.
+#[derive(Debug, Default)]
+pub struct Takeover {
+    /// The counters of earlier agents, each as it was when its gate closed.
+    pub inherited: Vec<Inherited>,
+    /// The directories of another version, or that cannot be read: what they counted is not known.
+    pub unreadable: Vec<String>,
+}
+
+impl Takeover {
+    /// Whether earlier agents have left anything.
+    #[must_use]
+    pub fn has_predecessors(&self) -> bool {
+        !self.inherited.is_empty() || !self.unreadable.is_empty()
+    }
+}
+
 /// What the checkpoint says about counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acknowledged {

@@ -1,11 +1,11 @@
 //! Loads the object file with the programs, and attaches the hooks one by one; each is optional.
 
-use std::{collections::BTreeMap, io, os::fd::AsFd, path::Path, thread};
+use std::{io, os::fd::AsFd, path::Path, sync::Arc, thread};
 
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf},
-    programs::{TracePoint, trace_point::TracePointLinkId},
+    programs::{Program, TracePoint, trace_point::TracePointLinkId},
 };
 use rustix::{
     mount::{MountFlags, MountPropagationFlags, mount, mount_change},
@@ -15,9 +15,9 @@ use tocsin_ebpf::Layouts;
 use tracing::{debug, info, warn};
 
 use super::{
-    hooks::{BLOCK_HOOKS, HOOKS, Hook, Wanted},
+    hooks::{HOOKS, Hook, Wanted},
     pins::{PinDir, Pins},
-    reader,
+    report::{HookReport, HookState, HookStates, is_attached},
     tracefs::{NoTraceFs, TraceFs},
     wire::{Counts, Uncounted, Wire, with_causes},
 };
@@ -45,43 +45,6 @@ pub enum LoadError {
     Map(&'static str),
 }
 
-/// The state of a hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookState {
-    /// Its program runs whenever the tracepoint fires.
-    Attached,
-    /// This kernel has no such tracepoint, or its module is not loaded yet. The agent tries again.
-    Missing,
-    /// It is not needed because another hook is attached, or it was not asked for.
-    Disabled,
-    /// It cannot be attached; the detail says why.
-    Failed,
-}
-
-impl HookState {
-    /// The name in `/faults`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Attached => "attached",
-            Self::Missing => "missing",
-            Self::Disabled => "disabled",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// A hook and its state, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookStatus {
-    /// Category and event, `block:block_rq_error`.
-    pub name: String,
-    /// Its state.
-    pub state: HookState,
-    /// Why it is in this state; empty if it is attached.
-    pub detail: String,
-}
-
 /// The loaded object, and the states of its hooks.
 #[expect(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Loader {
@@ -89,7 +52,7 @@ pub struct Loader {
     tracefs: TraceFs,
     layouts: Layouts,
     syscall_hooks: bool,
-    states: BTreeMap<&'static str, (HookState, String)>,
+    states: HookStates,
     /// What is pinned; `None` where nothing is.
     pins: Option<Pins>,
 }
@@ -117,7 +80,7 @@ impl Loader {
             .load(OBJECT)
             .map_err(|error| LoadError::Load(with_causes(&error)))?;
         let layouts = Layouts { records_per_second, ..Layouts::default() };
-        Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: BTreeMap::new(), pins: None })
+        Ok(Self { ebpf, tracefs, layouts, syscall_hooks, states: HookStates::new(), pins: None })
     }
 
     /// Pins the counters there, and from now on every hook that is attached. Called before the first one is.
@@ -131,19 +94,14 @@ impl Loader {
         self.pins.as_mut()
     }
 
-    /// Number of hooks that stay attached when this process ends.
-    #[must_use]
-    pub fn pinned_hooks(&self) -> usize {
-        self.pins.as_ref().map_or(0, Pins::hooks)
-    }
-
     /// Attaches the hooks that are wanted and not attached yet. Called at the start and every
     /// [`HOOK_RETRY`](crate::kernel::settings::HOOK_RETRY), because modules bring their tracepoints when they are loaded.
     pub fn attach_missing(&mut self) {
         for hook in HOOKS {
             let before = self.states.get(hook.event).map(|(state, _)| *state);
             let stands_in = |other: &Hook| {
-                other.wanted == Wanted::Instead(hook.event) && self.is_attached(other.event)
+                other.wanted == Wanted::Instead(hook.event)
+                    && is_attached(&self.states, other.event)
             };
             if before == Some(HookState::Attached) || HOOKS.iter().any(stands_in) {
                 continue;
@@ -170,9 +128,7 @@ impl Loader {
             Wanted::MountHooks if !self.syscall_hooks => {
                 return (HookState::Disabled, "MOUNT_HOOKS=poll".into());
             }
-            Wanted::Instead(other)
-                if self.states.get(other).is_some_and(|(s, _)| *s == HookState::Attached) =>
-            {
+            Wanted::Instead(other) if is_attached(&self.states, other) => {
                 return (HookState::Disabled, format!("{other} does its work"));
             }
             _ => {}
@@ -223,40 +179,14 @@ impl Loader {
         Ok(())
     }
 
-    /// Every hook with its state.
-    #[must_use]
-    pub fn hooks(&self) -> Vec<HookStatus> {
-        let status = |hook: &Hook| {
-            let (state, detail) =
-                self.states.get(hook.event).cloned().unwrap_or((HookState::Missing, String::new()));
-            HookStatus { name: hook.name(), state, detail }
+    /// How the hooks stand, for the kernel task.
+    pub(crate) fn report(&self) -> HookReport {
+        let fd = |(_, program): (_, &Program)| {
+            program.fd().ok()?.as_fd().try_clone_to_owned().ok().map(Arc::new)
         };
-        HOOKS.iter().map(status).collect()
-    }
-
-    /// Whether the hook of this event is attached.
-    #[must_use]
-    pub fn is_attached(&self, event: &str) -> bool {
-        matches!(self.states.get(event), Some((HookState::Attached, _)))
-    }
-
-    /// Which hooks could not be attached although their tracepoints exist; `None` if there are none.
-    #[must_use]
-    pub fn failed(&self) -> Option<String> {
-        let failed = self.states.iter().filter(|(_, (state, _))| *state == HookState::Failed);
-        let failed: Vec<_> = failed.map(|(event, (_, why))| format!("{event}: {why}")).collect();
-        (!failed.is_empty()).then(|| format!("kernel hooks are left out: {}", failed.join("; ")))
-    }
-
-    /// Why failed block requests are not seen; `None` if they are.
-    #[must_use]
-    pub fn blind_to_block_errors(&self) -> Option<String> {
-        let state = |event| self.states.get(event);
-        if BLOCK_HOOKS.iter().any(|e| matches!(state(e), Some((HookState::Attached, _)))) {
-            return None;
-        }
-        let detail = BLOCK_HOOKS.iter().find_map(state).map(|(_, d)| d.clone());
-        Some(format!("failed block requests are not seen: {}", detail.unwrap_or_default()))
+        let programs = self.ebpf.programs().filter_map(fd).collect();
+        let pinned = self.pins.as_ref().map_or(0, Pins::hooks);
+        HookReport::new(self.states.clone(), pinned, programs)
     }
 
     /// Takes the ring buffer and the counters out of the object; this works once.
@@ -272,15 +202,6 @@ impl Loader {
     /// Takes the log of the programs, for `BPF_LOG=true`.
     pub(crate) fn take_log(&mut self) -> Result<ProgramLog, LoadError> {
         ProgramLog::init(&mut self.ebpf).map_err(|_| LoadError::Map("AYA_LOGS"))
-    }
-
-    /// Number of events for which the kernel did not run a program, because one was running on that CPU already
-    /// (`trace_call_bpf` in `kernel/trace/bpf_trace.c`). Linux 5.12 and later count them.
-    #[must_use]
-    pub fn missed(&self) -> u64 {
-        let of =
-            |(_, program): (_, &aya::programs::Program)| reader::missed(program.fd().ok()?.as_fd());
-        self.ebpf.programs().filter_map(of).sum::<u64>()
     }
 }
 

@@ -6,11 +6,17 @@ pub mod loader;
 mod pin_lock;
 pub mod pins;
 pub mod reader;
+mod report;
 mod source;
 pub mod tracefs;
 mod wire;
+mod worker;
 
 pub use self::{
-    loader::{HookState, HookStatus},
+    report::{HookReport, HookState, HookStatus},
     source::{BATCH, EventSource},
+};
+pub(crate) use self::{
+    source::Loaded,
+    worker::{DEADLINE, Died, HookWorker, THREAD},
 };

@@ -25,12 +25,15 @@ use aya::{
         trace_point::TracePointLinkId,
     },
 };
-use rustix::fs::statfs;
+use rustix::{
+    fs::statfs,
+    thread::{MembarrierCommand, membarrier},
+};
 use tocsin_ebpf::{Gate, PINNED_VERSION};
 use tracing::{info, warn};
 
 use super::{
-    inherited::Inherited,
+    inherited::{Inherited, Takeover},
     pin_lock::{NoLock, lock},
     reader,
     wire::{Counts, GateMap, Uncounted, Wire, with_causes},
@@ -82,15 +85,6 @@ struct Predecessor {
     path: PathBuf,
     /// `None` if it is of another version, whose objects cannot be read.
     instance: Option<u64>,
-}
-
-/// What an agent takes over.
-#[derive(Debug, Default)]
-pub struct Takeover {
-    /// The counters of earlier agents, each as it was when its gate closed.
-    pub inherited: Vec<Inherited>,
-    /// The directories of another version, or that cannot be read: what they counted is not known.
-    pub unreadable: Vec<String>,
 }
 
 impl PinDir {
@@ -232,8 +226,9 @@ impl Pins {
             }
         }
         if !readable.is_empty() {
-            // Until the gates have moved, and programs that were running have ended.
+            // Until the gates have moved, and programs that read the time before that have ended.
             thread::sleep(HANDOVER + Duration::from_millis(1));
+            wait_for_programs();
         }
         for (instance, path) in readable {
             match counts(path) {
@@ -304,6 +299,16 @@ fn is_an_agents(path: &Path) -> bool {
 fn instance_of(path: &Path) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     name.strip_prefix(&format!("v{PINNED_VERSION}-"))?.parse().ok()
+}
+
+/// Waits until every program has ended that runs now: on a virtual machine, a processor can stand still for longer than any
+/// sleep, between the time that a program reads and its count. This command waits for a grace period of RCU, and a program
+/// runs inside a read-side section of RCU (kernel/sched/membarrier.c, `trace_call_bpf`).
+fn wait_for_programs() {
+    if membarrier(MembarrierCommand::Global).is_err() {
+        // A kernel with `nohz_full` does not have it.
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Closes the gate of an earlier agent, unless it is closed from an earlier time on.

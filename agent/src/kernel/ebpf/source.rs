@@ -8,10 +8,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tracing::{info, warn};
 
 use super::{
-    inherited::{Carried, add},
+    inherited::{Carried, Takeover, add},
     loader::{Loader, ProgramLog},
-    pins::{NoPins, PinDir, Pins, Takeover},
+    pins::{NoPins, PinDir, Pins},
     reader::{self, Count, Event, drain},
+    report::HookReport,
     wire::{Counts, Uncounted},
 };
 use crate::{
@@ -22,29 +23,25 @@ use crate::{
 /// 256 events that are taken out of the ring buffer before the kernel task's other work gets its turn.
 pub const BATCH: usize = 256;
 
-/// The loaded programs with their maps.
-#[expect(missing_debug_implementations, reason = "aya's maps have none")]
-pub struct EventSource {
-    loader: Loader,
-    ring: AsyncFd<RingBuf<MapData>>,
+/// The loaded programs with their maps, as the thread that loads them hands them over.
+pub(crate) struct Loaded {
+    pub(crate) loader: Loader,
+    ring: RingBuf<MapData>,
     counts: Counts,
     uncounted: Uncounted,
-    /// What earlier agents counted.
-    carried: Carried,
-    /// What the programs of earlier agents missed.
-    carried_missed: u64,
-    /// With `BPF_LOG=true`.
-    log: Option<AsyncFd<ProgramLog>>,
+    log: Option<ProgramLog>,
+    /// What earlier agents have left.
+    pub(crate) takeover: Takeover,
 }
 
-impl EventSource {
+impl Loaded {
     /// Loads the programs, attaches every hook that this kernel has, and takes over from an earlier agent what it left
-    /// pinned. The error says why there are no kernel events.
-    pub fn load(
+    /// pinned. This may hang, as everything on tracefs may. The error says why there are no kernel events.
+    pub(crate) fn load(
         config: &Settings,
         paths: &Paths,
         pins: Result<PinDir, NoPins>,
-    ) -> Result<(Self, Takeover), String> {
+    ) -> Result<Self, String> {
         let syscalls = config.mount_hooks == MountHooks::Syscalls;
         let limit = settings::RECORDS_PER_SECOND;
         let mut loader =
@@ -63,26 +60,55 @@ impl EventSource {
         loader.attach_missing();
         let takeover = loader.pins().map_or_else(|| Ok(Takeover::default()), Pins::take_over)?;
         let (ring, counts, uncounted) = loader.take_maps().map_err(|e| e.to_string())?;
+        let log =
+            config.bpf_log.then(|| loader.take_log().map_err(|e| e.to_string())).transpose()?;
+        Ok(Self { loader, ring, counts, uncounted, log, takeover })
+    }
+}
+
+/// The maps of the loaded programs.
+#[expect(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct EventSource {
+    /// How the hooks stood when the loader was last here.
+    hooks: HookReport,
+    ring: AsyncFd<RingBuf<MapData>>,
+    counts: Counts,
+    uncounted: Uncounted,
+    /// What earlier agents counted.
+    carried: Carried,
+    /// What the programs of earlier agents missed.
+    carried_missed: u64,
+    /// With `BPF_LOG=true`.
+    log: Option<AsyncFd<ProgramLog>>,
+}
+
+impl EventSource {
+    /// Watches the maps from this task's runtime; gives the loader and what was taken over.
+    pub(crate) fn new(loaded: Loaded) -> Result<(Self, Loader, Takeover), String> {
+        let Loaded { loader, ring, counts, uncounted, log, takeover } = loaded;
         let ring = fd::watch(ring, Interest::READABLE).map_err(|e| e.to_string())?;
-        let log = if config.bpf_log {
-            let log = loader.take_log().map_err(|e| e.to_string())?;
-            Some(fd::watch(log, Interest::READABLE).map_err(|e| e.to_string())?)
-        } else {
-            None
+        let log = log.map(|log| fd::watch(log, Interest::READABLE)).transpose();
+        let source = Self {
+            hooks: loader.report(),
+            ring,
+            counts,
+            uncounted,
+            carried: Carried::default(),
+            carried_missed: 0,
+            log: log.map_err(|error| error.to_string())?,
         };
-        let carried = Carried::default();
-        Ok((Self { loader, ring, counts, uncounted, carried, carried_missed: 0, log }, takeover))
+        Ok((source, loader, takeover))
     }
 
-    /// The hooks.
+    /// How the hooks stand.
     #[must_use]
-    pub fn loader(&self) -> &Loader {
-        &self.loader
+    pub fn hooks(&self) -> &HookReport {
+        &self.hooks
     }
 
-    /// Attaches the hooks whose tracepoints have appeared since the last attempt.
-    pub fn attach_missing(&mut self) {
-        self.loader.attach_missing();
+    /// The loader was here, with this report.
+    pub(crate) fn report(&mut self, hooks: HookReport) {
+        self.hooks = hooks;
     }
 
     /// Waits until the ring buffer or the programs' log has something. Moves up to [`BATCH`] events of the ring buffer
@@ -114,20 +140,13 @@ impl EventSource {
     /// Number of events for which no program ran, those of earlier agents included.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.loader.missed() + self.carried_missed
+        self.hooks.missed() + self.carried_missed
     }
 
     /// What earlier agents counted.
     #[must_use]
     pub fn carried(&self) -> &Carried {
         &self.carried
-    }
-
-    /// Removes what earlier agents have left pinned: it is in the checkpoint now.
-    pub fn forget_predecessors(&mut self) {
-        if let Some(pins) = self.loader.pins() {
-            pins.forget_predecessors();
-        }
     }
 
     /// Reads the exact counters, with what earlier agents counted.

@@ -107,12 +107,12 @@ pub(crate) fn expect(agent: &Agent, changes: &Receiver<(u16, u64)>, status: u16)
 
 /// Keeps the kernel's console silent, except for emergencies. While a serial console takes the message of an error, some
 /// milliseconds long, its processor does nothing else, which would be measured.
-struct SilentConsole(Option<String>);
+pub(crate) struct SilentConsole(Option<String>);
 
 const PRINTK: &str = "/proc/sys/kernel/printk";
 
 impl SilentConsole {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let levels = fs::read_to_string(PRINTK).ok();
         Self(levels.filter(|_| fs::write(PRINTK, "1").is_ok()))
     }

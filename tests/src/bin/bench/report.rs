@@ -72,6 +72,16 @@ impl Report {
         });
     }
 
+    /// Adds a count that has to be this one.
+    pub(crate) fn exact(&mut self, what: &str, counted: u64, expected: u64) {
+        self.rows.push(Row {
+            what: what.to_owned(),
+            measured: counted.to_string(),
+            budget: expected.to_string(),
+            verdict: if counted == expected { Verdict::Kept } else { Verdict::Failed },
+        });
+    }
+
     /// Adds a figure without a budget.
     pub(crate) fn note(&mut self, what: &str, measured: &str) {
         self.rows.push(Row {

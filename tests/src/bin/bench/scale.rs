@@ -5,9 +5,11 @@
 pub(crate) struct Scale {
     /// Faults of `detect`, for each of its two ways.
     pub(crate) injections: usize,
-    /// Failed requests of `storm`.
+    /// Storms of `storm`.
+    pub(crate) storms: usize,
+    /// Failed requests of each storm.
     pub(crate) storm_errors: u64,
-    /// Faults of another filesystem during `storm`.
+    /// Faults of another filesystem during each storm.
     pub(crate) storm_injections: usize,
     /// How long CPU time is measured, in seconds.
     pub(crate) idle_seconds: u64,
@@ -32,6 +34,7 @@ pub(crate) struct Scale {
 /// For figures that count.
 pub(crate) const FULL: Scale = Scale {
     injections: 1000,
+    storms: 5,
     storm_errors: 1_000_000,
     storm_injections: 100,
     idle_seconds: 60,
@@ -48,6 +51,7 @@ pub(crate) const FULL: Scale = Scale {
 /// For a look within a minute or two.
 pub(crate) const QUICK: Scale = Scale {
     injections: 100,
+    storms: 1,
     storm_errors: 100_000,
     storm_injections: 20,
     idle_seconds: 5,

@@ -1,19 +1,23 @@
-//! A storm: a million failed requests to a device, as fast as the machine makes them.
+//! A storm: a million failed requests to a device, as fast as the machine makes them, five times.
+//!
+//! What the agent counted, and what it says that it missed, is compared with what the kernel emitted ([`Emitted`]).
+//! Meanwhile another filesystem breaks, again and again.
 
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use e2e::agent::TIMEOUT;
+use e2e::emitted::Counts;
 use e2e::http::Connection;
 use e2e::sync::SetOnDrop;
-use e2e::sys::monotonic_ns;
-use e2e::{Agent, Filesystem, MIB, Sandbox, Volume, inject};
+use e2e::{Agent, Emitted, Filesystem, MIB, Sandbox, Volume, inject};
 
-use crate::detect::{expect, watch_status};
+use crate::detect::{SilentConsole, expect, watch_status};
 use crate::report::Report;
 use crate::scale::Scale;
 
@@ -24,78 +28,155 @@ const WRITERS: u64 = 4;
 /// does not notice.
 const MISSING: u64 = 60 * MIB;
 
+/// The storm's device, and who counts its events.
+struct Storm<'a> {
+    agent: &'a Agent,
+    victim: &'a Volume,
+    emitted: Option<Emitted>,
+    scale: Scale,
+}
+
+/// What was counted so far.
+#[derive(Clone, Copy)]
+struct Counted {
+    kernel: Option<Counts>,
+    counted: u64,
+    missed: u64,
+}
+
+/// The times of what happened meanwhile.
+#[derive(Default)]
+struct Times {
+    health: Vec<Duration>,
+    /// From the kernel's time of the second fault's event to the first byte of a 503.
+    second: Vec<Duration>,
+    /// Second faults that the agent found in the mount table before it read their event, which has the time.
+    without_event: usize,
+}
+
 pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
     let victim = Volume::new(sandbox, "storm", Filesystem::Ext4, "");
     let backing = OpenOptions::new().write(true).open(sandbox.path("storm.img"));
     backing.and_then(|file| file.set_len(MISSING)).expect("cut the backing file");
-    let device = victim.device().path();
-    if inject::read_block(&device, MISSING).is_ok() {
+    if inject::read_block(&victim.device().path(), MISSING).is_ok() {
         report.note("storm", "not on this kernel: a loop device over a short file reads zeroes");
         return;
     }
     let mut other = Volume::new(sandbox, "beside", Filesystem::Ext4, "");
     let agent = Agent::start(sandbox);
-    let address = agent.health_address();
-    let before = agent.resident_kib();
-    let done = AtomicBool::new(false);
-    let failed = AtomicU64::new(0);
-    thread::scope(|scope| {
-        let stop = SetOnDrop(&done);
-        let latency = scope.spawn(|| latency(address, &done));
-        let changes = watch_status(scope, address, "/health/filesystem_ro", &done);
-
-        let start = Instant::now();
-        let storm: Vec<_> = (0..WRITERS)
-            .map(|_| scope.spawn(|| storm(&device, scale.storm_errors / WRITERS, &failed)))
-            .collect();
-        // Another filesystem breaks meanwhile, many times.
-        let mut times = Vec::new();
-        while times.len() < scale.storm_injections
-            && !storm.iter().all(ScopedJoinHandle::is_finished)
-        {
-            // The check io_errors fails because of the storm, so this one is watched. The time is from before the call:
-            // the agent may find the fault in the mount table first, which has no kernel time.
-            let at = monotonic_ns();
-            inject::shut_down(other.point());
-            let seen = expect(&agent, &changes, 503);
-            times.push(Duration::from_nanos(seen.saturating_sub(at)));
-            other.unmount();
-            other.mount("");
-            expect(&agent, &changes, 200);
-        }
-        for one in storm {
-            one.join().expect("join the storm");
-        }
-        let took = start.elapsed();
-        drop(stop);
-
-        let failed = failed.load(Ordering::Relaxed);
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
-        let rate = failed as f64 / took.as_secs_f64();
-        report.note("storm", &format!("{failed} errors in {took:.1?}, {rate:.0}/s"));
-        // The counters are at most a second old.
-        let number = victim.device().number();
-        let end = Instant::now() + TIMEOUT;
-        // A program does not run while another one on its CPU reads a map, which the kernel counts as missed; and in
-        // some virtual machines not while the machine's own agent runs, which nothing counts.
-        let look = || (agent.kernel_count("block_read", number), agent.missed_events());
-        let mut seen = look();
-        while seen.0 + seen.1 != failed && Instant::now() < end {
-            seen = look();
-        }
-        report.count("storm, errors counted + missed", failed, seen.0, seen.1);
-        report.times("storm, /health", &mut latency.join().expect("join"), Some([1.0, 5.0]));
-        report.times("storm, shutdown call to first 503 byte", &mut times, Some([1.0, 5.0]));
-    });
-    report.note("storm, resident before", &format!("{before} KiB"));
+    let _silent = SilentConsole::new();
+    let resident = agent.resident_kib();
+    let emitted = Emitted::new(sandbox, victim.device());
+    let storm = Storm { agent: &agent, victim: &victim, emitted, scale };
+    let mut times = Times::default();
+    for number in 1..=scale.storms {
+        storm.once(number, &mut other, &mut times, report);
+    }
+    report.times("storm, /health", &mut times.health, Some([1.0, 5.0]));
+    let what = "storm, kernel event of a second fault to first 503 byte";
+    report.times(what, &mut times.second, Some([1.0, 5.0]));
+    let without = format!("{}, not timed", times.without_event);
+    report.note("storm, second faults found in the mount table first", &without);
+    report.note("storm, resident before", &format!("{resident} KiB"));
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let after = agent.resident_kib() as f64 / 1024.0;
     report.below("storm, resident after", after, 10.0, "MiB");
 }
 
-fn storm(device: &Path, times: u64, failed: &AtomicU64) {
-    // Each read is one request, since it is the same block each time.
-    failed.fetch_add(inject::read_block_times(device, MISSING, times), Ordering::Relaxed);
+impl Storm<'_> {
+    fn once(&self, number: usize, other: &mut Volume, times: &mut Times, report: &mut Report) {
+        let (device, address) = (self.victim.device().path(), self.agent.health_address());
+        let before = self.look();
+        let (done, share) = (AtomicBool::new(false), self.scale.storm_errors / WRITERS);
+        let (failed, took) = thread::scope(|scope| {
+            let stop = SetOnDrop(&done);
+            let latency = scope.spawn(|| latency(address, &done));
+            let changes = watch_status(scope, address, "/health/filesystem_ro", &done);
+            let start = Instant::now();
+            let storm: Vec<_> =
+                (0..WRITERS).map(|_| scope.spawn(|| fail(&device, share))).collect();
+            let mut seconds = 0;
+            while seconds < self.scale.storm_injections
+                && !storm.iter().all(ScopedJoinHandle::is_finished)
+            {
+                self.second_fault(other, &changes, times);
+                seconds += 1;
+            }
+            let failed: u64 =
+                storm.into_iter().map(|one| one.join().expect("join the storm")).sum();
+            let took = start.elapsed();
+            drop(stop);
+            times.health.extend(latency.join().expect("join"));
+            (failed, took)
+        });
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = failed as f64 / took.as_secs_f64();
+        report.note(
+            &format!("storm {number}, reads that failed"),
+            &format!("{failed} in {took:.1?}, {rate:.0}/s"),
+        );
+        self.compare(number, failed, before, report);
+    }
+
+    /// Another filesystem breaks, and is mounted anew. The check `io_errors` fails because of the storm, so that of the
+    /// second fault is another one.
+    fn second_fault(&self, other: &mut Volume, changes: &Receiver<(u16, u64)>, times: &mut Times) {
+        inject::shut_down(other.point());
+        let seen = expect(self.agent, changes, 503);
+        let number = other.device().number();
+        let faults = self.agent.faults();
+        let fault = faults.iter().find(|fault| fault.device == number);
+        match fault.and_then(|fault| fault.kernel_ns) {
+            Some(kernel) => times.second.push(Duration::from_nanos(seen.saturating_sub(kernel))),
+            None => times.without_event += 1,
+        }
+        other.unmount();
+        other.mount("");
+        expect(self.agent, changes, 200);
+    }
+
+    fn look(&self) -> Counted {
+        let number = self.victim.device().number();
+        Counted {
+            counted: self.agent.kernel_count("block_read", number),
+            missed: self.agent.missed_events(),
+            kernel: self.emitted.as_ref().map(Emitted::counts),
+        }
+    }
+
+    /// The counters are at most a second old.
+    fn compare(&self, number: usize, failed: u64, before: Counted, report: &mut Report) {
+        let end = Instant::now() + TIMEOUT;
+        loop {
+            let now = self.look();
+            let (counted, missed) = (now.counted - before.counted, now.missed - before.missed);
+            let kernel = now.kernel.zip(before.kernel);
+            let emitted = kernel.map(|(now, before)| now.emitted - before.emitted);
+            let programs = kernel.map_or(failed, |(now, before)| now.programs - before.programs);
+            if counted + missed != programs && Instant::now() < end {
+                continue;
+            }
+            if let Some(emitted) = emitted {
+                report.exact(
+                    &format!("storm {number}, events that the kernel emitted"),
+                    emitted,
+                    failed,
+                );
+                report.note(
+                    &format!("storm {number}, of these without any BPF program"),
+                    &emitted.saturating_sub(programs).to_string(),
+                );
+            }
+            let what = format!("storm {number}, counted + missed: {counted} + {missed}");
+            report.exact(&what, counted + missed, programs);
+            return;
+        }
+    }
+}
+
+/// Each read is one request, since it is the same block each time.
+fn fail(device: &Path, times: u64) -> u64 {
+    inject::read_counted_times(device, MISSING, times)
 }
 
 /// Measures how long `/health` takes, once a millisecond.
