@@ -11,14 +11,24 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::mount::MountFlags;
 
 use crate::{LoopDevice, Mount, Sandbox};
 
-/// The size of the requests that are counted, in bytes. Nothing else on the machine reads nine sectors at a time, and a raw
-/// tracepoint does not tell the device without the kernel's types.
-pub const REQUEST: usize = 9 * 512;
+/// Sizes of requests that differ: from 9 sectors up to 127, which every disk takes as one request.
+const SIZES: u32 = 60;
+
+/// The number of counters that this process has made.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A size that no other counter has, in this process and most probably in others. A raw tracepoint does not tell the device
+/// without the kernel's types, and filesystems read even numbers of sectors.
+fn next_size() -> u32 {
+    let number = std::process::id().wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % SIZES;
+    (9 + 2 * number) * 512
+}
 
 /// The number of events so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +42,7 @@ pub struct Counts {
 /// The independent counters of one device. They end when this is dropped.
 pub struct Emitted {
     instance: PathBuf,
+    request: u32,
     program: Program,
     // Dropped last: the instance is in it.
     _tracefs: Mount,
@@ -43,11 +54,12 @@ impl Emitted {
         let point = sandbox.path(format!("tracefs-{}", device.name()));
         let flags = MountFlags::empty();
         let tracefs = Mount::try_new(Path::new("tracefs"), &point, "tracefs", flags, "").ok()?;
-        let program = Program::attach().ok()?;
+        let request = next_size();
+        let program = Program::attach(request).ok()?;
         let name = format!("tocsin-e2e-{}-{}", std::process::id(), device.name());
         let instance = point.join("instances").join(name);
         fs::create_dir(&instance).ok()?;
-        let emitted = Self { instance, program, _tracefs: tracefs };
+        let emitted = Self { instance, request, program, _tracefs: tracefs };
         let (major, minor) = device.number().split_once(':').expect("major:minor");
         let number = |text: &str| text.parse::<u32>().expect("a number");
         let device = (number(major) << 20) | number(minor);
@@ -59,6 +71,11 @@ impl Emitted {
 
     fn write(&self, file: &str, text: &str) -> io::Result<()> {
         fs::write(self.instance.join(file), text)
+    }
+
+    /// The size of the requests that are counted, in bytes.
+    pub fn request(&self) -> usize {
+        self.request as usize
     }
 
     /// The numbers of events so far.
@@ -88,10 +105,10 @@ fn written(stats: &str) -> u64 {
     these.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum()
 }
 
-/// A BPF program that counts the failed requests of [`REQUEST`] bytes.
+/// A BPF program that counts the failed requests of one size.
 struct Program {
     map: OwnedFd,
-    program: OwnedFd,
+    fd: OwnedFd,
     _link: OwnedFd,
 }
 
@@ -137,9 +154,9 @@ fn instruction(code: u8, target: u8, source: u8, offset: i16, value: i32) -> u64
 }
 
 impl Program {
-    fn attach() -> io::Result<Self> {
+    fn attach(request: u32) -> io::Result<Self> {
         let map = owned(bpf(MAP_CREATE, &[pair(MAP_TYPE_ARRAY, 4), pair(8, 1)])?);
-        let bytes = i32::try_from(REQUEST).map_err(io::Error::other)?;
+        let bytes = request.cast_signed();
         let code = [
             // r6 = the third argument of the tracepoint, nr_bytes; others are none of its business
             instruction(0x61, 6, 1, 16, 0),
@@ -168,7 +185,7 @@ impl Program {
             RAW_TRACEPOINT_OPEN,
             &[name, u64::try_from(program.as_raw_fd()).map_err(io::Error::other)?],
         )?;
-        Ok(Self { map, program, _link: owned(link) })
+        Ok(Self { map, fd: program, _link: owned(link) })
     }
 
     /// Its count, with the calls that it missed because it was running on that CPU already.
@@ -177,7 +194,7 @@ impl Program {
         let map = u64::try_from(self.map.as_raw_fd()).map_err(io::Error::other)?;
         let [key, place] = [(&raw const key) as u64, (&raw mut value) as u64];
         bpf(MAP_LOOKUP_ELEM, &[map, key, place])?;
-        let state = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.program.as_raw_fd()))?;
+        let state = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
         let missed = state.lines().find_map(|line| line.strip_prefix("recursion_misses:"));
         Ok(value + missed.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0))
     }

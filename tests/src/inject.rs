@@ -11,7 +11,7 @@ use std::time::Instant;
 use rustix::fs::CWD;
 use rustix::mount::FsPickFlags;
 
-use crate::{LoopDevice, emitted, sys, tool};
+use crate::{LoopDevice, sys, tool};
 
 /// Makes ext4 report an error, upon which it does what the mount's `errors=` says.
 pub fn ext4_error(device: &LoopDevice) -> Instant {
@@ -84,20 +84,15 @@ pub fn read_block(path: &Path, at: u64) -> io::Result<()> {
 
 /// Reads the same block many times on one open file, and counts the failures.
 pub fn read_block_times(path: &Path, at: u64, times: u64) -> u64 {
-    let mut block = Box::new(Block([0; 4096]));
-    read_times(path, at, &mut block.0, times)
+    read_times(path, at, size_of::<Block>(), times)
 }
 
-/// The same with requests that [`Emitted`](crate::Emitted) counts.
-pub fn read_counted_times(path: &Path, at: u64, times: u64) -> u64 {
-    /// As aligned as [`Block`].
-    #[repr(align(4096))]
-    struct Request([u8; emitted::REQUEST]);
-    let mut request = Box::new(Request([0; emitted::REQUEST]));
-    read_times(path, at, &mut request.0, times)
-}
-
-fn read_times(path: &Path, at: u64, buffer: &mut [u8], times: u64) -> u64 {
+/// The same with requests of another size, for [`Emitted`](crate::Emitted).
+pub fn read_times(path: &Path, at: u64, bytes: usize, times: u64) -> u64 {
+    // As aligned as a block.
+    let mut buffer = vec![0; bytes + size_of::<Block>()];
+    let start = buffer.as_ptr().align_offset(align_of::<Block>());
+    let buffer = &mut buffer[start..start + bytes];
     let file = direct(path, false).expect("open for direct reads");
     (0..times).filter(|_| file.read_exact_at(buffer, at).is_err()).count() as u64
 }

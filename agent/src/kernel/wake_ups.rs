@@ -94,8 +94,8 @@ impl WakeUps {
     }
 
     /// The programs are loaded, or cannot be.
-    fn loaded(&mut self, loaded: Result<Loaded, String>) -> Takeover {
-        match loaded.and_then(EventSource::new) {
+    fn loaded(&mut self, programs: Result<Loaded, String>) -> Takeover {
+        match programs.and_then(EventSource::new) {
             Ok((source, loader, takeover)) => {
                 self.source = Ok(source);
                 self.hooks = Some(HookWorker::new(loader));
@@ -160,9 +160,9 @@ impl WakeUps {
                 }
                 Ok(WakeUp::Hooks)
             }
-            loaded = late(self.loading.as_mut()) => {
+            programs = late(self.loading.as_mut()) => {
                 self.loading = None;
-                Ok(WakeUp::Loaded(self.loaded(loaded)))
+                Ok(WakeUp::Loaded(self.loaded(programs)))
             }
         }
     }

@@ -10,7 +10,6 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use e2e::agent::{self, TIMEOUT, run_cli};
-use e2e::emitted::Counts;
 use e2e::faulty_disk::{EVERYWHERE, Errno, Operation};
 use e2e::http::Connection;
 use e2e::sandbox::{require, say};
@@ -217,6 +216,50 @@ fn ask(address: SocketAddr, done: &AtomicBool, answers: &AtomicU64, wrong: &Mute
     }
 }
 
+/// Every failed read is an event. Gives those of them for which this kernel ran programs at all.
+fn with_programs(emitted: Option<Emitted>, failed: u64) -> u64 {
+    let Some(counts) = emitted.map(|emitted| emitted.counts()) else { return failed };
+    assert_eq!(counts.emitted, failed);
+    counts.programs
+}
+
+/// Waits until that many failed reads are counted, or counted as missed; gives the former. (What is missed can be an event
+/// of another test.)
+fn wait_counted(agent: &Agent, device: &str, events: u64) -> u64 {
+    agent.wait_for("every event", TIMEOUT, |agent| {
+        let counted = agent.kernel_count("block_read", device);
+        (counted + agent.missed_events() >= events).then_some(counted)
+    })
+}
+
+#[test]
+fn a_storm_is_counted_to_the_last_event() {
+    const READERS: u64 = 4;
+    const EACH: u64 = 25_000;
+    let Some(sandbox) = Sandbox::new() else { return };
+    let Some((victim, missing)) = cut(&sandbox, "storm") else { return };
+    let mut other = Volume::new(&sandbox, "beside", Filesystem::Ext4, "");
+    let [name, point] = crate::names(&other);
+    let agent = Agent::start(&sandbox);
+    let emitted = Emitted::new(&sandbox, victim.device());
+    let bytes = emitted.as_ref().map_or(4096, Emitted::request);
+    let (device, number) = (victim.device().path(), victim.device().number());
+    let failed: u64 = thread::scope(|scope| {
+        let read = || inject::read_times(&device, missing, bytes, EACH);
+        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
+        agent.wait_failure(Instant::now(), "io_errors", &[number]);
+        // Another filesystem breaks meanwhile.
+        let at = inject::shut_down(other.point());
+        agent.wait_failure(at, "filesystem_ro", &[&name, &point]);
+        readers.into_iter().map(|reader| reader.join().unwrap()).sum()
+    });
+    assert_eq!(failed, READERS * EACH);
+    let programs = with_programs(emitted, failed);
+    let counted = wait_counted(&agent, number, programs);
+    assert!(counted <= programs, "{counted} counted, {programs} emitted");
+    other.unmount();
+}
+
 #[test]
 fn upgrade_under_fire() {
     const RESTARTS: u64 = 10;
@@ -237,8 +280,9 @@ fn upgrade_under_fire() {
     let (done, failed) = (AtomicBool::new(false), AtomicU64::new(0));
     let (answers, wrong) = (AtomicU64::new(0), Mutex::default());
     let emitted = Emitted::new(&sandbox, victim.device());
+    let bytes = emitted.as_ref().map_or(4096, Emitted::request);
     let mut agent = Agent::start_with(&sandbox, settings);
-    assert_eq!(inject::read_counted_times(&device, missing, 1), 1);
+    assert_eq!(inject::read_times(&device, missing, bytes, 1), 1);
     agent.wait_failure(Instant::now(), "io_errors", &[number]);
     failed.fetch_add(1, Ordering::Relaxed);
     let agent = thread::scope(|scope| {
@@ -246,7 +290,7 @@ fn upgrade_under_fire() {
         scope.spawn(|| ask(address, &done, &answers, &wrong));
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let times = inject::read_counted_times(&device, missing, 100);
+                let times = inject::read_times(&device, missing, bytes, 100);
                 failed.fetch_add(times, Ordering::Relaxed);
             }
         });
@@ -276,22 +320,16 @@ fn upgrade_under_fire() {
         agent
     });
     let failed = failed.load(Ordering::Relaxed);
-    // Every failed read is an event, and every event is counted for which this kernel ran a program.
-    let seen =
-        emitted.map_or(Counts { emitted: failed, programs: failed }, |emitted| emitted.counts());
-    assert_eq!(seen.emitted, failed);
-    let counted = agent.wait_for("every event", TIMEOUT, |agent| {
-        let counted = agent.kernel_count("block_read", number) + agent.missed_events();
-        (counted >= seen.programs).then_some(counted)
-    });
+    let programs = with_programs(emitted, failed);
+    let counted = wait_counted(&agent, number, programs);
     let cpus = thread::available_parallelism().unwrap().get() as u64;
     say(&format!(
         "MEASURED upgrade_under_fire: {RESTARTS} restarts, {failed} failed requests, {} without a program, {counted} counted, {} answers",
-        failed - seen.programs,
+        failed - programs,
         answers.load(Ordering::Relaxed)
     ));
     // While one agent takes over from another, an event can be counted by both.
-    assert!(counted <= seen.programs + RESTARTS * cpus, "{counted} counted, {seen:?}");
+    assert!(counted <= programs + RESTARTS * cpus, "{counted} counted, {programs} emitted");
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {answers:?} answers: {}", wrong.len(), wrong[0]);
     assert!(answers.load(Ordering::Relaxed) > RESTARTS);
