@@ -56,7 +56,7 @@ const SERVICES: [(&str, &str); 4] = [
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Programs that `cargo xtask kernels` needs for its guests, and Debian's packages of them.
-const KERNEL_PROGRAMS: [(&str, &str); 8] = [
+pub(crate) const KERNEL_PROGRAMS: [(&str, &str); 16] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -65,6 +65,14 @@ const KERNEL_PROGRAMS: [(&str, &str); 8] = [
     ("mkfs.xfs", "xfsprogs"),
     ("xfs_io", "xfsprogs"),
     ("depmod", "kmod"),
+    ("dmsetup", "dmsetup"),
+    ("mkfs.vfat", "dosfstools"),
+    ("mkfs.exfat", "exfatprogs"),
+    ("mkfs.f2fs", "f2fs-tools"),
+    ("mkfs.jfs", "jfsutils"),
+    ("mkfs.nilfs2", "nilfs-tools"),
+    ("mkntfs", "ntfs-3g"),
+    ("mdadm", "mdadm"),
 ];
 
 #[derive(clap::Args)]

@@ -1,38 +1,41 @@
-//! The initramfs of a guest: the agent, busybox, mkfs, kernel modules and `init.sh`.
+//! The initramfs of the guests of one kernel: the agent, busybox, mkfs, kernel modules and the scripts.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use super::debian::Kernel;
+use super::groups::GROUPS;
+use crate::setup::KERNEL_PROGRAMS;
 use crate::workspace::{check, command, find_program, output};
 
 /// Modules that are loaded before the agent starts. With crc32c among them, the crypto API does not call modprobe.
 const EARLY: [&str; 2] = ["crc32c_generic", "loop"];
-/// Modules that are loaded while the agent runs, as on a host that mounts its first ext4 later.
-const LATE: [&str; 2] = ["ext4", "xfs"];
-/// A module that newer kernels have built in.
-const OPTIONAL: &str = "crc32c_generic";
+/// Programs that make the guests, and are not needed inside.
+const ON_THE_HOST: [&str; 4] = ["qemu-system-x86_64", "cpio", "dpkg-deb", "depmod"];
 
 pub(crate) fn build(kernel: &Kernel, agent: &Path) -> Result<PathBuf> {
     let root = kernel.dir.join("initramfs");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
     }
-    for dir in ["bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"] {
+    for dir in ["bin", "dev", "mnt", "modules", "proc", "run", "scenarios", "sys", "tmp"] {
         fs::create_dir_all(root.join(dir))?;
     }
     copy_program(agent, &root, "bin/tocsin")?;
-    for name in ["busybox", "mkfs.ext4", "mkfs.xfs", "xfs_io"] {
+    for (name, _) in KERNEL_PROGRAMS.iter().filter(|(name, _)| !ON_THE_HOST.contains(name)) {
         let program = find_program(name).with_context(|| format!("no {name}"))?;
         copy_program(&program, &root, &format!("bin/{name}"))?;
     }
     let init = root.join("init");
-    fs::write(&init, include_str!("init.sh"))?;
+    fs::write(&init, include_str!("guest/init.sh"))?;
     fs::set_permissions(&init, fs::Permissions::from_mode(0o755))?;
+    for group in &GROUPS {
+        fs::write(root.join("scenarios").join(format!("{}.sh", group.name)), group.script)?;
+    }
     copy_modules(kernel, &root.join("modules"))?;
 
     let archive = kernel.dir.join("initramfs.cpio");
@@ -59,7 +62,7 @@ fn copy_program(program: &Path, root: &Path, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Copies the modules, and writes the lists `early` and `late` in the order of loading.
+/// Copies the modules, and writes the list `early` and that of each group in the order of loading.
 fn copy_modules(kernel: &Kernel, to: &Path) -> Result<()> {
     let base = kernel.base.display().to_string();
     // The installation of the package would make modules.dep.
@@ -67,16 +70,16 @@ fn copy_modules(kernel: &Kernel, to: &Path) -> Result<()> {
     check(depmod.args(["-b", &base, &kernel.release]))?;
     let modules = kernel.base.join("lib/modules").join(&kernel.release);
     let dependencies = fs::read_to_string(modules.join("modules.dep")).context("modules.dep")?;
-    let mut loaded = Vec::new();
-    for (list, wanted) in [("early", &EARLY[..]), ("late", &LATE[..])] {
-        let new = load_order(&dependencies, wanted, &loaded)?;
+    let early = load_order(&dependencies, &EARLY, &[]);
+    let lists =
+        GROUPS.iter().map(|group| (group.name, load_order(&dependencies, group.modules, &early)));
+    for (list, new) in [("early", early.clone())].into_iter().chain(lists) {
         let mut names = String::new();
-        for module in &new {
+        for module in new {
             let name = copy_module(&modules.join(module), to)?;
             names.push_str(&format!("{name}\n"));
         }
         fs::write(to.join(list), names)?;
-        loaded.extend(new);
     }
     Ok(())
 }
@@ -93,28 +96,17 @@ fn copy_module(module: &Path, to: &Path) -> Result<String> {
     Ok(plain.to_owned())
 }
 
-/// The files to load for these modules, each after those that it needs, without those that are loaded.
-fn load_order<'a>(
-    modules_dep: &'a str,
-    wanted: &[&str],
-    loaded: &[&'a str],
-) -> Result<Vec<&'a str>> {
+/// The files to load for these modules, each after those that it needs, without those that are loaded. A module that this
+/// kernel does not have, or has built in, is left out.
+fn load_order<'a>(modules_dep: &'a str, wanted: &[&str], loaded: &[&'a str]) -> Vec<&'a str> {
     let stem = |path: &str| {
         let file = path.rsplit('/').next().unwrap_or(path);
         file.split(".ko").next().unwrap_or(file).replace('-', "_")
     };
     let mut order = Vec::new();
     for module in wanted {
-        let line = modules_dep
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find(|(path, _)| stem(path) == *module);
-        let Some((path, needs)) = line else {
-            if *module == OPTIONAL {
-                continue;
-            }
-            bail!("this kernel has no module {module}");
-        };
+        let mut lines = modules_dep.lines().filter_map(|line| line.split_once(':'));
+        let Some((path, needs)) = lines.find(|(path, _)| stem(path) == *module) else { continue };
         // depmod lists the dependencies in the reverse order of loading.
         for file in needs.split_whitespace().rev().chain([path]) {
             if !loaded.contains(&file) && !order.contains(&file) {
@@ -122,7 +114,7 @@ fn load_order<'a>(
             }
         }
     }
-    Ok(order)
+    order
 }
 
 #[cfg(test)]
@@ -137,7 +129,7 @@ kernel/fs/jbd2/jbd2.ko.xz:
 kernel/drivers/block/loop.ko.xz:
 kernel/fs/xfs/xfs.ko.xz: kernel/fs/mbcache.ko.xz
 ";
-        let order = load_order(dependencies, &["crc32c_generic", "ext4"], &[]).unwrap();
+        let order = load_order(dependencies, &["crc32c_generic", "ext4"], &[]);
         assert_eq!(
             order,
             [
@@ -147,10 +139,6 @@ kernel/fs/xfs/xfs.ko.xz: kernel/fs/mbcache.ko.xz
                 "kernel/fs/ext4/ext4.ko.xz"
             ]
         );
-        assert_eq!(
-            load_order(dependencies, &["xfs"], &order).unwrap(),
-            ["kernel/fs/xfs/xfs.ko.xz"]
-        );
-        assert!(load_order(dependencies, &["zfs"], &[]).is_err());
+        assert_eq!(load_order(dependencies, &["xfs", "zfs"], &order), ["kernel/fs/xfs/xfs.ko.xz"]);
     }
 }
