@@ -8,6 +8,9 @@ use crate::emit::{emit, layout, u32_at, u64_at};
 /// `XBF_READ_AHEAD` in fs/xfs/xfs_buf.h, the same from Linux 5.10 to 7.3. If the data is needed, the real read follows.
 const XBF_READ_AHEAD: u32 = 1 << 2;
 
+/// `F2FS_GOING_DOWN_NEED_FSCK` in include/uapi/linux/f2fs.h: f2fs goes on.
+const F2FS_GOING_DOWN_NEED_FSCK: u32 = 4;
+
 /// The low 12 bits of an `errseq_t`, which are its errno (lib/errseq.c).
 const ERRSEQ_ERRNO: u32 = 0xfff;
 
@@ -52,6 +55,26 @@ pub(crate) fn xfs_buf_ioerror(ctx: TracePointContext) -> u32 {
     let (dev, place) = (u32_at(&ctx, layout.dev), u64_at(&ctx, layout.place));
     let silent = flags & XBF_READ_AHEAD != 0;
     emit(&ctx, &mut record(Kind::XfsBuffer, dev, -error, place, flags), silent);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn f2fs_fault_report(ctx: TracePointContext) -> u32 {
+    let layout: FilesystemLayout = layout!(f2fs_error);
+    let report = u32_at(&ctx, layout.detail);
+    emit(&ctx, &mut record(Kind::F2fsError, u32_at(&ctx, layout.dev), 0, 0, report), false);
+    0
+}
+
+#[tracepoint]
+pub(crate) fn f2fs_shutdown(ctx: TracePointContext) -> u32 {
+    let layout: FilesystemLayout = layout!(f2fs_shutdown);
+    let mode = u32_at(&ctx, layout.detail);
+    // The event is also there if the call failed, and if it only asks for fsck.
+    if u32_at(&ctx, layout.error) != 0 || mode == F2FS_GOING_DOWN_NEED_FSCK {
+        return 0;
+    }
+    emit(&ctx, &mut record(Kind::F2fsShutdown, u32_at(&ctx, layout.dev), 0, 0, mode), false);
     0
 }
 

@@ -44,13 +44,17 @@ pub enum Kind {
     XfsBuffer = 23,
     /// `filemap_set_wb_err`: written data did not reach the disk, on any filesystem.
     Writeback = 24,
+    /// `f2fs_fault_report`: f2fs found an error in its structures, or stopped writing checkpoints.
+    F2fsError = 25,
+    /// `f2fs_shutdown`: f2fs was shut down by ioctl.
+    F2fsShutdown = 26,
     /// The mount table may have changed.
     MountChange = 30,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::BlockRead,
         Self::BlockWrite,
         Self::BlockFlush,
@@ -68,6 +72,8 @@ impl Kind {
         Self::XfsShutdown,
         Self::XfsBuffer,
         Self::Writeback,
+        Self::F2fsError,
+        Self::F2fsShutdown,
         Self::MountChange,
     ];
 
@@ -320,6 +326,10 @@ pub struct Layouts {
     pub xfs_buffer: FilesystemLayout,
     /// `filemap:filemap_set_wb_err`: `error` is an `errseq_t`, `place` the inode.
     pub writeback: FilesystemLayout,
+    /// `f2fs:f2fs_fault_report`: `detail` is the kind of report.
+    pub f2fs_error: FilesystemLayout,
+    /// `f2fs:f2fs_shutdown`: `error` is the ioctl's result, `detail` the mode.
+    pub f2fs_shutdown: FilesystemLayout,
     /// Offset of `long ret` in every `syscalls:sys_exit_*` record.
     pub syscall_ret: u32,
     /// Number of records that may be sent per (kind, device) and second.
@@ -337,6 +347,8 @@ impl Layouts {
         xfs_shutdown: FilesystemLayout::UNSET,
         xfs_buffer: FilesystemLayout::UNSET,
         writeback: FilesystemLayout::UNSET,
+        f2fs_error: FilesystemLayout::UNSET,
+        f2fs_shutdown: FilesystemLayout::UNSET,
         syscall_ret: 0,
         records_per_second: 0,
     };

@@ -151,6 +151,26 @@ pub static HOOKS: &[Hook] = &[
         shows: "xfs could not read, write or verify a metadata buffer",
     },
     Hook {
+        event: "f2fs_fault_report",
+        category: "f2fs",
+        wanted: Wanted::Always,
+        layout: |format, layouts| {
+            announcement(format, "err_code").map(|layout| layouts.f2fs_error = layout)
+        },
+        shows: "f2fs found an error in its structures, or stopped writing (7.1 and later)",
+    },
+    Hook {
+        event: "f2fs_shutdown",
+        category: "f2fs",
+        wanted: Wanted::Always,
+        layout: |format, layouts| {
+            let error = offset(format, "ret", 4)?;
+            layouts.f2fs_shutdown = FilesystemLayout { error, ..announcement(format, "mode")? };
+            Ok(())
+        },
+        shows: "f2fs was shut down by ioctl",
+    },
+    Hook {
         event: "filemap_set_wb_err",
         category: "filemap",
         wanted: Wanted::Always,
@@ -219,10 +239,20 @@ mod tests {
 
     /// `(kernel, rq events' rwbs offset, hooks that this kernel does not have)`.
     const KERNELS: &[(&str, u32, &[&str])] = &[
-        ("5.10", 32, &["block_rq_error", "xfs_force_shutdown", "sys_exit_mount_setattr"]),
-        ("6.1", 32, &[]),
-        ("6.12", 34, &[]),
-        ("6.18", 34, &[]),
+        (
+            "5.10",
+            32,
+            &[
+                "block_rq_error",
+                "xfs_force_shutdown",
+                "f2fs_fault_report",
+                "sys_exit_mount_setattr",
+            ],
+        ),
+        ("6.1", 32, &["f2fs_fault_report"]),
+        ("6.12", 34, &["f2fs_fault_report"]),
+        // That of a machine without f2fs.
+        ("6.18", 34, &["f2fs_fault_report", "f2fs_shutdown"]),
         ("7.3", 34, &[]),
     ];
 

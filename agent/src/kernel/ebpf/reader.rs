@@ -66,6 +66,8 @@ pub fn kind_name(kind: Kind) -> &'static str {
         Kind::Ext4Error => "ext4_error",
         Kind::Ext4Shutdown => "ext4_shutdown",
         Kind::XfsShutdown => "xfs_shutdown",
+        Kind::F2fsError => "f2fs_error",
+        Kind::F2fsShutdown => "f2fs_shutdown",
         Kind::XfsBuffer => "xfs_buffer",
         Kind::Writeback => "writeback",
         Kind::MountChange => "mount_change",

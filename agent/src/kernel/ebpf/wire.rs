@@ -48,7 +48,7 @@ mod tests {
         assert_eq!(size_of::<CountKey>(), 12);
         assert_eq!(size_of::<CountValue>(), 32);
         assert_eq!(size_of::<Gate>(), 16);
-        assert_eq!(size_of::<Layouts>(), 3 * 20 + 5 * 16 + 8);
+        assert_eq!(size_of::<Layouts>(), 3 * 20 + 7 * 16 + 8);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     state::Ledger,
-    superblock::Lost,
+    superblock::{CP_ERROR, Lost},
     types::{Key, Now},
 };
 use crate::{
@@ -88,14 +88,18 @@ impl Ledger {
         let at_start = filesystem.is_writable_type() && !self.started;
         let each_time = !self.xfs_events && filesystem.fs_type == "xfs";
         if (at_start || each_time) && known.probes.due.is_empty() {
-            known.probes.skip_write = true;
+            // Before 6.1, nothing but a refused write tells of an f2fs that has stopped.
+            let writes = filesystem.fs_type == "f2fs" && !snapshot.f2fs_stopped.contains_key(&dev);
+            known.probes.skip_write = !writes;
             known.probes.due.insert(now.mono);
         }
         // What was read-only at first may become so again (/usr does, on hosts that make it writable for updates only).
         // Then its mount is read-only too.
         let on_purpose = known.on_purpose && !filesystem.is_ro_under_rw();
         let is_lost = filesystem.read_only && !on_purpose && filesystem.is_writable_type();
-        let level = filesystem.mark.map(Mark::name).or_else(|| is_lost.then_some("ro"));
+        let stopped = snapshot.f2fs_stopped.get(&dev) == Some(&true);
+        let mark = filesystem.mark.map(Mark::name).or_else(|| stopped.then_some(CP_ERROR));
+        let level = mark.or_else(|| is_lost.then_some("ro"));
         if known.accepted.is_some() && known.accepted != level {
             known.accepted = None;
         }
@@ -273,6 +277,11 @@ impl Ledger {
             Lost { level: Some("ro"), .. } => {
                 ("became read-only".into(), "mountinfo: super option ro".into(), None)
             }
+            Lost { level: Some(CP_ERROR), .. } => (
+                "no longer writable: f2fs has stopped writing checkpoints".into(),
+                "sysfs cp_status: CP_ERROR_FLAG".into(),
+                None,
+            ),
             Lost { level: Some(mark), .. } => (
                 format!("no longer writable: {mark}"),
                 format!("mountinfo: super option {mark}"),

@@ -42,10 +42,11 @@ impl Meaning {
         match event.kind {
             Kind::MountChange => Self::Nothing,
             Kind::Ext4Error => Self::FilesystemError("ext4_error"),
+            Kind::F2fsError => Self::FilesystemError("f2fs_fault_report"),
             Kind::XfsBuffer if event.is_corruption() => {
                 Self::FilesystemError("metadata verification")
             }
-            Kind::Ext4Shutdown | Kind::XfsShutdown => Self::Shutdown,
+            Kind::Ext4Shutdown | Kind::XfsShutdown | Kind::F2fsShutdown => Self::Shutdown,
             Kind::Writeback => Self::LostWrite,
             Kind::BlockRead
             | Kind::BlockWrite
@@ -83,6 +84,7 @@ impl Ledger {
 
     /// Takes in an event, unless no known filesystem is on its device; then returns false.
     fn try_event(&mut self, event: &Event, now: Now) -> bool {
+        let event = &Event { dev: self.table.head(event.dev), ..*event };
         match Meaning::of(event) {
             Meaning::Nothing => true,
             Meaning::FilesystemError(source) => {
@@ -143,6 +145,7 @@ impl Ledger {
             {
                 self.event(&event, now);
             }
+            let event = Event { dev: self.table.head(event.dev), ..event };
             if let Some(key) = self.key_of(&event)
                 && let Some(entry) = self.faults.get_mut(&key)
                 && entry.kernel_ns.is_none_or(|first| first <= count.last)

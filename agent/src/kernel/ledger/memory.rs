@@ -15,7 +15,7 @@ use tocsin_ebpf::Kind;
 use super::{
     progress::Progress,
     state::{Ledger, OpenFault},
-    superblock::{Lost, Superblock},
+    superblock::{CP_ERROR, Lost, Superblock},
     types::{Mono, Now},
     witness::Witness,
 };
@@ -30,8 +30,8 @@ use crate::{
     model::{Dev, FaultKind},
 };
 
-/// The super options that an operator can accept; the ledger compares them as these words.
-const LEVELS: [&str; 3] = ["ro", "emergency_ro", "shutdown"];
+/// The super options and signs in sysfs that an operator can accept; the ledger compares them as these words.
+const LEVELS: [&str; 4] = ["ro", "emergency_ro", "shutdown", CP_ERROR];
 
 /// What a ledger leaves to the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,10 +5,13 @@ use std::collections::BTreeSet;
 use super::{probe_schedule::ProbeSchedule, types::Mono};
 use crate::kernel::{ebpf::reader::Event, sampling::BtrfsErrors};
 
+/// What is known of an f2fs that has stopped: it writes no checkpoint any more, and refuses every write.
+pub(super) const CP_ERROR: &str = "cp_error";
+
 /// Evidence that a filesystem cannot be written. Any of it opens a fault; the fault closes when there is none.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lost {
-    /// What the mount table says: `emergency_ro`, `shutdown` or `ro`.
+    /// What the mount table says: `emergency_ro`, `shutdown` or `ro`; or [`CP_ERROR`].
     pub(super) level: Option<&'static str>,
     /// The errno with which a write probe was refused.
     pub(super) refused: Option<i32>,

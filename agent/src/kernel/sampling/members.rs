@@ -1,11 +1,15 @@
 //! Devices of a filesystem that its mount table line does not name, and devices that cannot be followed.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
-use super::sysfs::{Sysfs, present, read_dev};
+use super::{
+    mounts::NvmePath,
+    sysfs::{Sysfs, present, read_dev},
+};
 use crate::model::Dev;
 
 impl Sysfs {
@@ -40,18 +44,53 @@ impl Sysfs {
         Ok(found)
     }
 
-    /// Why the errors or stalls of a whole device cannot all be seen; `None` if they can.
-    pub(super) fn unfollowed(&self, dev: Dev, name: &str) -> Option<&'static str> {
+    /// Why the errors or stalls of a whole device cannot all be seen; `None` if they can. `paths` are those that are known
+    /// by their numbers.
+    pub(super) fn unfollowed(
+        &self,
+        dev: Dev,
+        name: &str,
+        paths: &BTreeMap<Dev, NvmePath>,
+    ) -> Option<String> {
         let block = self.root.join("dev/block").join(dev.to_string());
         let iostats = fs::read_to_string(block.join("queue/iostats")).unwrap_or_default();
         if iostats.trim() == "0" {
-            return Some("its stalls cannot be seen, because its queue/iostats is 0");
+            return Some("its stalls cannot be seen, because its queue/iostats is 0".to_owned());
         }
-        // The head of a multipath NVMe namespace is a child of its subsystem, beside links to the controllers.
-        if name.starts_with("nvme") && nvme_paths(&block) > 1 {
-            return Some("errors of single NVMe paths below it cannot be seen");
+        if !name.starts_with("nvme") {
+            return None;
         }
-        None
+        let controllers = nvme_controllers(&block);
+        if controllers.len() > 1 && !paths.values().any(|path| path.head == dev) {
+            return Some("errors of single NVMe paths below it cannot be seen".to_owned());
+        }
+        let state = |controller: &PathBuf| {
+            let state = fs::read_to_string(controller.join("state")).unwrap_or_default();
+            (controller.file_name().unwrap_or_default().to_owned(), state.trim().to_owned())
+        };
+        let mut lost = controllers.iter().map(state).filter(|(_, state)| state != "live");
+        lost.next().map(|(controller, state)| {
+            format!("the path by its controller {} is {state}", controller.display())
+        })
+    }
+
+    /// The paths below the heads of NVMe's native multipath among these whole devices, as far as they have numbers (6.1 and
+    /// later). A path has no entry in `/sys/dev/block`, but it has a line in `/proc/diskstats`.
+    pub(super) fn nvme_paths(
+        &self,
+        disks: &BTreeMap<Dev, &str>,
+        proc: &Path,
+    ) -> BTreeMap<Dev, NvmePath> {
+        let heads = disks.iter().filter(|(dev, name)| {
+            let block = self.root.join("dev/block").join(dev.to_string());
+            name.starts_with("nvme") && !nvme_controllers(&block).is_empty()
+        });
+        let heads: BTreeMap<&str, Dev> = heads.map(|(dev, name)| (*name, *dev)).collect();
+        if heads.is_empty() {
+            return BTreeMap::new();
+        }
+        let text = fs::read_to_string(proc.join("diskstats")).unwrap_or_default();
+        text.lines().filter_map(|line| nvme_path(line, &heads)).collect()
     }
 
     /// The whole devices right below a device, by `slaves`.
@@ -85,21 +124,35 @@ impl Sysfs {
     }
 }
 
-/// The number of controllers of the `NVMe` subsystem that is the parent of the device at `block`.
-fn nvme_paths(block: &Path) -> usize {
-    let Ok(own) = fs::canonicalize(block) else { return 0 };
-    let Some(subsystem) = own.parent() else { return 0 };
+/// The path that a line of `/proc/diskstats` is about: `nvme0c1n1` is one to `nvme0n1`.
+fn nvme_path(line: &str, heads: &BTreeMap<&str, Dev>) -> Option<(Dev, NvmePath)> {
+    let mut fields = line.split_whitespace();
+    let (major, minor) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let name = fields.next()?;
+    let (subsystem, rest) = name.strip_prefix("nvme")?.split_once('c')?;
+    let (_, namespace) = rest.split_once('n')?;
+    let head = *heads.get(format!("nvme{subsystem}n{namespace}").as_str())?;
+    // Before 6.1 they all have the number 0:0.
+    (major != 0).then(|| (Dev::new(major, minor), NvmePath { head, name: name.to_owned() }))
+}
+
+/// The controllers of the `NVMe` subsystem that is the parent of the device at `block`: one for each path. The head of a
+/// multipath namespace is a child of its subsystem, beside links to the controllers.
+fn nvme_controllers(block: &Path) -> Vec<PathBuf> {
+    let Ok(own) = fs::canonicalize(block) else { return Vec::new() };
+    let Some(subsystem) = own.parent() else { return Vec::new() };
     if !subsystem
         .file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"nvme-subsys"))
     {
-        return 0;
+        return Vec::new();
     }
     let entries = fs::read_dir(subsystem).into_iter().flatten().flatten();
     let is_controller = |name: &str| {
         name.strip_prefix("nvme").is_some_and(|n| n.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    entries.filter(|entry| is_controller(&entry.file_name().to_string_lossy())).count()
+    let controllers = entries.filter(|entry| is_controller(&entry.file_name().to_string_lossy()));
+    controllers.map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]
@@ -147,17 +200,36 @@ mod tests {
         add("8:16", "sdb", "0\n");
         add("259:0", "virtual/nvme-subsystem/nvme-subsys0/nvme0n1", "1\n");
         add("259:1", "virtual/nvme-subsystem/nvme-subsys1/nvme1n1", "1\n");
-        for controller in ["nvme-subsys0/nvme0", "nvme-subsys0/nvme2", "nvme-subsys1/nvme1"] {
-            let own = dir.path().join("devices/virtual/nvme-subsystem").join(controller);
-            fs::create_dir_all(own).unwrap();
+        let controller = |path: &str, state: &str| {
+            let own = dir.path().join("devices/virtual/nvme-subsystem").join(path);
+            write(&own.join("state"), state);
+        };
+        for path in ["nvme-subsys0/nvme0", "nvme-subsys0/nvme2", "nvme-subsys1/nvme1"] {
+            controller(path, "live\n");
         }
-        for (dev, name, is_told) in [
-            (Dev::new(8, 0), "sda", false),
-            (Dev::new(8, 16), "sdb", true),
-            (Dev::new(259, 0), "nvme0n1", true),
-            (Dev::new(259, 1), "nvme1n1", false),
+        let heads = [(Dev::new(259, 0), "nvme0n1"), (Dev::new(259, 1), "nvme1n1")];
+        let proc = dir.path().join("proc");
+        let paths = |text: &str| {
+            write(&proc.join("diskstats"), text);
+            sysfs.nvme_paths(&BTreeMap::from(heads), &proc)
+        };
+        let none = paths(" 259 0 nvme0n1 9 0\n   0 0 nvme0c0n1 0 0\n   0 0 nvme0c2n1 0 0\n");
+        let known = paths(" 259 0 nvme0n1 9 0\n 259 7 nvme0c0n1 0 0\n 259 8 nvme0c2n1 0 0\n");
+        let path = NvmePath { head: Dev::new(259, 0), name: "nvme0c2n1".to_owned() };
+        assert_eq!((none.len(), known.len(), &known[&Dev::new(259, 8)]), (0, 2, &path));
+        for (dev, name, paths, is_told) in [
+            (Dev::new(8, 0), "sda", &none, false),
+            (Dev::new(8, 16), "sdb", &none, true),
+            (Dev::new(259, 0), "nvme0n1", &none, true),
+            (Dev::new(259, 0), "nvme0n1", &known, false),
+            (Dev::new(259, 1), "nvme1n1", &none, false),
         ] {
-            assert_eq!(sysfs.unfollowed(dev, name).is_some(), is_told, "{name}");
+            assert_eq!(sysfs.unfollowed(dev, name, paths).is_some(), is_told, "{name}");
         }
+        controller("nvme-subsys0/nvme2", "connecting\n");
+        assert_eq!(
+            sysfs.unfollowed(Dev::new(259, 0), "nvme0n1", &known).unwrap(),
+            "the path by its controller nvme2 is connecting"
+        );
     }
 }

@@ -65,6 +65,16 @@ pub struct Layer {
     pub spins: bool,
 }
 
+/// A path to an NVMe namespace that has several. The kernel tries a request again on another path without an event if the
+/// path is at fault. So an error that a path announces is one of the namespace, and its reader or writer gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NvmePath {
+    /// The device that stands for all paths (`nvme0n1`).
+    pub head: Dev,
+    /// The path's name (`nvme0c1n1`). It has no device node.
+    pub name: String,
+}
+
 /// One superblock that is mounted somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
@@ -179,6 +189,8 @@ pub struct MountTable {
     pub unfollowed: Vec<String>,
     /// What is known of each whole device besides its name.
     pub layers: BTreeMap<Dev, Layer>,
+    /// The paths below heads of NVMe's native multipath, by their numbers in the kernel's events.
+    pub paths: BTreeMap<Dev, NvmePath>,
     /// The type of the root filesystem if that is on no disk.
     pub diskless_root: Option<String>,
 }
@@ -208,11 +220,18 @@ impl MountTable {
         members.filter(|m| !m.partition).map(|m| (m.dev, m.name.as_str())).collect()
     }
 
-    /// The kernel's name of a device below any filesystem; empty if it is not known.
+    /// The kernel's name of a device below any filesystem, or of a path to one; empty if it is not known.
     #[must_use]
     pub fn device_name(&self, dev: Dev) -> &str {
         let members = self.filesystems.values().flat_map(|filesystem| &filesystem.members);
-        members.into_iter().find(|m| m.dev == dev).map_or("", |m| m.name.as_str())
+        let name = members.into_iter().find(|m| m.dev == dev).map(|m| m.name.as_str());
+        name.or_else(|| self.paths.get(&dev).map(|path| path.name.as_str())).unwrap_or_default()
+    }
+
+    /// The device that an event about `dev` is about: the head, if `dev` is a path to it.
+    #[must_use]
+    pub fn head(&self, dev: Dev) -> Dev {
+        self.paths.get(&dev).map_or(dev, |path| path.head)
     }
 }
 

@@ -105,7 +105,7 @@ impl Sampler {
         }
     }
 
-    /// Reads the errors that ext4 and btrfs remember.
+    /// Reads the errors that ext4, f2fs and btrfs remember.
     fn read_remembered_errors(&mut self, snapshot: &mut Snapshot) {
         for filesystem in snapshot.table.filesystems.values() {
             let dev = filesystem.dev;
@@ -116,6 +116,14 @@ impl Sampler {
                         device.and_then(|device| self.sysfs.ext4(&device.name, &mut self.kept))
                     {
                         snapshot.ext4.insert(dev, errors);
+                    }
+                }
+                "f2fs" => {
+                    let device = filesystem.members.iter().find(|member| member.dev == dev);
+                    if let Some(stopped) = device
+                        .and_then(|device| self.sysfs.f2fs_stopped(&device.name, &mut self.kept))
+                    {
+                        snapshot.f2fs_stopped.insert(dev, stopped);
                     }
                 }
                 "btrfs" => {

@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub ext4: BTreeMap<Dev, Ext4Errors>,
     /// The device statistics of each btrfs filesystem.
     pub btrfs: BTreeMap<Dev, BtrfsErrors>,
+    /// Each f2fs of which the kernel says whether it has stopped: it writes no checkpoint any more.
+    pub f2fs_stopped: BTreeMap<Dev, bool>,
     /// Whether each filesystem is another superblock than at the last snapshot. sysfs tells for ext4, xfs and btrfs.
     pub reborn: BTreeMap<Dev, bool>,
     /// Filesystems that are not mounted any more and whose superblock is still there (`umount -l`).
@@ -45,6 +47,7 @@ impl Snapshot {
             || !Arc::ptr_eq(&self.required_mounts, &earlier.required_mounts)
             || self.ext4 != earlier.ext4
             || self.btrfs != earlier.btrfs
+            || self.f2fs_stopped != earlier.f2fs_stopped
             || self.living != earlier.living
             || self.reborn.values().any(|reborn| *reborn)
             || self.disks.len() != earlier.disks.len()

@@ -20,6 +20,9 @@ const MAX_DEPTH: usize = 8;
 /// md levels that keep working without one member.
 const REDUNDANT_MD: [&str; 5] = ["raid1", "raid4", "raid5", "raid6", "raid10"];
 
+/// `CP_ERROR_FLAG` of f2fs (Documentation/ABI/testing/sysfs-fs-f2fs).
+const F2FS_CP_ERROR: u32 = 8;
+
 /// A sysfs.
 #[derive(Clone, Debug)]
 pub struct Sysfs {
@@ -153,6 +156,15 @@ impl Sysfs {
             format!("{}:{}", read("first_error_func"), read("first_error_line"))
         };
         Some(Ext4Errors { count, first })
+    }
+
+    /// Whether the f2fs on this device has stopped to write checkpoints, after which it cannot be written; `None` if the kernel
+    /// does not say (6.1 and later do).
+    pub fn f2fs_stopped(&self, device_name: &str, kept: &mut KeptFiles) -> Option<bool> {
+        let status = self.root.join("fs/f2fs").join(device_name).join("stat/cp_status");
+        let (text, _) = kept.read(&status).ok()?;
+        let flags = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()?;
+        Some(flags & F2FS_CP_ERROR != 0)
     }
 
     /// The device statistics of the btrfs filesystem with this sysfs directory; `None` if the kernel does not say.

@@ -101,8 +101,9 @@ impl Topology {
             table.filesystems.entry(swap.dev).or_insert(swap);
         }
         table.layers = self.layers(&table);
+        table.paths = self.sysfs.nvme_paths(&table.disks(), &self.paths.proc);
         let blind = table.disks().into_iter().filter_map(|(dev, name)| {
-            let why = self.sysfs.unfollowed(dev, name)?;
+            let why = self.sysfs.unfollowed(dev, name, &table.paths)?;
             Some(format!("{name}: {why}"))
         });
         let blind: Vec<_> = blind.collect();

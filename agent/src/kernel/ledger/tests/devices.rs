@@ -10,7 +10,7 @@ use crate::kernel::ledger::{Action, Probed};
 use crate::kernel::probe::{Probe, Root};
 use crate::kernel::sampling::{
     Disk,
-    mounts::{Layer, Member},
+    mounts::{Layer, Member, NvmePath},
 };
 use crate::model::Scope;
 
@@ -458,4 +458,16 @@ fn a_fault_below_a_read_only_mount_ends_when_its_sectors_can_be_read() {
         let open: &[&str] = if unreadable.is_some() { &["io_error-7:1"] } else { &[] };
         host.expect(&format!("{unreadable:?}"), open);
     }
+}
+
+#[test]
+fn an_error_that_a_path_announces_is_one_of_its_head() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw");
+    host.members.insert(dev("7:1"), vec![member("259:0", "nvme0n1", false)]);
+    let path = NvmePath { head: dev("259:0"), name: "nvme0c1n1".to_owned() };
+    host.paths.insert(dev("259:8"), path);
+    host.sample();
+    host.event(Kind::BlockRead, "259:8", EIO).expect("by a path", &["io_error-259:0"]);
+    host.event(Kind::BlockRead, "259:9", EIO).expect("of nobody's", &["io_error-259:0"]);
 }

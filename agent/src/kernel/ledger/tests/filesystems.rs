@@ -334,3 +334,17 @@ fn a_leg_of_a_btrfs_that_repairs_itself_is_a_member() {
         assert_eq!(found, [("io_error-7:2".into(), scope)], "redundant: {redundant}");
     }
 }
+
+#[test]
+fn an_f2fs_that_has_stopped_is_lost() {
+    let mut host = Host::new();
+    host.mount_type(1, "f2fs", "rw", "rw");
+    host.f2fs_stopped.insert(dev("7:1"), false);
+    host.sample().expect("healthy", &[]);
+    host.f2fs_stopped.insert(dev("7:1"), true);
+    host.sample().expect("stopped", &["filesystem_ro-7:1"]);
+    host.umount(1).sample().expect("unmounted", &[]);
+    host.mount_type(1, "f2fs", "rw", "rw").sample();
+    host.event(Kind::F2fsError, "7:1", 0)
+        .expect("found an error", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
+}

@@ -16,7 +16,7 @@ use crate::{
         probe::{Probe, Root},
         sampling::{
             BtrfsErrors, Disk, Ext4Errors,
-            mounts::{Layer, Member, MountTable},
+            mounts::{Layer, Member, MountTable, NvmePath},
             snapshot::Snapshot,
         },
     },
@@ -35,11 +35,13 @@ pub(super) struct Host {
     pub(super) members: BTreeMap<Dev, Vec<Member>>,
     pub(super) ext4: BTreeMap<Dev, Ext4Errors>,
     pub(super) btrfs: BTreeMap<Dev, BtrfsErrors>,
+    pub(super) f2fs_stopped: BTreeMap<Dev, bool>,
     pub(super) disks: BTreeMap<Dev, Disk>,
     /// What the next snapshot says about superblocks.
     pub(super) reborn: BTreeMap<Dev, bool>,
     pub(super) living: BTreeSet<Dev>,
     pub(super) layers: BTreeMap<Dev, Layer>,
+    pub(super) paths: BTreeMap<Dev, NvmePath>,
     pub(super) quiet_since: BTreeMap<Dev, u64>,
 }
 
@@ -74,10 +76,12 @@ impl Host {
             members: BTreeMap::new(),
             ext4: BTreeMap::new(),
             btrfs: BTreeMap::new(),
+            f2fs_stopped: BTreeMap::new(),
             disks: BTreeMap::new(),
             reborn: BTreeMap::new(),
             living: BTreeSet::new(),
             layers: BTreeMap::new(),
+            paths: BTreeMap::new(),
             quiet_since: BTreeMap::new(),
         }
     }
@@ -126,11 +130,13 @@ impl Host {
             filesystem.members = self.members.get(device).cloned().unwrap_or_default();
         }
         table.layers = self.layers.clone();
+        table.paths = self.paths.clone();
         let snapshot = Snapshot {
             at: self.now.mono,
             table: Arc::new(table),
             ext4: self.ext4.clone(),
             btrfs: self.btrfs.clone(),
+            f2fs_stopped: self.f2fs_stopped.clone(),
             disks: self.disks.clone(),
             reborn: self.reborn.clone(),
             living: self.living.clone(),
