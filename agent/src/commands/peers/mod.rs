@@ -90,7 +90,9 @@ fn members(response: &PeersResponse) -> Vec<Member> {
         .iter()
         .filter(is_there)
         .map(|peer| {
-            let row = peer.reaches.iter().map(|Reach { id, probe }| (id.as_str(), *probe));
+            // What an agent said before it died is old.
+            let said = peer.reaches.iter().filter(|_| ["alive", "suspect"].contains(&&*peer.state));
+            let row = said.map(|Reach { id, probe }| (id.as_str(), *probe));
             let Peer { identity, state, failing, .. } = peer;
             (&*identity.id, &*identity.node, &**state, failing.as_slice(), row.collect())
         })
@@ -159,7 +161,7 @@ mod tests {
             coordinator: Some("n3@3".to_owned()),
             own: Some(identity(2)),
             peers: vec![
-                peer(1, "dead", vec![], Some(probe(None))),
+                peer(1, "dead", vec![reach(3, Some(0.001))], Some(probe(None))),
                 peer(3, "alive", vec![reach(2, Some(0.001))], Some(probe(Some(0.0004)))),
                 peer(4, "left", vec![], None),
             ],

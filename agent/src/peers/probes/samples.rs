@@ -24,6 +24,10 @@ const KEPT: usize = 16;
 /// 1 minute until one of the peers makes room for the next, where there are more than [`TARGETS`].
 const TURN: Duration = Duration::from_mins(1);
 
+/// 2 lost probes of a peer that has never answered one: one may be lost, above all the first, which comes before the link
+/// is made.
+const LOST_AT_LEAST: usize = 2;
+
 /// A probe that was sent.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
@@ -103,16 +107,17 @@ impl Samples {
     }
 }
 
-/// What the probes of one peer found; none before the first one has ended.
+/// What the probes of one peer found; none before the first one has ended, and before [`LOST_AT_LEAST`] of a peer that
+/// has never answered.
 fn result(samples: &VecDeque<Sample>, now: Instant) -> Option<PeerProbe> {
     let is_over = |sample: &&Sample| {
         sample.reply.is_some() || now.saturating_duration_since(sample.sent) >= TIMEOUT
     };
     let over: Vec<_> = samples.iter().filter(is_over).collect();
-    if over.is_empty() {
+    let mut replies: Vec<_> = over.iter().filter_map(|sample| sample.reply).collect();
+    if over.is_empty() || replies.is_empty() && over.len() < LOST_AT_LEAST {
         return None;
     }
-    let mut replies: Vec<_> = over.iter().filter_map(|sample| sample.reply).collect();
     replies.sort_by_key(|(round_trip, _)| *round_trip);
     let lost = over.len() - replies.len();
     let mut offsets: Vec<_> = replies.iter().filter_map(|(_, offset)| *offset).collect();
@@ -180,6 +185,19 @@ mod tests {
         }
         let found = samples.results(now)["n0@1"];
         assert_eq!((found.round_trip, found.loss, found.clock_offset), (None, 1.0, None));
+    }
+
+    /// The first probe may come before the link is made.
+    #[test]
+    fn one_lost_probe_is_no_lost_peer() {
+        let mut now = Instant::now();
+        let mut samples = Samples::new(now);
+        samples.set_peers(ids(1), now);
+        for expected in [None, Some(1.0)] {
+            samples.next(now, 0).unwrap();
+            now += INTERVAL;
+            assert_eq!(samples.results(now).get("n0@1").map(|probe| probe.loss), expected);
+        }
     }
 
     #[test]
