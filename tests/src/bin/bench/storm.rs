@@ -40,7 +40,7 @@ struct Storm<'a> {
 #[derive(Clone, Copy)]
 struct Counted {
     kernel: Option<Counts>,
-    counted: u64,
+    events: u64,
     missed: u64,
 }
 
@@ -134,15 +134,16 @@ impl Storm<'_> {
         times.without_event += usize::from(kernel.is_none());
         let from = kernel.unwrap_or(before);
         times.second.push(Duration::from_nanos(seen.saturating_sub(from)));
+        // Mounted again at once, it could be taken for the same superblock until a probe says otherwise.
         other.unmount();
-        other.mount("");
         expect(self.agent, changes, 200);
+        other.mount("");
     }
 
     fn look(&self) -> Counted {
         let number = self.victim.device().number();
         Counted {
-            counted: self.agent.kernel_count("block_read", number),
+            events: self.agent.kernel_count("block_read", number),
             missed: self.agent.missed_events(),
             kernel: self.emitted.as_ref().map(Emitted::counts),
         }
@@ -153,7 +154,7 @@ impl Storm<'_> {
         let end = Instant::now() + TIMEOUT;
         loop {
             let now = self.look();
-            let (counted, missed) = (now.counted - before.counted, now.missed - before.missed);
+            let (counted, missed) = (now.events - before.events, now.missed - before.missed);
             let kernel = now.kernel.zip(before.kernel);
             let emitted = kernel.map(|(now, before)| now.emitted - before.emitted);
             let programs = kernel.map_or(failed, |(now, before)| now.programs - before.programs);
