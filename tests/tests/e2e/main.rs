@@ -35,6 +35,7 @@ mod load_balancers;
 mod manifests;
 mod manifests_peers;
 mod memory;
+mod memory_superblocks;
 mod mount_table;
 mod mounts;
 mod network_dns;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use tocsin_ebpf::Kind;
+
 use super::{
     state::Ledger,
     superblock::{CP_ERROR, Lost},
-    types::{Key, Now},
+    types::{Key, Mono, Now},
 };
 use crate::{
     errno,
@@ -23,6 +25,10 @@ use crate::{
 /// caches of block devices is among the first: 0:3 to 0:6 have been seen. What a user mounts has a higher number, and its
 /// inode numbers may look like device numbers (NFS, FUSE).
 const INTERNAL_MINORS: u32 = 16;
+
+/// 1 s, in nanoseconds, until an ext4 has counted an error in its superblock. A worker does it some milliseconds after the
+/// tracepoint (`update_super_work` in fs/ext4/super.c).
+const WRITTEN_DOWN_WITHIN: Mono = 1_000_000_000;
 
 impl Ledger {
     /// Takes in what a snapshot says about each filesystem.
@@ -55,10 +61,14 @@ impl Ledger {
         let dev = filesystem.dev;
         let known = self.superblocks.entry(dev).or_default();
         let ids: BTreeSet<i32> = filesystem.mounts.iter().map(|mount| mount.id).collect();
+        // After a restart of the agent only this number tells: the kernel gives the numbers of mounts again, the lowest first.
+        let born = snapshot.born.get(&dev).copied();
+        let is_another = || Some(known.born? != born?);
         // Where sysfs does not tell, new numbers of all mounts do, although `umount -l` leaves the same superblock.
-        let reborn = snapshot.reborn.get(&dev).copied();
+        let reborn = snapshot.reborn.get(&dev).copied().or_else(is_another);
         let is_other = !is_new && reborn.unwrap_or_else(|| known.mount_ids.is_disjoint(&ids));
         known.mount_ids = ids;
+        known.born = born.or(known.born);
         if is_new || is_other {
             let broken = filesystem.is_ro_under_rw();
             known.on_purpose = filesystem.read_only && !required && !broken;
@@ -180,6 +190,9 @@ impl Ledger {
         if !self.table.filesystems.contains_key(&dev) {
             return false;
         }
+        if self.is_repaired_since(event) {
+            return true;
+        }
         let (what, evidence) = if event.errno == 0 {
             // An event that stands for counters has no source line.
             let line = (event.detail != 0).then(|| format!(" (source line {})", event.detail));
@@ -191,6 +204,14 @@ impl Ledger {
         self.open((FaultKind::FilesystemError, dev), Some(event), what, evidence, now);
         self.request_probe(dev, now);
         true
+    }
+
+    /// Whether an ext4 has been repaired since this event, while no agent ran: it remembers no error although it has had the
+    /// time to write this one down, so e2fsck or mkfs has made its superblock anew.
+    fn is_repaired_since(&self, event: &Event) -> bool {
+        let remembered = self.superblocks.get(&event.dev).and_then(|known| known.ext4);
+        let is_written_down = event.ktime + WRITTEN_DOWN_WITHIN <= self.looked_at;
+        event.kind == Kind::Ext4Error && remembered == Some(0) && is_written_down
     }
 
     /// Takes in an `ext4_shutdown` or `xfs_force_shutdown`. False if there is no such filesystem.

@@ -101,6 +101,7 @@ impl Ledger {
     pub fn snapshot(&mut self, snapshot: &Snapshot, now: Now) {
         let changed = !Arc::ptr_eq(&self.table, &snapshot.table) && self.table != snapshot.table;
         self.table = snapshot.table.clone();
+        self.looked_at = snapshot.at;
         if changed {
             // Scope and mount points of open faults may have changed.
             self.version += 1;

@@ -71,6 +71,8 @@ struct FaultMemory {
 struct FilesystemMemory {
     dev: Dev,
     mount_ids: BTreeSet<i32>,
+    #[serde(default)]
+    born: Option<u64>,
     on_purpose: bool,
     accepted: Option<String>,
     refused: Option<i32>,
@@ -275,6 +277,7 @@ impl FaultMemory {
 fn filesystem(dev: Dev, known: &Superblock) -> FilesystemMemory {
     let Superblock {
         mount_ids,
+        born,
         on_purpose,
         accepted,
         lost: Lost { level: _, refused, root, announced },
@@ -291,6 +294,7 @@ fn filesystem(dev: Dev, known: &Superblock) -> FilesystemMemory {
     FilesystemMemory {
         dev,
         mount_ids: mount_ids.clone(),
+        born: *born,
         on_purpose: *on_purpose,
         accepted: accepted.map(str::to_owned),
         refused: *refused,
@@ -313,6 +317,7 @@ impl FilesystemMemory {
         let accepted = self.accepted.as_deref();
         let mut known = Superblock {
             mount_ids: self.mount_ids.clone(),
+            born: self.born,
             on_purpose: self.on_purpose,
             accepted: accepted.and_then(|word| LEVELS.into_iter().find(|level| *level == word)),
             lost: Lost {

@@ -86,6 +86,8 @@ pub struct Ledger {
     pub(super) version: u64,
     /// Whether there has been a snapshot.
     pub(super) started: bool,
+    /// When the last snapshot began.
+    pub(super) looked_at: Mono,
     /// Whether an event will tell of an xfs that shuts down.
     pub(super) xfs_events: bool,
     /// A look at everything, after events that were missed.
@@ -113,6 +115,7 @@ impl Ledger {
             forgotten: 0,
             version: 0,
             started: false,
+            looked_at: 0,
             xfs_events: true,
             lookout: None,
         }

@@ -38,6 +38,8 @@ impl Lost {
 pub(super) struct Superblock {
     /// The numbers of its mounts. When none of them is left, it was mounted again in between.
     pub(super) mount_ids: BTreeSet<i32>,
+    /// The number that no other superblock has on this boot; `None` where sysfs does not tell.
+    pub(super) born: Option<u64>,
     /// It was read-only and without a sign of an error when it was first seen, so an administrator wants it so.
     pub(super) on_purpose: bool,
     /// What the mount table said when an operator cleared its fault.

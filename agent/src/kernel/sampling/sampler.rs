@@ -9,7 +9,7 @@ use super::{
     mountinfo_file::MountInfoFile,
     snapshot::Snapshot,
     statistics::Disk,
-    superblocks::Superblocks,
+    superblocks::{Seen, Superblocks},
     sysfs::Sysfs,
     topology::{TOPOLOGY_AGE, Topology},
 };
@@ -77,7 +77,7 @@ impl Sampler {
         let mut snapshot = Snapshot { at, table, required_mounts, ..Snapshot::default() };
         self.read_remembered_errors(&mut snapshot);
         let btrfs = |dev| self.topology.btrfs_directory(dev).map(Path::to_owned);
-        (snapshot.reborn, snapshot.living) =
+        Seen { reborn: snapshot.reborn, born: snapshot.born, living: snapshot.living } =
             self.superblocks.read(&snapshot.table, &self.sysfs.root, btrfs, &mut self.kept);
         for dev in snapshot.table.disks().into_keys() {
             if let Some(disk) = self.sysfs.disk(dev, &mut self.kept) {

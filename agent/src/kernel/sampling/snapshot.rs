@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub f2fs_stopped: BTreeMap<Dev, bool>,
     /// Whether each filesystem is another superblock than at the last snapshot. sysfs tells for ext4, xfs and btrfs.
     pub reborn: BTreeMap<Dev, bool>,
+    /// A number for each superblock that no other one has on this boot, also over a restart of the agent.
+    pub born: BTreeMap<Dev, u64>,
     /// Filesystems that are not mounted any more and whose superblock is still there (`umount -l`).
     pub living: BTreeSet<Dev>,
     /// The progress of every whole device below a filesystem.

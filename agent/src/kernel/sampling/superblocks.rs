@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -15,26 +17,46 @@ use crate::model::Dev;
 /// A file of each superblock that was ever seen mounted, for as long as that superblock lives.
 #[derive(Debug, Default)]
 pub(super) struct Superblocks {
-    files: BTreeMap<Dev, PathBuf>,
+    files: BTreeMap<Dev, OwnFile>,
+}
+
+/// A file that a superblock has for itself.
+#[derive(Debug)]
+struct OwnFile {
+    path: PathBuf,
+    /// Its inode number; `None` if that could not be read.
+    inode: Option<u64>,
+}
+
+/// What sysfs says about superblocks at one moment.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// For each mounted filesystem that was read before, whether it is another superblock now.
+    pub(super) reborn: BTreeMap<Dev, bool>,
+    /// For each mounted filesystem, a number that no other superblock has on this boot: the inode number of its file. On 64 bit
+    /// kernfs never gives one a second time, because it counts in the upper half how often the lower half began anew
+    /// (`__kernfs_new_node` in fs/kernfs/dir.c, 5.10 to 6.18).
+    pub(super) born: BTreeMap<Dev, u64>,
+    /// Those that live without a mount.
+    pub(super) living: BTreeSet<Dev>,
 }
 
 impl Superblocks {
-    /// For each mounted filesystem that was read before, whether it is another superblock now; and those that live without a mount.
+    /// Reads which superblocks there are.
     pub(super) fn read(
         &mut self,
         table: &MountTable,
         sysfs: &Path,
         btrfs: impl Fn(Dev) -> Option<PathBuf>,
         kept: &mut KeptFiles,
-    ) -> (BTreeMap<Dev, bool>, BTreeSet<Dev>) {
-        let mut reborn = BTreeMap::new();
-        let mut living = BTreeSet::new();
+    ) -> Seen {
+        let mut seen = Seen::default();
         self.files.retain(|dev, file| {
             let is_mounted = table.filesystems.contains_key(dev);
-            if !is_mounted && let Ok((_, false)) = kept.read(file) {
-                living.insert(*dev);
+            if !is_mounted && let Ok((_, false)) = kept.read(&file.path) {
+                seen.living.insert(*dev);
             }
-            is_mounted || living.contains(dev)
+            is_mounted || seen.living.contains(dev)
         });
         for (dev, filesystem) in &table.filesystems {
             let file = if filesystem.fs_type == "btrfs" {
@@ -45,13 +67,20 @@ impl Superblocks {
             let Some(file) = file else { continue };
             if let Ok((_, died)) = kept.read(&file) {
                 // Of one that is seen for the first time nothing is known.
-                if let Some(known) = self.files.get(dev) {
-                    reborn.insert(*dev, died || *known != file);
+                let known =
+                    self.files.get(dev).map(|known| (died || known.path != file, known.inode));
+                if let Some((reborn, _)) = known {
+                    seen.reborn.insert(*dev, reborn);
                 }
-                self.files.insert(*dev, file);
+                let inode = match known {
+                    Some((false, Some(inode))) => Some(inode),
+                    _ => fs::metadata(&file).ok().map(|metadata| metadata.ino()),
+                };
+                seen.born.extend(inode.map(|inode| (*dev, inode)));
+                self.files.insert(*dev, OwnFile { path: file, inode });
             }
         }
-        (reborn, living)
+        seen
     }
 }
 

@@ -39,6 +39,7 @@ pub(super) struct Host {
     pub(super) disks: BTreeMap<Dev, Disk>,
     /// What the next snapshot says about superblocks.
     pub(super) reborn: BTreeMap<Dev, bool>,
+    pub(super) born: BTreeMap<Dev, u64>,
     pub(super) living: BTreeSet<Dev>,
     pub(super) layers: BTreeMap<Dev, Layer>,
     pub(super) paths: BTreeMap<Dev, NvmePath>,
@@ -79,6 +80,7 @@ impl Host {
             f2fs_stopped: BTreeMap::new(),
             disks: BTreeMap::new(),
             reborn: BTreeMap::new(),
+            born: BTreeMap::new(),
             living: BTreeSet::new(),
             layers: BTreeMap::new(),
             paths: BTreeMap::new(),
@@ -139,6 +141,7 @@ impl Host {
             f2fs_stopped: self.f2fs_stopped.clone(),
             disks: self.disks.clone(),
             reborn: self.reborn.clone(),
+            born: self.born.clone(),
             living: self.living.clone(),
             quiet_since: self.quiet_since.clone(),
             ..Snapshot::default()
@@ -195,15 +198,19 @@ impl Host {
     }
 
     pub(super) fn counts(&mut self, kind: Kind, device: &str, errno: i32, count: u64) -> &mut Self {
-        let count = Count {
-            kind,
-            dev: dev(device),
-            errno,
-            count,
-            suppressed: 0,
-            dropped: 0,
-            last: self.now.mono,
-        };
+        self.counts_at(self.now.mono, kind, device, errno, count)
+    }
+
+    /// A reading of one counter, whose last event was at this time.
+    pub(super) fn counts_at(
+        &mut self,
+        last: Mono,
+        kind: Kind,
+        device: &str,
+        errno: i32,
+        count: u64,
+    ) -> &mut Self {
+        let count = Count { kind, dev: dev(device), errno, count, suppressed: 0, dropped: 0, last };
         self.ledger.counted(&[count], self.now);
         self
     }

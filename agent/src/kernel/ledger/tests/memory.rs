@@ -197,12 +197,54 @@ fn a_probe_that_was_running_is_made_again() {
 
 #[test]
 fn another_filesystem_on_the_same_device_inherits_nothing() {
-    let mut host = Host::new();
-    host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
-    host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS));
-    host.expect("lost", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
-    host.umount(1).lines.push("999 1 7:1 / /mnt/1 rw - ext4 /dev/loop1 rw".into());
-    host.restart().sample().settle(&Probe::Writable).expect("another one", &[]);
+    let both: &[&str] = &["filesystem_ro-7:1", "filesystem_error-7:1"];
+    let error: &[&str] = &["filesystem_error-7:1"];
+    // (numbers of the superblock before and after, number of the mount after, faults after a probe that writes)
+    let rows: [(_, _, _, &[&str]); 6] = [
+        (None, None, 101, error),
+        (None, None, 999, &[]),
+        // The kernel gives the number of a mount again, and never that of a superblock.
+        (Some(7), Some(8), 101, &[]),
+        (Some(7), Some(7), 999, error),
+        // An agent that did not write it.
+        (None, Some(8), 101, error),
+        (None, Some(8), 999, &[]),
+    ];
+    for (before, after, id, open) in rows {
+        let mut host = Host::new();
+        host.born.extend(before.map(|born| (dev("7:1"), born)));
+        host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+        host.event(Kind::Ext4Error, "7:1", 0).settle(&Probe::Refused(EROFS)).expect("lost", both);
+        host.umount(1).lines.push(format!("{id} 1 7:1 / /mnt/1 rw - ext4 /dev/loop1 rw"));
+        host.born = after.map(|born| (dev("7:1"), born)).into_iter().collect();
+        host.restart().sample().after(WINDOW).sample().settle(&Probe::Writable);
+        host.expect(&format!("{before:?} {after:?} {id}"), open);
+    }
+}
+
+#[test]
+fn an_error_before_a_repair_that_no_agent_saw_is_over() {
+    // (errors that ext4 remembers when the next agent looks, time from the error to that look, open faults)
+    let late = Duration::from_secs(2);
+    let rows: [(_, _, &[&str]); 4] = [
+        (Some(0), late, &[]),
+        (Some(1), late, &["filesystem_error-7:1"]),
+        (None, late, &["filesystem_error-7:1"]),
+        // It may not have written it down yet.
+        (Some(0), Duration::from_millis(200), &["filesystem_error-7:1"]),
+    ];
+    for (remembered, age, open) in rows {
+        let mut host = Host::new();
+        host.mount(1, "rw", "rw").sample().settle(&Probe::Writable);
+        let last = host.now.mono;
+        if let Some(count) = remembered {
+            ext4(&mut host, count);
+        }
+        host.umount(1).lines.push("999 1 7:1 / /mnt/1 rw - ext4 /dev/loop1 rw".into());
+        host.restart().after(age).sample();
+        host.counts_at(last, Kind::Ext4Error, "7:1", 0, 1);
+        host.settle(&Probe::Writable).expect(&format!("{remembered:?} {age:?}"), open);
+    }
 }
 
 #[test]
