@@ -33,6 +33,26 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// `struct blkpg_ioctl_arg` of linux/blkpg.h.
+#[repr(C)]
+struct PartitionRequest {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *const Partition,
+}
+
+/// `struct blkpg_partition` of linux/blkpg.h.
+#[repr(C)]
+struct Partition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    names: [u8; 128],
+}
+
+const BLKPG: libc::Ioctl = 0x1269;
+const BLKPG_ADD_PARTITION: libc::c_int = 1;
 const LOOP_CTL_ADD: libc::Ioctl = 0x4c80;
 const LOOP_CTL_REMOVE: libc::Ioctl = 0x4c81;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
@@ -95,6 +115,20 @@ pub fn loop_configure(device: &File, backing: &File, flags: u32) -> io::Result<(
     };
     // SAFETY: LOOP_CONFIGURE reads a `struct loop_config`, whose layout `LoopConfig` has.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw mut config) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a partition of a disk, without a partition table; sizes are in bytes.
+pub fn add_partition(disk: &File, number: i32, start: i64, length: i64) -> io::Result<()> {
+    let partition = Partition { start, length, number, names: [0; 128] };
+    let request = PartitionRequest {
+        operation: BLKPG_ADD_PARTITION,
+        flags: 0,
+        length: i32::try_from(size_of::<Partition>()).map_err(io::Error::other)?,
+        partition: &raw const partition,
+    };
+    // SAFETY: BLKPG reads a `struct blkpg_ioctl_arg`, whose pointer leads to a `struct blkpg_partition`.
+    let result = unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG, &raw const request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
