@@ -26,6 +26,7 @@ use rustix::{
 use super::detached_mount::DetachedMount;
 use crate::{
     errno::{self, EDQUOT, EFSBADCRC, EFSCORRUPTED, EIO, ENODEV, ENOSPC, EROFS},
+    host::clock,
     model::Dev,
 };
 
@@ -104,7 +105,8 @@ fn is_io_error(errno: i32) -> bool {
 pub enum Sync {
     /// Nothing: a filesystem that failed refuses the file.
     None,
-    /// It syncs the file. Until that is over, the filesystem stays in use even if it is unmounted.
+    /// It writes a block into the file, and syncs it. Until that is over, the filesystem stays in use even if it is
+    /// unmounted.
     File,
     /// It closes the file, syncs the filesystem by the path of its block device, and creates a second file. The call is
     /// quotactl(2) with `Q_SYNC`, which needs no quota and is not used where quota is on. In it ext4 commits its journal,
@@ -143,7 +145,23 @@ pub fn write_probe(directory: &Path, dev: Dev, sync: &Sync) -> Report {
 
 fn create_and_sync(directory: &Path, dev: Dev, full: &mut bool) -> Result<(), Failure> {
     let file = create(directory, dev, full)?;
+    // A btrfs syncs a file that is empty and has no name without a write to any disk (`btrfs_log_inode_parent`).
+    rustix::io::write(&file, &block()).map_err(|error| Failure::Create(error.raw_os_error()))?;
     fsync(&file).map_err(|error| Failure::Sync(error.raw_os_error()))
+}
+
+/// 4 KiB that no filesystem can compress so far that they would find room in the inode.
+fn block() -> [u8; 4096] {
+    let mut block = [0; 4096];
+    // xorshift64, which must not begin with 0.
+    let mut state = clock::monotonic() | 1;
+    for bytes in block.chunks_exact_mut(8) {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.copy_from_slice(&state.to_ne_bytes());
+    }
+    block
 }
 
 /// `Q_XGETQSTAT`, which is `XQM_CMD(5)` of `linux/dqblk_xfs.h`.

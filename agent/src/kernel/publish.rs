@@ -5,8 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 use tokio::sync::{broadcast, watch};
 use tracing::{info, warn};
 
-use super::{changes, stats::KernelStats};
-use crate::model::{BlindSpots, Fault, FaultChange, FaultView, RequiredMounts, Transition};
+use super::{changes, sampling::mounts::MountTable, stats::KernelStats};
+use crate::model::{
+    BlindSpots, Fault, FaultChange, FaultView, MOUNT_POINTS_SHOWN, RequiredMounts, Transition,
+};
 
 /// The one writer of the fault view, the stream of its changes and the statistics.
 #[derive(Debug)]
@@ -110,4 +112,16 @@ fn log(change: &FaultChange) {
         Transition::Updated => {}
         Transition::Closed => info!(id, reason, count, "fault closed"),
     }
+}
+
+/// The watched filesystems, for the first lines of the log: `/ (ext4 on vda)`.
+pub(super) fn watched(table: &MountTable) -> String {
+    let names = table.filesystems.values().take(MOUNT_POINTS_SHOWN).map(|filesystem| {
+        let mount = filesystem.best_mount().map(|mount| mount.point.display().to_string());
+        let disk = filesystem.members.first().map_or("?", |member| member.name.as_str());
+        format!("{} ({} on {disk})", mount.unwrap_or_default(), filesystem.fs_type)
+    });
+    let more = table.filesystems.len().saturating_sub(MOUNT_POINTS_SHOWN);
+    let more = (more > 0).then(|| format!("and {more} more"));
+    names.chain(more).collect::<Vec<_>>().join(", ")
 }

@@ -11,7 +11,7 @@ use super::{
         pins::{NoPins, PinDir},
     },
     ledger::{Ledger, Memory, Mono, Now},
-    sampling::fanotify::ErrorMarks,
+    sampling::{fanotify::ErrorMarks, mounts::Vanished},
     settings::Settings,
     stats::StatsReader,
     wake_ups::WakeUps,
@@ -31,6 +31,8 @@ pub(super) struct Recalled {
     pub(super) restored: BTreeSet<String>,
     pub(super) stats: StatsReader,
     pub(super) late: Late,
+    /// Devices that were gone already.
+    pub(super) vanished: Vec<Vanished>,
 }
 
 /// What is needed to take over the counters of earlier agents when the kernel programs are loaded later than the agent
@@ -86,7 +88,8 @@ pub(super) async fn recall(config: &Settings, paths: &Paths) -> Recalled {
     }
     let stats = StatsReader::new(known);
     let late = Late { acknowledged, since };
-    Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late }
+    let vanished = memory.vanished;
+    Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late, vanished }
 }
 
 impl Late {

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::settings::{COUNTERS_INTERVAL, HOOK_RETRY, IDLE_INTERVAL};
+use super::settings::{COUNTERS_INTERVAL, HOOK_RETRY, IDLE_INTERVAL, MISSED_INTERVAL};
 
 /// Snapshots of a burst, in time after its event: at once, and again when slower filesystems (ext4 reports an error
 /// before it acts on it) show the result.
@@ -58,6 +58,7 @@ pub(super) struct Schedule {
     urgent_rest_until: Instant,
     last_event: Option<Instant>,
     counters_at: Instant,
+    missed_at: Instant,
     hooks_at: Instant,
 }
 
@@ -73,6 +74,7 @@ impl Schedule {
             urgent_rest_until: now,
             last_event: None,
             counters_at: now,
+            missed_at: now,
             hooks_at: now + HOOK_RETRY,
         }
     }
@@ -149,6 +151,20 @@ impl Schedule {
         let recent = READINGS_AFTER_EVENT * COUNTERS_INTERVAL;
         let is_eventful = self.last_event.is_some_and(|at| now.duration_since(at) < recent);
         self.counters_at = now + if is_eventful { COUNTERS_INTERVAL } else { IDLE_INTERVAL };
+    }
+
+    /// When to look for missed events.
+    pub(super) fn missed_at(&self) -> Instant {
+        self.missed_at
+    }
+
+    /// Whether to look for missed events now; true once in [`MISSED_INTERVAL`].
+    pub(super) fn begin_missed(&mut self, now: Instant) -> bool {
+        let is_due = now >= self.missed_at;
+        if is_due {
+            self.missed_at = now + MISSED_INTERVAL;
+        }
+        is_due
     }
 
     /// Whether to look for missing hooks now; true once in [`HOOK_RETRY`].
@@ -297,5 +313,22 @@ mod tests {
             .filter(|second| schedule.begin_hooks(start + Duration::from_secs(*second)))
             .collect();
         assert_eq!(due, [10, 20, 30]);
+    }
+
+    #[test]
+    fn missed_events_are_looked_for_whatever_else_happens() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(start);
+        let looks = (0..10_000).filter(|millis| {
+            let now = start + Duration::from_millis(*millis);
+            if millis % 700 == 0 {
+                schedule.event(now);
+                schedule.counters_were_read(now);
+            }
+            schedule.begin_missed(now)
+        });
+        let looks: Vec<u64> = looks.collect();
+        assert!(looks.windows(2).all(|pair| pair[1] - pair[0] < 1000), "{looks:?}");
+        assert_eq!(looks.len(), 12);
     }
 }

@@ -21,6 +21,9 @@ pub const REREAD_INTERVAL: Duration = Duration::from_millis(900);
 /// 1 second between readings of the kernel's counters while events come: what found no room in the ring buffer becomes an
 /// event that much later. A request for `/faults` or `/metrics` has them read at once.
 pub const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+/// 900 milliseconds between looks for missed events, so that one is noticed within a second. A look reads one small file of
+/// procfs for each program.
+pub const MISSED_INTERVAL: Duration = Duration::from_millis(900);
 /// 5 seconds between readings of the counters if no events come, to see whether the sampler still works.
 pub const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// 1 second at most between two turns of the kernel task, by which others see that it does not stand still.

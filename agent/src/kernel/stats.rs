@@ -56,8 +56,10 @@ pub struct NamedCount {
 pub(super) struct StatsReader {
     /// All events counted at the last reading.
     total: u64,
-    /// Events for which no program ran.
+    /// Events for which no program ran, or for which there was no room among the counters.
     missed: u64,
+    /// Those of them for which there was no room, at the last reading.
+    uncounted: u64,
 }
 
 impl StatsReader {
@@ -76,33 +78,53 @@ impl StatsReader {
         self.missed
     }
 
-    /// Has everything looked at if events were missed since the last reading: nobody knows what they told.
-    fn look_for_missed(&mut self, source: &EventSource, ledger: &mut Ledger) {
-        let missed = source.missed() + source.uncounted();
-        if missed > self.missed {
-            ledger.look_everywhere(format!("{} kernel events were missed", missed - self.missed));
-        }
+    /// Reads for how many events there was no room.
+    pub(super) fn read_uncounted(&mut self, source: &EventSource) {
+        self.uncounted = source.uncounted();
+    }
+
+    /// Has everything looked at if events were missed since the last look, because nobody knows what they told; true if so.
+    /// A missed event changes no counter. This reads no map either: while a map is read, the programs of that CPU miss
+    /// events.
+    pub(super) fn look_for_missed(&mut self, source: &EventSource, ledger: &mut Ledger) -> bool {
+        self.note_missed(source.missed(), ledger)
+    }
+
+    /// Takes in the number of events for which no program ran.
+    fn note_missed(&mut self, unrun: u64, ledger: &mut Ledger) -> bool {
+        let missed = unrun + self.uncounted;
+        let new = missed.saturating_sub(self.missed);
         self.missed = missed;
+        if new > 0 {
+            let why = format!("{new} kernel events were missed");
+            // In a storm there is one look after another.
+            if ledger.missed().is_none() {
+                warn!(why, "looking at every filesystem");
+            }
+            ledger.look_everywhere(why);
+        }
+        new > 0
     }
 
     /// Reads the counters into the ledger and into statistics. Counters that cannot be read stay as they were in
     /// `before`.
     pub(super) fn read(
         &mut self,
-        source: Option<&EventSource>,
+        source: Option<&mut EventSource>,
         before: &KernelStats,
         ledger: &mut Ledger,
         now: Now,
     ) -> KernelStats {
         let Some(source) = source else { return KernelStats::default() };
         let counts = match source.counts() {
-            Ok(counts) => {
-                let total = counts.iter().map(|count| count.count).sum();
-                // Only while events come: this reads a file for each program.
-                if self.total != total {
-                    self.total = total;
-                    self.look_for_missed(source, ledger);
+            Ok(mut counts) => {
+                let outdated = ledger.outdated(&counts);
+                if !outdated.is_empty() {
+                    source.forget(&outdated);
+                    ledger.forget_counts(&outdated);
+                    counts.retain(|c| !outdated.contains(&(c.kind, c.dev, c.errno)));
                 }
+                self.total = counts.iter().map(|count| count.count).sum();
                 ledger.counted(&counts, now);
                 let table = ledger.table();
                 let named = counts.iter().map(|count| NamedCount {
@@ -124,14 +146,42 @@ impl StatsReader {
                 before.counts.clone()
             }
         };
-        let uncounted = source.uncounted();
         KernelStats {
             counts,
             hooks: source.hooks().hooks(),
-            uncounted,
-            missed: self.missed.saturating_sub(uncounted),
+            uncounted: self.uncounted,
+            missed: self.missed.saturating_sub(self.uncounted),
             pinned_hooks: source.hooks().pinned(),
             ..KernelStats::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::kernel::ledger::Rules;
+
+    #[test]
+    fn a_missed_event_is_enough_for_a_look_at_everything() {
+        let mut ledger = Ledger::new(Rules {
+            io_error_window: Duration::from_mins(5),
+            io_stall_after: Duration::from_secs(5),
+            require_writable: Vec::new(),
+        });
+        // What the agent before has looked for is not looked for again.
+        let mut stats = StatsReader::new(7);
+        for (unrun, expected) in [
+            (7, None),
+            (8, Some("1 kernel events were missed: looking at every filesystem")),
+            (8, Some("1 kernel events were missed: looking at every filesystem")),
+            (11, Some("3 kernel events were missed: looking at every filesystem")),
+        ] {
+            let before = stats.missed();
+            assert_eq!(stats.note_missed(unrun, &mut ledger), unrun > before, "{unrun}");
+            assert_eq!(ledger.missed().as_deref(), expected, "{unrun}");
         }
     }
 }

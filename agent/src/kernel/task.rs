@@ -25,11 +25,10 @@ use super::{
     },
     ledger::{Ledger, Now, Probed},
     probe_runner::ProbeRunner,
-    publish::Publisher,
+    publish::{Publisher, watched},
     pulse::Pulse,
     recall::{Late, Recalled, recall},
     sampling::{
-        mounts::MountTable,
         sampler::Sampler,
         snapshot::Sample,
         thread::{self, SamplerHandle},
@@ -41,7 +40,7 @@ use super::{
 };
 use crate::{
     host::{Paths, clock},
-    model::{FaultView, MOUNT_POINTS_SHOWN, RequiredMounts},
+    model::{FaultView, RequiredMounts},
 };
 
 /// 5 ms between two snapshots at the start, while I/O that was in flight before the agent has not moved.
@@ -77,9 +76,9 @@ impl Kernel {
         channels: TaskChannels,
     ) -> io::Result<Self> {
         // Hooks first: what happens from here on is not missed.
-        let Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late } =
+        let Recalled { wake_ups, error_marks, ledger, keeper, restored, stats, late, vanished } =
             recall(config, paths).await;
-        let sampler = Sampler::new(paths, error_marks, config.mounts.clone())?;
+        let sampler = Sampler::new(paths, error_marks, config.mounts.clone(), vanished)?;
         let TaskChannels { commands, mut publisher, pulse } = channels;
         publisher.restored(restored);
         let mut kernel = Self {
@@ -183,13 +182,17 @@ impl Kernel {
             .next_probe()
             .map(|due| now + Duration::from_nanos(due.saturating_sub(clock::monotonic())));
         let far = now + Duration::from_hours(1);
+        let missed = self.wake_ups.source().ok().map(|_| self.schedule.missed_at());
         let due =
             self.schedule.next_snapshot().into_iter().chain(probe).chain(self.checkpoint_due());
-        due.min().unwrap_or(far)
+        due.chain(missed).min().unwrap_or(far)
     }
 
     /// What follows every input: a snapshot and probes that are due are begun, and what has changed is published.
     fn follow_up(&mut self) {
+        if self.schedule.begin_missed(Instant::now()) {
+            self.look_for_missed();
+        }
         if self.schedule.begin_due_snapshot(Instant::now()) {
             self.sampler.request();
         }
@@ -198,6 +201,16 @@ impl Kernel {
         self.keep();
         self.sampler.send_every(self.ledger.needs_every_snapshot());
         self.pulse.beat(self.sampler.age());
+    }
+
+    /// Looks for events that the kernel has missed, and takes a snapshot at once if there are any.
+    fn look_for_missed(&mut self) {
+        if let Ok(source) = self.wake_ups.source()
+            && self.stats.look_for_missed(source, &mut self.ledger)
+        {
+            self.keeper.changed();
+            self.schedule.notification(Instant::now());
+        }
     }
 
     /// Starts the probes that are due: the only place that takes the ledger's actions.
@@ -358,7 +371,11 @@ impl Kernel {
 
     /// Reads the kernel's counters, also into the ledger, and publishes them.
     fn publish_stats(&mut self) {
-        let (source, before) = (self.wake_ups.source().ok(), self.publisher.stats());
+        if let Ok(source) = self.wake_ups.source() {
+            self.stats.read_uncounted(source);
+        }
+        self.look_for_missed();
+        let (source, before) = (self.wake_ups.source_mut(), self.publisher.stats());
         let total = self.stats.total();
         let stats = self.stats.read(source, &before, &mut self.ledger, now());
         if self.stats.total() != total {
@@ -376,16 +393,4 @@ impl Kernel {
 
 fn now() -> Now {
     Now { mono: clock::monotonic(), wall: SystemTime::now() }
-}
-
-/// The watched filesystems, for the first lines of the log: `/ (ext4 on vda)`.
-fn watched(table: &MountTable) -> String {
-    let names = table.filesystems.values().take(MOUNT_POINTS_SHOWN).map(|filesystem| {
-        let mount = filesystem.best_mount().map(|mount| mount.point.display().to_string());
-        let disk = filesystem.members.first().map_or("?", |member| member.name.as_str());
-        format!("{} ({} on {disk})", mount.unwrap_or_default(), filesystem.fs_type)
-    });
-    let more = table.filesystems.len().saturating_sub(MOUNT_POINTS_SHOWN);
-    let more = (more > 0).then(|| format!("and {more} more"));
-    names.chain(more).collect::<Vec<_>>().join(", ")
 }

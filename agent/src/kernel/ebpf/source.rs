@@ -3,17 +3,18 @@
 use std::{future::pending, io};
 
 use aya::maps::{MapData, RingBuf};
+use tocsin_ebpf::CountKey;
 use tocsin_runtime::fd;
 use tokio::io::{Interest, unix::AsyncFd};
 use tracing::{info, warn};
 
 use super::{
-    inherited::{Carried, Takeover, add},
+    inherited::{Carried, CountId, Takeover, add},
     loader::{Loader, ProgramLog},
     pins::{NoPins, PinDir, Pins},
     reader::{self, Count, Event, drain},
     report::HookReport,
-    wire::{Counts, Uncounted},
+    wire::{Counts, Uncounted, Wire},
 };
 use crate::{
     host::Paths,
@@ -158,6 +159,17 @@ impl EventSource {
         let mut sums = self.carried.clone();
         add(&mut sums, &counts);
         Ok(sums.into_values().collect())
+    }
+
+    /// Forgets counters, so that there is room for those of other devices.
+    pub fn forget(&mut self, ids: &[CountId]) {
+        for id in ids {
+            self.carried.remove(id);
+            let (kind, dev, errno) = *id;
+            let key = CountKey { dev: dev.0, errno, kind: kind as u16, reserved: 0 };
+            // Only what an earlier agent counted is not there.
+            let _not_there = self.counts.remove(&Wire(key));
+        }
     }
 
     /// Number of events for which there was no room among the counters.

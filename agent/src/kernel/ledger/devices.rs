@@ -15,10 +15,17 @@ use crate::{
     kernel::{
         ebpf::reader::Event,
         probe::{Probe, Root},
-        sampling::{Disk, snapshot::Snapshot},
+        sampling::{
+            Disk,
+            mounts::{Member, Vanished},
+            snapshot::Snapshot,
+        },
     },
     model::{Dev, FaultKind},
 };
+
+/// What the fault of a device says that is gone.
+const GONE: &str = "the device is gone, and still mounted";
 
 impl Ledger {
     /// Takes in a failed request of a disk or a metadata buffer. False if no known filesystem is on the device.
@@ -146,16 +153,31 @@ impl Ledger {
     fn gone(&mut self, dev: Dev, now: Now) {
         self.progress.remove(&dev);
         let key = (FaultKind::IoError, dev);
-        let what = "the device is gone, and still mounted".to_owned();
-        if self.faults.get(&key).is_none_or(|entry| entry.what != what) {
-            self.open(key, None, what.clone(), "sysfs: no such device".to_owned(), now);
+        if self.faults.get(&key).is_none_or(|entry| entry.what != GONE) {
+            self.open(key, None, GONE.to_owned(), "sysfs: no such device".to_owned(), now);
         }
         if let Some(entry) = self.faults.get_mut(&key) {
             // Nothing is below this.
-            (entry.witness, entry.what) = (Witness::BlockLayer, what);
+            (entry.witness, entry.what) = (Witness::BlockLayer, GONE.to_owned());
             entry.errno = Some(ENODEV);
             entry.last_mono = now.mono;
         }
+    }
+
+    /// The filesystems under which a device is gone, for the sampler of the next agent.
+    pub(super) fn vanished(&self) -> Vec<Vanished> {
+        let is_gone = |member: &Member| {
+            let fault = self.faults.get(&(FaultKind::IoError, member.dev));
+            fault.is_some_and(|fault| fault.what == GONE)
+        };
+        let filesystems = self.table.filesystems.values();
+        let miss_one = filesystems.filter(|filesystem| filesystem.members.iter().any(is_gone));
+        let vanished = miss_one.map(|filesystem| Vanished {
+            filesystem: filesystem.dev,
+            born: self.superblocks.get(&filesystem.dev).and_then(|known| known.born),
+            members: filesystem.members.clone(),
+        });
+        vanished.collect()
     }
 
     /// Begins to verify the devices whose I/O fault has had a quiet window, by a probe of each filesystem on them.

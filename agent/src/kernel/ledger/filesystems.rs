@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tocsin_ebpf::Kind;
 
 use super::{
+    counts::INTERNAL_MINORS,
     state::Ledger,
     superblock::{CP_ERROR, Lost},
     types::{Key, Mono, Now},
@@ -20,11 +21,6 @@ use crate::{
     },
     model::{Dev, FaultKind},
 };
-
-/// Minor numbers below 16 (of major 0) are taken for filesystems that the kernel makes for itself at boot. That of the
-/// caches of block devices is among the first: 0:3 to 0:6 have been seen. What a user mounts has a higher number, and its
-/// inode numbers may look like device numbers (NFS, FUSE).
-const INTERNAL_MINORS: u32 = 16;
 
 /// 1 s, in nanoseconds, until an ext4 has counted an error in its superblock. A worker does it some milliseconds after the
 /// tracepoint (`update_super_work` in fs/ext4/super.c).
@@ -164,10 +160,17 @@ impl Ledger {
             let before = known.btrfs.replace(*errors).unwrap_or(*errors);
             if errors.corruption > before.corruption {
                 known.probes.request(now.mono);
-                let what = "btrfs found corrupted blocks in it".to_owned();
                 let evidence =
                     format!("sysfs corruption and generation errors {}", errors.corruption);
-                self.open((FaultKind::FilesystemError, dev), None, what, evidence, now);
+                // With bad blocks on one device alone, there is a good copy of each on another one.
+                let (key, what) = if errors.corrupted <= 1 && self.is_on_legs(dev) {
+                    let what = "btrfs found corrupted blocks on a device, and has other copies";
+                    (self.leg_key(dev), what)
+                } else {
+                    let what = "btrfs found corrupted blocks in it";
+                    ((FaultKind::FilesystemError, dev), what)
+                };
+                self.open(key, None, what.to_owned(), evidence, now);
             }
             if errors.io > before.io {
                 let key = self.leg_key(dev);
@@ -272,15 +275,21 @@ impl Ledger {
         (FaultKind::IoError, blamed.unwrap_or(dev))
     }
 
+    /// Whether every device that a filesystem is on is redundant.
+    fn is_on_legs(&self, dev: Dev) -> bool {
+        let members = self.table.filesystems.get(&dev).map_or(&[][..], |f| &f.members);
+        !members.is_empty() && members.iter().all(|member| member.redundant)
+    }
+
     /// The I/O fault to which errors belong that a btrfs counts for its devices, and that may have done no harm: where every
     /// device is redundant, it is that of a leg.
     fn leg_key(&self, dev: Dev) -> Key {
-        let members = self.table.filesystems.get(&dev).map_or(&[][..], |f| &f.members);
-        let has_fault = |dev: &Dev| self.faults.contains_key(&(FaultKind::IoError, *dev));
-        let mut legs = members.iter().filter(|member| member.redundant).map(|member| member.dev);
-        if members.is_empty() || members.iter().any(|member| !member.redundant) {
+        if !self.is_on_legs(dev) {
             return self.io_key(dev);
         }
+        let members = self.table.filesystems.get(&dev).map_or(&[][..], |f| &f.members);
+        let has_fault = |dev: &Dev| self.faults.contains_key(&(FaultKind::IoError, *dev));
+        let mut legs = members.iter().map(|member| member.dev);
         let leg = legs.clone().find(has_fault).or_else(|| legs.next());
         (FaultKind::IoError, leg.unwrap_or(dev))
     }

@@ -7,7 +7,10 @@ use super::{
     types::{Lookout, Mono, Now, Probed},
 };
 use crate::{
-    kernel::probe::{Probe, Root},
+    kernel::{
+        probe::{Probe, Root},
+        sampling::mounts::Filesystem,
+    },
     model::Dev,
 };
 
@@ -19,14 +22,14 @@ impl Ledger {
     /// Asks for a snapshot's and every filesystem's word, because events were missed. Until all have answered,
     /// [`missed`](Self::missed) says why.
     pub fn look_everywhere(&mut self, why: String) {
-        self.lookout = Some(Lookout { why, pending: None });
+        self.lookout = Some(Lookout { why, pending: None, asked: 0 });
         self.version += 1;
     }
 
     /// Which events were missed, while what they may have told is being looked for.
     #[must_use]
     pub fn missed(&self) -> Option<String> {
-        let Lookout { why, pending } = self.lookout.as_ref()?;
+        let Lookout { why, pending, asked: _ } = self.lookout.as_ref()?;
         Some(match pending {
             None => format!("{why}: looking at every filesystem"),
             Some(pending) => {
@@ -52,23 +55,33 @@ impl Ledger {
                     known.probes.request(now.mono);
                 }
             }
-            lookout.pending = Some(pending);
+            (lookout.pending, lookout.asked) = (Some(pending), now.mono);
             self.version += 1;
         }
         self.end_lookout();
     }
 
+    /// The filesystems whose answer is waited for: their test writes have to reach the disk.
+    pub(super) fn looked_for(&self) -> impl Iterator<Item = Dev> {
+        let pending = self.lookout.iter().filter_map(|lookout| lookout.pending.as_ref());
+        pending.flatten().copied()
+    }
+
     /// Counts the answer of a probe.
     pub(super) fn looked_at(&mut self, probed: &Probed, now: Now) {
-        let pending = self.lookout.as_ref().and_then(|lookout| lookout.pending.as_ref());
-        if !pending.is_some_and(|pending| pending.contains(&probed.dev)) {
+        if !self.looked_for().any(|dev| dev == probed.dev) {
             return;
         }
-        // One that gave no answer is asked again, and stays unknown until then.
-        if matches!(probed.write, Some(Probe::Late)) || probed.root == Root::Late {
+        let is_late = matches!(probed.write, Some(Probe::Late)) || probed.root == Root::Late;
+        let is_older = self.lookout.as_ref().is_some_and(|lookout| probed.started < lookout.asked);
+        let can_be_written = |f: &Filesystem| f.is_writable_type() && !f.read_only;
+        let filesystem = self.table.filesystems.get(&probed.dev);
+        let only_looked = probed.write.is_none() && filesystem.is_some_and(can_be_written);
+        // One that gave no answer, or another one, is asked again, and stays unknown until then.
+        if is_late || is_older || only_looked {
             if let Some(known) = self.superblocks.get_mut(&probed.dev) {
                 known.probes.skip_write = false;
-                known.probes.due.insert(now.mono + ASK_AGAIN);
+                known.probes.due.insert(now.mono + if is_late { ASK_AGAIN } else { 0 });
             }
             return;
         }

@@ -25,7 +25,7 @@ use crate::{
             inherited::Carried,
             reader::{Count, Event},
         },
-        sampling::BtrfsErrors,
+        sampling::{BtrfsErrors, mounts::Vanished},
     },
     model::{Dev, FaultKind},
 };
@@ -39,6 +39,9 @@ pub struct Memory {
     faults: Vec<FaultMemory>,
     filesystems: Vec<FilesystemMemory>,
     stands: Vec<StandsMemory>,
+    /// What the sampler of the next agent has to know of devices that are gone.
+    #[serde(default)]
+    pub vanished: Vec<Vanished>,
     /// Every counter, as it was when the ledger last dealt with it.
     pub counts: Vec<CountMemory>,
     handled: Vec<HandledMemory>,
@@ -183,6 +186,7 @@ impl Ledger {
                 .map(|(dev, known)| filesystem(*dev, known))
                 .collect(),
             stands: stands.collect(),
+            vanished: self.vanished(),
             counts: counts.collect(),
             handled: handled.collect(),
             opened: self.opened,
@@ -193,7 +197,8 @@ impl Ledger {
     /// Begins with what the ledger of an earlier agent on the same boot has left; before the first snapshot. Kinds of
     /// faults and events that this version does not know are left out. Returns the number of open faults.
     pub fn restore(&mut self, memory: &Memory, now: Now) -> usize {
-        let Memory { faults, filesystems, stands, counts, handled, opened, closed } = memory;
+        let Memory { faults, filesystems, stands, counts, handled, opened, closed, vanished: _ } =
+            memory;
         for fault in faults {
             let kind = FaultKind::ALL.into_iter().find(|kind| kind.name() == fault.kind);
             if let Some(kind) = kind {
@@ -301,7 +306,7 @@ fn filesystem(dev: Dev, known: &Superblock) -> FilesystemMemory {
         root: *root,
         announced: *announced,
         ext4: *ext4,
-        btrfs: btrfs.map(|BtrfsErrors { io, corruption }| (corruption, io)),
+        btrfs: btrfs.map(|errors| (errors.corruption, errors.io)),
         loss_accepted: *loss_accepted,
         accepted_at: *accepted_at,
         unexplained: unexplained.map(|event| {
@@ -327,7 +332,7 @@ impl FilesystemMemory {
                 announced: self.announced,
             },
             ext4: self.ext4,
-            btrfs: self.btrfs.map(|(corruption, io)| BtrfsErrors { io, corruption }),
+            btrfs: self.btrfs.map(|(corruption, io)| BtrfsErrors { io, corruption, corrupted: 0 }),
             loss_accepted: self.loss_accepted,
             accepted_at: self.accepted_at,
             unexplained: self.unexplained.and_then(EventMemory::event),

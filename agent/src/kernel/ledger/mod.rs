@@ -12,6 +12,7 @@
 //! | `filesystems`, `superblock`, `unmounted` | whether each filesystem can be written, and the errors it found in itself |
 //! | `devices`, `failed_sectors`, `progress`, `stalls` | the errors of each disk, and whether its I/O moves |
 //! | `probes`, `probe_schedule` | when to probe a filesystem, and what the result means |
+//! | `counts` | which of the kernel's counters are kept |
 //! | `clear` | what an operator's `faults clear` changes |
 //! | `lookout` | looking at everything once, after events that were missed |
 //! | `memory` | what the ledger of the next agent begins with |
@@ -20,6 +21,7 @@
 
 mod blame;
 mod clear;
+mod counts;
 mod devices;
 mod failed_sectors;
 mod filesystems;

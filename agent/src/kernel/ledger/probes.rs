@@ -116,8 +116,8 @@ impl Ledger {
     /// Makes actions of the probes that are due. Called after every input and at every snapshot.
     pub fn start_probes(&mut self, now: Now) {
         let window = nanos(self.rules.io_error_window);
-        let verified: BTreeSet<Dev> =
-            self.verifying.values().flat_map(|(_, users)| users).copied().collect();
+        let users = self.verifying.values().flat_map(|(_, users)| users).copied();
+        let verified: BTreeSet<Dev> = users.chain(self.looked_for()).collect();
         for (dev, known) in &mut self.superblocks {
             let Some(filesystem) = self.table.filesystems.get(dev) else { continue };
             // Only a probe can refute a hidden loss, and no event tells that it is over.

@@ -41,7 +41,7 @@ pub struct Action {
     pub dev: Dev,
     /// Whether to write; if not, only the root directory is checked.
     pub write: bool,
-    /// Whether it has to show that the disk works again: what is written has to reach it.
+    /// Whether it has to show that the disk works: what is written has to reach it.
     pub verify: bool,
 }
 
@@ -69,6 +69,8 @@ pub(super) struct Lookout {
     pub(super) why: String,
     /// The filesystems whose probes have not answered; `None` before the next snapshot.
     pub(super) pending: Option<BTreeSet<Dev>>,
+    /// When these probes were asked for. One that began before proves nothing.
+    pub(super) asked: Mono,
 }
 
 /// What identifies an open fault: one per kind and device.

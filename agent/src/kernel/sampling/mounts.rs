@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Dev, Scope};
 
 /// A super option by which a filesystem says that it has failed.
@@ -44,7 +46,7 @@ pub struct Mount {
 }
 
 /// A block device below a filesystem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Its device number.
     pub dev: Dev,
@@ -54,6 +56,18 @@ pub struct Member {
     pub redundant: bool,
     /// Whether it is a partition, which has no queue of its own.
     pub partition: bool,
+}
+
+/// A filesystem under which a device was gone already when the agent before this one ended. sysfs does not name that device
+/// any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vanished {
+    /// The number of the filesystem.
+    pub filesystem: Dev,
+    /// The number of its superblock ([`Snapshot::born`](super::snapshot::Snapshot::born)); `None` if there is none.
+    pub born: Option<u64>,
+    /// Every device that it was on, the one that is gone included.
+    pub members: Vec<Member>,
 }
 
 /// A whole device as a layer of a stack.

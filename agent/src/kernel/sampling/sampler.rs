@@ -7,6 +7,7 @@ use super::{
     kept_files::KeptFiles,
     mount_rules::MountRules,
     mountinfo_file::MountInfoFile,
+    mounts::Vanished,
     snapshot::Snapshot,
     statistics::Disk,
     superblocks::{Seen, Superblocks},
@@ -36,17 +37,19 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Opens the mount table. With `error_marks`, the sampler has fanotify watch every filesystem for errors.
+    /// Opens the mount table. With `error_marks`, the sampler has fanotify watch every filesystem for errors. `vanished` is
+    /// what the agent before this one knew of devices that are gone.
     pub fn new(
         paths: &Paths,
         error_marks: Option<ErrorMarks>,
         rules: MountRules,
+        vanished: Vec<Vanished>,
     ) -> io::Result<Self> {
         let sysfs = Sysfs { root: paths.sys.clone() };
         Ok(Self {
             paths: paths.clone(),
             mountinfo: MountInfoFile::open(&paths.mount_table)?,
-            topology: Topology::new(paths, sysfs.clone(), rules),
+            topology: Topology::new(paths, sysfs.clone(), rules, vanished),
             required_mounts: Arc::default(),
             sysfs,
             kept: KeptFiles::default(),
@@ -144,7 +147,7 @@ impl Sampler {
 mod tests {
     use std::{fs, os::unix::fs::symlink, path::PathBuf};
 
-    use super::*;
+    use super::{super::mounts::Member, *};
 
     /// A procfs and a sysfs of the test's own, with an ext4 on a logical volume.
     struct Host(tempfile::TempDir);
@@ -185,10 +188,15 @@ mod tests {
         }
 
         fn sampler(&self) -> Sampler {
+            self.sampler_after(Vec::new())
+        }
+
+        /// The sampler of an agent that begins with what another one knew of devices that are gone.
+        fn sampler_after(&self, vanished: Vec<Vanished>) -> Sampler {
             let (proc, sys) = (self.at("proc"), self.at("sys"));
             let root = self.0.path().to_owned();
             let paths = Paths { root, proc, sys, mount_table: self.at("mountinfo") };
-            Sampler::new(&paths, None, MountRules::default()).unwrap()
+            Sampler::new(&paths, None, MountRules::default(), vanished).unwrap()
         }
     }
 
@@ -234,6 +242,43 @@ mod tests {
         // Also for an agent that is started later, where the filesystem is on the disk itself.
         fs::write(host.at("mountinfo"), "30 1 8:0 / / rw - ext4 /dev/sda rw\n").unwrap();
         assert_eq!(gone(&sample(&mut host.sampler())), [Dev::new(8, 0)]);
+    }
+
+    #[test]
+    fn a_disk_that_was_pulled_before_a_restart_is_missed_by_the_same_filesystem_alone() {
+        let member = |dev: &str, name: &str| Member {
+            dev: dev.parse().unwrap(),
+            name: name.into(),
+            redundant: false,
+            partition: false,
+        };
+        // (disks below the volume now, number of the superblock before, what is gone)
+        let rows: [(&[&str], Option<u64>, &[&str]); 6] = [
+            (&[], None, &["8:0"]),
+            (&["sdb"], None, &[]),
+            (&["sda"], None, &[]),
+            // Mounted again.
+            (&[], Some(1), &[]),
+            (&["sdb"], Some(1), &[]),
+            (&["sda"], Some(1), &[]),
+        ];
+        for (below, born, expected) in rows {
+            let host = Host::new();
+            for disk in below {
+                host.add(if *disk == "sda" { "8:0" } else { "8:16" }, disk, &[]);
+            }
+            host.add("253:0", "dm-0", below);
+            let own = host.at("sys/fs/ext4/dm-0");
+            fs::create_dir_all(&own).unwrap();
+            fs::write(own.join("session_write_kbytes"), "1\n").unwrap();
+            let members = vec![member("253:0", "dm-0"), member("8:0", "sda")];
+            let filesystem = Dev::new(253, 0);
+            let mut sampler = host.sampler_after(vec![Vanished { filesystem, born, members }]);
+            let expected: Vec<Dev> = expected.iter().map(|dev| dev.parse().unwrap()).collect();
+            for _ in 0..2 {
+                assert_eq!(gone(&sample(&mut sampler)), expected, "{below:?} {born:?}");
+            }
+        }
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct BtrfsErrors {
     pub io: u64,
     /// Bad checksums and generations.
     pub corruption: u64,
+    /// Number of devices that had any of those.
+    pub corrupted: u32,
 }
 
 /// Parses one `error_stats` file (Linux 5.14 and later).
@@ -58,6 +60,7 @@ pub(super) fn parse_error_stats(text: &str) -> BtrfsErrors {
             _ => {}
         }
     }
+    sums.corrupted = u32::from(sums.corruption > 0);
     sums
 }
 
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn btrfs_statistics_are_summed() {
         let text = "write_errs 3\nread_errs 1\nflush_errs 0\ncorruption_errs 2\ngeneration_errs 1\nnew_errs 9\n";
-        assert_eq!(parse_error_stats(text), BtrfsErrors { io: 4, corruption: 3 });
+        assert_eq!(parse_error_stats(text), BtrfsErrors { io: 4, corruption: 3, corrupted: 1 });
         assert_eq!(parse_error_stats("(invalid)"), BtrfsErrors::default());
     }
 }

@@ -59,12 +59,7 @@ impl Superblocks {
             is_mounted || seen.living.contains(dev)
         });
         for (dev, filesystem) in &table.filesystems {
-            let file = if filesystem.fs_type == "btrfs" {
-                btrfs(*dev).map(|own| own.join("label"))
-            } else {
-                own_file(filesystem, sysfs)
-            };
-            let Some(file) = file else { continue };
+            let Some(file) = own_file(filesystem, sysfs, btrfs(*dev).as_deref()) else { continue };
             if let Ok((_, died)) = kept.read(&file) {
                 // Of one that is seen for the first time nothing is known.
                 let known =
@@ -74,7 +69,7 @@ impl Superblocks {
                 }
                 let inode = match known {
                     Some((false, Some(inode))) => Some(inode),
-                    _ => fs::metadata(&file).ok().map(|metadata| metadata.ino()),
+                    _ => inode(&file),
                 };
                 seen.born.extend(inode.map(|inode| (*dev, inode)));
                 self.files.insert(*dev, OwnFile { path: file, inode });
@@ -84,9 +79,23 @@ impl Superblocks {
     }
 }
 
-/// A file in the sysfs directory of a superblock, which carries the name of its device.
-fn own_file(filesystem: &Filesystem, sysfs: &Path) -> Option<PathBuf> {
+/// The number of a superblock, see [`Seen::born`]. `btrfs` is the sysfs directory of a btrfs.
+pub(super) fn number_of(
+    filesystem: &Filesystem,
+    sysfs: &Path,
+    btrfs: Option<&Path>,
+) -> Option<u64> {
+    inode(&own_file(filesystem, sysfs, btrfs)?)
+}
+
+fn inode(file: &Path) -> Option<u64> {
+    fs::metadata(file).ok().map(|metadata| metadata.ino())
+}
+
+/// A file in the sysfs directory of a superblock, which carries the name of its device, or the UUID of a btrfs.
+fn own_file(filesystem: &Filesystem, sysfs: &Path, btrfs: Option<&Path>) -> Option<PathBuf> {
     let file = match filesystem.fs_type.as_str() {
+        "btrfs" => return btrfs.map(|own| own.join("label")),
         "ext2" | "ext3" | "ext4" => "session_write_kbytes",
         // Linux 3.17 and later.
         "xfs" => "log/log_head_lsn",

@@ -175,6 +175,7 @@ impl Sysfs {
             let one = parse_error_stats(&text);
             sums.io += one.io;
             sums.corruption += one.corruption;
+            sums.corrupted += one.corrupted;
         }
         Some(sums)
     }

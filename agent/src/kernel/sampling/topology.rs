@@ -11,11 +11,12 @@ use std::{
 use tracing::debug;
 
 use super::{
-    btrfs::is_redundant,
+    btrfs::{id_at, id_of_uuid, is_redundant},
     mount_rules::MountRules,
     mountinfo::unescape,
-    mounts::{Filesystem, Layer, Member, MountTable},
+    mounts::{Filesystem, Layer, Member, MountTable, Vanished},
     required_mounts::Lookup,
+    superblocks,
     swaps::Swaps,
     sysfs::Sysfs,
 };
@@ -38,19 +39,30 @@ pub(super) struct Topology {
     btrfs: BTreeMap<Dev, PathBuf>,
     /// What the operator has said about mounts and devices.
     rules: MountRules,
+    /// What was gone under which filesystem before this agent, until the first table is resolved.
+    vanished: Vec<Vanished>,
+    /// Mounts of btrfs that gave no id in time, and are not asked again.
+    stuck: BTreeSet<i32>,
     /// When the devices were looked up last.
     pub(super) resolved: Option<Instant>,
 }
 
 impl Topology {
     /// An empty table, which is stale.
-    pub(super) fn new(paths: &Paths, sysfs: Sysfs, rules: MountRules) -> Self {
+    pub(super) fn new(
+        paths: &Paths,
+        sysfs: Sysfs,
+        rules: MountRules,
+        vanished: Vec<Vanished>,
+    ) -> Self {
         Self {
             paths: paths.clone(),
             sysfs,
             table: Arc::default(),
             btrfs: BTreeMap::new(),
             rules,
+            vanished,
+            stuck: BTreeSet::new(),
             resolved: None,
         }
     }
@@ -110,7 +122,12 @@ impl Topology {
         table.unfollowed.extend(blind);
         for (dev, filesystem) in &mut table.filesystems {
             if let Some(before) = self.table.filesystems.get(dev) {
-                self.keep_vanished(filesystem, before);
+                self.keep_vanished(filesystem, &before.members);
+            }
+        }
+        for vanished in std::mem::take(&mut self.vanished) {
+            if let Some(filesystem) = table.filesystems.get_mut(&vanished.filesystem) {
+                self.restore_vanished(filesystem, vanished, &btrfs);
             }
         }
         self.rules.mark_volumes(&mut table, mountinfo);
@@ -140,8 +157,8 @@ impl Topology {
 
     /// Keeps a device that was removed under a filesystem as one of its devices, so that the loss has a name. A device
     /// that was taken out in order (pvmove) is still in sysfs and is not kept.
-    fn keep_vanished(&self, filesystem: &mut Filesystem, before: &Filesystem) {
-        for member in &before.members {
+    fn keep_vanished(&self, filesystem: &mut Filesystem, before: &[Member]) {
+        for member in before {
             let is_known = filesystem.members.iter().any(|known| known.dev == member.dev);
             // A stacked device cannot be removed while it is in use, so it was taken out in order (an LVM snapshot).
             let stacked = member.name.starts_with("dm-") || member.name.starts_with("md");
@@ -149,6 +166,33 @@ impl Topology {
                 filesystem.members.push(member.clone());
             }
         }
+    }
+
+    /// Keeps a device that was gone before this agent began, if that is the same filesystem and it is on the same devices
+    /// otherwise: one that was made anew, or whose volume was moved to other disks, does not miss it.
+    fn restore_vanished(
+        &self,
+        filesystem: &mut Filesystem,
+        vanished: Vanished,
+        btrfs: &BTreeMap<Dev, PathBuf>,
+    ) {
+        let Vanished { filesystem: dev, born, members } = vanished;
+        let own = btrfs.get(&dev).map(PathBuf::as_path);
+        let now = superblocks::number_of(filesystem, &self.sysfs.root, own);
+        let is_another = born.zip(now).is_some_and(|(before, now)| before != now);
+        let present = |members: &[Member]| -> BTreeSet<Dev> {
+            members
+                .iter()
+                .map(|member| member.dev)
+                .filter(|dev| !self.sysfs.is_gone(*dev))
+                .collect()
+        };
+        if is_another || present(&members) != present(&filesystem.members) {
+            return;
+        }
+        // Of a device that is gone as a whole, only the name is left in the table.
+        filesystem.members.retain(|member| !self.sysfs.is_gone(member.dev));
+        self.keep_vanished(filesystem, &members);
     }
 
     /// Fills in the block devices that a filesystem is on.
@@ -236,15 +280,48 @@ impl Topology {
         disks.into_iter().map(|(dev, name)| (dev, layer(dev, name))).collect()
     }
 
-    /// Finds the devices of a btrfs that was mounted by a device node that says nothing (one of a container, or one that is
-    /// gone). If one is left in the table and one in sysfs, they are the same.
-    fn find_remaining_btrfs(&self, table: &mut MountTable, btrfs: &mut BTreeMap<Dev, PathBuf>) {
+    /// Finds the devices of each btrfs that was mounted by a device node that says nothing (one of a container, or one that is
+    /// gone): by its id, or because one is left in the table and one in sysfs.
+    fn find_remaining_btrfs(&mut self, table: &mut MountTable, btrfs: &mut BTreeMap<Dev, PathBuf>) {
         let is_left = |f: &&mut Filesystem| f.fs_type == "btrfs" && f.members.is_empty();
-        let mut left = table.filesystems.values_mut().filter(is_left);
-        let (Some(filesystem), None) = (left.next(), left.next()) else { return };
-        let unclaimed = self.sysfs.every_btrfs().unwrap_or_default();
-        let mut unclaimed = unclaimed.into_iter().filter(|own| !btrfs.values().any(|b| b == own));
-        let (Some(own), None) = (unclaimed.next(), unclaimed.next()) else { return };
+        let mut left: Vec<_> = table.filesystems.values_mut().filter(is_left).collect();
+        if left.is_empty() {
+            return;
+        }
+        let mut unclaimed = self.sysfs.every_btrfs().unwrap_or_default();
+        unclaimed.retain(|own| !btrfs.values().any(|claimed| claimed == own));
+        left.retain_mut(|filesystem| {
+            let id = self.btrfs_id(filesystem);
+            let is_this = |own: &PathBuf| {
+                let uuid = own.file_name().and_then(|name| name.to_str());
+                id.is_some() && uuid.and_then(id_of_uuid) == id
+            };
+            let Some(at) = unclaimed.iter().position(is_this) else { return true };
+            self.set_btrfs(filesystem, unclaimed.remove(at), btrfs);
+            false
+        });
+        if let ([filesystem], [own]) = (&mut *left, &*unclaimed) {
+            self.set_btrfs(filesystem, own.clone(), btrfs);
+        }
+    }
+
+    /// The first half of the id of a btrfs, which leads to its UUID.
+    fn btrfs_id(&mut self, filesystem: &Filesystem) -> Option<u32> {
+        let mount = filesystem.best_mount().filter(|mount| !self.stuck.contains(&mount.id))?;
+        let id = id_at(self.paths.inside(&mount.point));
+        if id.is_none() {
+            self.stuck.insert(mount.id);
+        }
+        id
+    }
+
+    /// Fills in the devices of the btrfs with this sysfs directory.
+    fn set_btrfs(
+        &self,
+        filesystem: &mut Filesystem,
+        own: PathBuf,
+        btrfs: &mut BTreeMap<Dev, PathBuf>,
+    ) {
         let found = self
             .sysfs
             .btrfs_devices(&own)

@@ -57,13 +57,13 @@ fn new_btrfs_corruption_after_a_clear_is_new() {
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
     host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
     host.sample().settle(&Probe::Writable);
-    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 1 });
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 1, ..BtrfsErrors::default() });
     host.sample().settle(&Probe::Writable).sample().expect("one", &["filesystem_error-0:40"]);
     assert!(host.ledger.clear("filesystem_error-0:40", host.now));
     assert!(host.ledger.needs_every_snapshot());
     host.after(Duration::from_secs(1)).sample();
     host.after(Duration::from_hours(1));
-    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 5 });
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 5, ..BtrfsErrors::default() });
     host.sample().settle(&Probe::Writable).expect("new corruption", &["filesystem_error-0:40"]);
 }
 

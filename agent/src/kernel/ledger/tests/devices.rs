@@ -6,13 +6,13 @@ use tocsin_ebpf::Kind;
 
 use super::host::{EIO, Host, WINDOW, dev, member};
 use crate::kernel::ebpf::reader::{Count, Event};
-use crate::kernel::ledger::{Action, Probed};
+use crate::kernel::ledger::{Action, Probed, counts::STRANGERS};
 use crate::kernel::probe::{Probe, Root};
 use crate::kernel::sampling::{
     Disk,
     mounts::{Layer, Member, NvmePath},
 };
-use crate::model::Scope;
+use crate::model::{Dev, Scope};
 
 #[test]
 fn an_io_error_closes_after_a_quiet_window_if_a_probe_succeeds() {
@@ -222,8 +222,43 @@ fn a_device_that_is_removed_under_a_filesystem_is_an_io_error() {
     host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
     host.disks.insert(dev("7:1"), Disk::Gone);
     host.sample().expect("gone", &["io_error-7:1"]);
+    // The next agent's sampler cannot know of the device by itself.
+    let vanished = host.ledger.memory().vanished;
+    assert_eq!(vanished.len(), 1);
+    assert_eq!((vanished[0].filesystem, &*vanished[0].members[0].name), (dev("7:1"), "loop1"));
+    host.restart().sample().expect("after a restart", &["io_error-7:1"]);
     host.after(WINDOW * 2).sample().settle(&Probe::Writable).expect("for long", &["io_error-7:1"]);
     host.umount(1).sample().expect("umounted", &[]);
+    assert_eq!(host.ledger.memory().vanished, []);
+}
+
+#[test]
+fn counters_of_devices_without_a_filesystem_are_bounded() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").sample().answer(&Probe::Writable);
+    let count = |minor: u32, last: u64| Count {
+        kind: Kind::BlockRead,
+        dev: Dev::new(7, minor),
+        errno: EIO,
+        count: 1,
+        suppressed: 0,
+        dropped: 0,
+        last,
+    };
+    // The one with a filesystem is the oldest.
+    let counts: Vec<_> = (1..=300).map(|minor| count(minor, u64::from(minor))).collect();
+    host.ledger.counted(&counts, host.now);
+    host.sample();
+    let outdated = host.ledger.outdated(&counts);
+    assert_eq!(outdated.len(), 300 - 1 - STRANGERS);
+    assert!(outdated.contains(&(Kind::BlockRead, Dev::new(7, 2), EIO)), "the oldest go first");
+    assert!(!outdated.contains(&(Kind::BlockRead, Dev::new(7, 1), EIO)), "it has a filesystem");
+    host.ledger.forget_counts(&outdated);
+    let memory = serde_json::to_value(host.ledger.memory()).unwrap();
+    for list in ["counts", "handled"] {
+        assert_eq!(memory[list].as_array().unwrap().len(), 1 + STRANGERS, "{list}");
+    }
+    assert_eq!(host.ledger.outdated(&counts[300 - STRANGERS..]), []);
 }
 
 #[test]

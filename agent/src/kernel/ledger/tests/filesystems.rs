@@ -158,11 +158,11 @@ fn errors_that_only_sysfs_shows_open_faults_without_events() {
     let mut host = Host::new();
     host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
     host.members.insert(dev("0:40"), vec![member("7:1", "loop1", false)]);
-    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 5 });
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 5, ..BtrfsErrors::default() });
     host.sample().settle(&Probe::Writable).expect("old statistics", &[]);
-    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 6 });
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 5, corruption: 6, ..BtrfsErrors::default() });
     host.sample().expect("corruption", &["filesystem_error-0:40"]);
-    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 6, corruption: 6 });
+    host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 6, corruption: 6, ..BtrfsErrors::default() });
     host.sample().expect("I/O", &["filesystem_error-0:40", "io_error-7:1"]);
 }
 
@@ -327,7 +327,8 @@ fn a_leg_of_a_btrfs_that_repairs_itself_is_a_member() {
         host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
         host.sample().settle(&Probe::Writable);
         host.event(Kind::BlockWrite, "7:2", EIO);
-        host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 1, corruption: 0 });
+        host.btrfs
+            .insert(dev("0:40"), BtrfsErrors { io: 1, corruption: 0, ..BtrfsErrors::default() });
         host.sample().settle(&Probe::Writable);
         let faults = host.ledger.view().faults.into_iter();
         let found: Vec<_> = faults.map(|fault| (fault.id, fault.scope)).collect();
@@ -347,4 +348,27 @@ fn an_f2fs_that_has_stopped_is_lost() {
     host.mount_type(1, "f2fs", "rw", "rw").sample();
     host.event(Kind::F2fsError, "7:1", 0)
         .expect("found an error", &["filesystem_ro-7:1", "filesystem_error-7:1"]);
+}
+
+#[test]
+fn a_btrfs_with_bad_blocks_on_one_leg_has_the_others() {
+    // (redundant, devices with bad blocks, fault)
+    for (redundant, corrupted, open) in [
+        (true, 1, "io_error-7:1 member"),
+        (true, 2, "filesystem_error-0:40 host"),
+        (false, 1, "filesystem_error-0:40 host"),
+    ] {
+        let mut host = Host::new();
+        host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+        let legs = vec![member("7:1", "loop1", redundant), member("7:2", "loop2", redundant)];
+        host.members.insert(dev("0:40"), legs);
+        host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
+        host.sample().settle(&Probe::Writable);
+        host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 3, corrupted });
+        host.sample().settle(&Probe::Writable);
+        let faults = host.ledger.view().faults.into_iter();
+        let found: Vec<_> =
+            faults.map(|fault| format!("{} {}", fault.id, fault.scope.name())).collect();
+        assert_eq!(found, [open], "redundant {redundant}, {corrupted}");
+    }
 }

@@ -7,6 +7,7 @@ use tocsin_ebpf::Kind;
 use super::host::{EIO, EROFS, Host, dev};
 use crate::kernel::ledger::{Action, Probed};
 use crate::kernel::probe::{Probe, Root};
+use crate::model::Dev;
 
 #[test]
 fn a_journal_that_aborts_during_a_probe_is_found_by_the_next_one() {
@@ -153,4 +154,39 @@ fn a_probe_from_before_an_umount_proves_nothing() {
         host.now,
     );
     host.expect("former life", &[]);
+}
+
+#[test]
+fn a_look_at_everything_wants_writes_that_reach_the_disk() {
+    let mut host = Host::new();
+    host.mount(1, "rw", "rw").mount(2, "ro", "ro").sample().settle(&Probe::Writable);
+    // A probe is under way already.
+    host.event(Kind::Writeback, "7:1", 0);
+    let (started, before) = (host.now.mono, host.ledger.take_actions());
+    assert_eq!(before.iter().map(|action| action.verify).collect::<Vec<_>>(), [false]);
+    host.after(Duration::from_millis(10));
+    host.ledger.look_everywhere("an event was missed".into());
+    host.sample();
+    let probed = |dev, started, write| Probed {
+        dev,
+        started,
+        root: Root::Fine,
+        write,
+        full: true,
+        unreadable: None,
+    };
+    let writable = Some(Probe::Writable);
+    host.ledger.probed(&probed(dev("7:1"), started, writable.clone()), host.now);
+    let mut actions = host.ledger.take_actions();
+    actions.sort_unstable();
+    let action = |minor, write| Action { dev: Dev::new(7, minor), write, verify: true };
+    assert_eq!(actions, [action(1, true), action(2, false)], "asked for since the look began");
+    assert_eq!(host.ledger.sectors_to_read(actions[1]), []);
+    // A look at the root directory alone does not do where a write is possible.
+    for write in [None, writable] {
+        assert!(host.ledger.missed().is_some(), "{write:?}");
+        host.ledger.probed(&probed(dev("7:1"), host.now.mono, write), host.now);
+    }
+    host.ledger.probed(&probed(dev("7:2"), host.now.mono, None), host.now);
+    assert_eq!(host.ledger.missed(), None);
 }
