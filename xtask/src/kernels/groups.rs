@@ -96,8 +96,8 @@ pub(super) const GROUPS: [Group; 4] = [
     Group {
         name: "stacks",
         script: include_str!("guest/stacks.sh"),
-        scenarios: &["volume_disk_pulled", "mirror_leg", "late_layer"],
-        modules: &["ext4", "dm_mod", "dm_delay", "raid1"],
+        scenarios: &["volume_disk_pulled", "mirror_leg"],
+        modules: &["ext4", "dm_mod", "raid1"],
         devices: &[],
     },
 ];

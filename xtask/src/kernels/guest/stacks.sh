@@ -1,4 +1,4 @@
-# Stacks of devices: a volume on two disks, an array that loses a leg, a layer that answers late.
+# Stacks of devices: a volume on two disks, an array that loses a leg.
 
 need 'a module does not load' load stacks || say "$why"
 
@@ -49,23 +49,5 @@ mirror() {
 }
 is_member() { faults | grep -q '"scope":"member"'; }
 
-# A layer that answers late while nothing is in flight below it: that is a stall only after twelve times IO_STALL_AFTER,
-# because a limit of I/O looks the same.
-late_layer() {
-    stop
-    export IO_STALL_AFTER=1s
-    need 'the agent does not answer' start poll || return
-    need 'no disk' lower e || return
-    dm late "0 $sectors linear $lower 0" && need 'no ext4' on late /dev/mapper/late && need 'not ready before' within 5 answers 200 || return
-    dm_table late "0 $sectors delay $lower 0 60000"
-    (echo x >/mnt/late/x; sync) &
-    need 'no 503 in 30 s' within 30 failing io_stall dm- || return
-    seen="$took ms, $reason"
-    dm_table late "0 $sectors linear $lower 0"
-    need 'no 200 once it answers' within 60 answers 200 || return
-    seen="$seen; 200 again after $took ms"
-}
-
 scenario volume_disk_pulled
 scenario mirror_leg
-scenario late_layer
