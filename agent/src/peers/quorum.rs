@@ -8,7 +8,7 @@
 //!
 //! An agent that finds a majority again *excuses* those that it does not reach: most of them are about to be back, and of
 //! the others a majority may have reported the death meanwhile. It asks the others. A death that they agreed on is agreed
-//! here too, and not told again; one that nobody agreed on counts after [`EXCUSED_FOR`].
+//! here too, and not told again; one that nobody agreed on counts after [`EXCUSED_FOR`] or [`EXCUSED_FOR_LONG`].
 //!
 //! Where a `SANITY_CHECK_URL` is set, a coordinator tells of a death only once the URL has answered 2xx. Until then it
 //! *withholds* the death, which the others have agreed on and keep for its successors. If the member is back by then,
@@ -40,9 +40,11 @@ const SETTLED_AFTER: Duration = Duration::from_millis(400);
 const SETTLED_AT_LATEST: Duration = Duration::from_millis(800);
 /// 2 seconds for which a death counts as part of one event.
 const ONE_EVENT: Duration = Duration::from_secs(2);
-/// 45 seconds for those that live to be back after an isolation, for a dozen questions what others agreed on, and for
-/// discovery, which tries every 30 seconds, to say who is not there any more.
-const EXCUSED_FOR: Duration = Duration::from_secs(45);
+/// 10 seconds for those that live to be back after an isolation, and for ten questions what others agreed on.
+const EXCUSED_FOR: Duration = Duration::from_secs(10);
+/// 45 seconds after an isolation that was longer than that: for discovery, too, which tries every 30 seconds, to say who
+/// is not there any more.
+const EXCUSED_FOR_LONG: Duration = Duration::from_secs(45);
 
 /// What was agreed, and what waits.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ pub struct Quorum {
     /// Since when no majority is reached.
     silent_since: Option<Instant>,
     is_isolated: bool,
-    /// The members that were not reached when this agent found a majority again, and when that was.
+    /// The members that were not reached when this agent found a majority again, and until when they are excused.
     excused: BTreeMap<Arc<str>, Instant>,
     /// The deaths of which this agent does not know that a sane coordinator told them; `true` where it withheld them as
     /// the coordinator, and `false` where it agreed on them as a follower.
@@ -235,7 +237,9 @@ impl Quorum {
         let is_away =
             |standing: &Standing| matches!(standing, Standing::Suspect | Standing::Dead(_));
         let away = sight.members.iter().filter(|(_, standing)| is_away(standing));
-        self.excused.extend(away.map(|(id, _)| (id.clone(), now)));
+        let is_short = self.silent_since.is_some_and(|at| now.duration_since(at) < EXCUSED_FOR);
+        let until = now + if is_short { EXCUSED_FOR } else { EXCUSED_FOR_LONG };
+        self.excused.extend(away.map(|(id, _)| (id.clone(), until)));
         // Another coordinator may have told these.
         self.withheld.clear();
     }
@@ -246,9 +250,7 @@ impl Quorum {
             self.agreed.remove(id);
             self.reported.insert(id.clone());
         }
-        self.excused.retain(|id, since| {
-            !self.reported.contains(id) && now.duration_since(*since) < EXCUSED_FOR
-        });
+        self.excused.retain(|id, until| !self.reported.contains(id) && now < *until);
     }
 
     /// Tells what was withheld, or withdraws it.

@@ -198,8 +198,12 @@ const STORIES: &[Story] = &[
             step(ALIVE_4, 0, &[], &[], "coordinator"),
             step(&[Dead("a"), Dead("b"), Dead("c"), Dead("d")], 1000, &[], &[], "isolated"),
             step(&[Alive("a"), Alive("b"), Suspect("c")], 2000, &[], &[], "coordinator"),
-            step(&[Alive("c")], 42_900, &[], &[], "coordinator"),
+            step(&[Alive("c")], 7900, &[], &[], "coordinator"),
             step(&[], 200, &["d"], &[], "coordinator"),
+            // The longer it was, the more was missed.
+            step(&[Dead("a"), Dead("b"), Dead("c")], 20_000, &[], &[], "isolated"),
+            step(&[Alive("b"), Alive("c")], 44_900, &[], &[], "coordinator"),
+            step(&[], 200, &["a"], &[], "coordinator"),
         ],
     },
     Story {
