@@ -83,7 +83,8 @@ fn print(groups: &[&Group], table: &[(&str, Results)]) {
 }
 
 fn columns<'a>(cells: impl Iterator<Item = &'a str>) -> String {
-    cells.map(|cell| format!("{cell:<6}")).collect::<String>().trim_end().to_owned()
+    let cells: Vec<_> = cells.map(|cell| format!("{cell:<6}")).collect();
+    cells.concat().trim_end().to_owned()
 }
 
 /// Runs the groups on one kernel.

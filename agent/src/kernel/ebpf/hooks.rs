@@ -222,6 +222,12 @@ pub static HOOKS: &[Hook] = &[
     },
 ];
 
+/// Whether the program of a hook runs for errors alone: only then may a run that the kernel skipped have been one. The
+/// others run for each healthy request or mount, and a skipped run of theirs says nothing.
+pub(crate) fn runs_for_errors_alone(event: &str) -> bool {
+    !matches!(event, "block_rq_complete" | "block_bio_complete") && !event.starts_with("sys_exit_")
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, path::Path};

@@ -15,7 +15,7 @@ use tocsin_ebpf::Layouts;
 use tracing::{debug, info, warn};
 
 use super::{
-    hooks::{HOOKS, Hook, Wanted},
+    hooks::{HOOKS, Hook, Wanted, runs_for_errors_alone},
     pins::{PinDir, Pins},
     report::{HookReport, HookState, HookStates, is_attached},
     tracefs::{NoTraceFs, TraceFs},
@@ -184,7 +184,8 @@ impl Loader {
         let fd = |(_, program): (_, &Program)| {
             program.fd().ok()?.as_fd().try_clone_to_owned().ok().map(Arc::new)
         };
-        let programs = self.ebpf.programs().filter_map(fd).collect();
+        let programs = self.ebpf.programs().filter(|(name, _)| runs_for_errors_alone(name));
+        let programs = programs.filter_map(fd).collect();
         let pinned = self.pins.as_ref().map_or(0, Pins::hooks);
         HookReport::new(self.states.clone(), pinned, programs)
     }

@@ -33,6 +33,7 @@ use tocsin_ebpf::{Gate, PINNED_VERSION};
 use tracing::{info, warn};
 
 use super::{
+    hooks::runs_for_errors_alone,
     inherited::{Inherited, Takeover},
     pin_lock::{NoLock, lock},
     reader,
@@ -335,7 +336,10 @@ fn counts(directory: &Path) -> Result<Vec<reader::Count>, String> {
 /// Events that the programs of an earlier agent missed, or had no room to count.
 fn missed(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let programs = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PROGRAM));
+    let programs = entries.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().strip_prefix(PROGRAM).is_some_and(runs_for_errors_alone)
+    });
     let missed = programs.filter_map(|entry| {
         let program = ProgramInfo::from_pin(entry.path()).ok()?.fd().ok()?;
         reader::missed(program.as_fd())

@@ -11,7 +11,7 @@ use crate::{
         probe::{Probe, Root},
         sampling::mounts::Filesystem,
     },
-    model::Dev,
+    model::{Dev, Scope},
 };
 
 /// 5 s, in nanoseconds, until a filesystem is asked again that gave no answer: as long as a disk may stand before it counts
@@ -47,7 +47,11 @@ impl Ledger {
             pending.retain(|dev| superblocks.contains_key(dev));
         } else {
             let table = &self.table;
-            let filesystems = table.filesystems.values().filter(|filesystem| !filesystem.is_swap());
+            // What the operator ignores may hang for ever, and is not written to.
+            let filesystems = table
+                .filesystems
+                .values()
+                .filter(|filesystem| !filesystem.is_swap() && filesystem.scope() != Scope::Ignored);
             let pending: BTreeSet<Dev> = filesystems.map(|filesystem| filesystem.dev).collect();
             for dev in &pending {
                 if let Some(known) = superblocks.get_mut(dev) {
