@@ -25,6 +25,15 @@ pub enum Wanted {
     MountHooks,
 }
 
+/// What the program of a hook runs for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunsFor {
+    /// Errors alone: a run that the kernel skipped was one.
+    Errors,
+    /// Each request or system call, nearly all of which succeed: a skipped run says nothing.
+    Anything,
+}
+
 /// One hook: a program and the tracepoint that it runs on.
 #[derive(Debug)]
 pub struct Hook {
@@ -34,6 +43,8 @@ pub struct Hook {
     pub category: &'static str,
     /// When it is attached.
     pub wanted: Wanted,
+    /// What its program runs for.
+    pub runs_for: RunsFor,
     /// Takes the offsets that the program needs from the tracepoint's format.
     pub layout: fn(&Format, &mut Layouts) -> Result<(), LacksField>,
     /// What it shows and which kernels have it, for the tables of `docs/`.
@@ -91,6 +102,7 @@ pub static HOOKS: &[Hook] = &[
         event: "block_rq_error",
         category: "block",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| block(format).map(|layout| layouts.rq_error = layout),
         shows: "a failed request of a disk (5.18 and later); no program runs on healthy I/O",
     },
@@ -98,6 +110,7 @@ pub static HOOKS: &[Hook] = &[
         event: "block_rq_complete",
         category: "block",
         wanted: Wanted::Instead("block_rq_error"),
+        runs_for: RunsFor::Anything,
         layout: |format, layouts| block(format).map(|layout| layouts.rq_complete = layout),
         shows: "the same before 5.18, filtered in the kernel",
     },
@@ -105,6 +118,7 @@ pub static HOOKS: &[Hook] = &[
         event: "block_bio_complete",
         category: "block",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Anything,
         layout: |format, layouts| block(format).map(|layout| layouts.bio_complete = layout),
         shows: "a failed request of device mapper, md and other bio-based devices",
     },
@@ -112,6 +126,7 @@ pub static HOOKS: &[Hook] = &[
         event: "ext4_error",
         category: "ext4",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             announcement(format, "line").map(|layout| layouts.ext4_error = layout)
         },
@@ -121,6 +136,7 @@ pub static HOOKS: &[Hook] = &[
         event: "ext4_shutdown",
         category: "ext4",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             announcement(format, "flags").map(|layout| layouts.ext4_shutdown = layout)
         },
@@ -130,6 +146,7 @@ pub static HOOKS: &[Hook] = &[
         event: "xfs_force_shutdown",
         category: "xfs",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             announcement(format, "flags").map(|layout| layouts.xfs_shutdown = layout)
         },
@@ -139,6 +156,7 @@ pub static HOOKS: &[Hook] = &[
         event: "xfs_buf_ioerror",
         category: "xfs",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             layouts.xfs_buffer = FilesystemLayout {
                 dev: offset(format, "dev", 4)?,
@@ -154,6 +172,7 @@ pub static HOOKS: &[Hook] = &[
         event: "f2fs_fault_report",
         category: "f2fs",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             announcement(format, "err_code").map(|layout| layouts.f2fs_error = layout)
         },
@@ -163,6 +182,7 @@ pub static HOOKS: &[Hook] = &[
         event: "f2fs_shutdown",
         category: "f2fs",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             let error = offset(format, "ret", 4)?;
             layouts.f2fs_shutdown = FilesystemLayout { error, ..announcement(format, "mode")? };
@@ -174,6 +194,7 @@ pub static HOOKS: &[Hook] = &[
         event: "filemap_set_wb_err",
         category: "filemap",
         wanted: Wanted::Always,
+        runs_for: RunsFor::Errors,
         layout: |format, layouts| {
             layouts.writeback = FilesystemLayout {
                 dev: offset(format, "s_dev", 4)?,
@@ -189,6 +210,7 @@ pub static HOOKS: &[Hook] = &[
         event: "sys_exit_mount",
         category: "syscalls",
         wanted: Wanted::MountHooks,
+        runs_for: RunsFor::Anything,
         layout: mount_exit,
         shows: "mount(2) succeeded",
     },
@@ -196,6 +218,7 @@ pub static HOOKS: &[Hook] = &[
         event: "sys_exit_umount",
         category: "syscalls",
         wanted: Wanted::MountHooks,
+        runs_for: RunsFor::Anything,
         layout: mount_exit,
         shows: "umount2(2) succeeded",
     },
@@ -203,6 +226,7 @@ pub static HOOKS: &[Hook] = &[
         event: "sys_exit_fsconfig",
         category: "syscalls",
         wanted: Wanted::MountHooks,
+        runs_for: RunsFor::Anything,
         layout: mount_exit,
         shows: "fsconfig(2) succeeded: the only event of a remount through it",
     },
@@ -210,6 +234,7 @@ pub static HOOKS: &[Hook] = &[
         event: "sys_exit_mount_setattr",
         category: "syscalls",
         wanted: Wanted::MountHooks,
+        runs_for: RunsFor::Anything,
         layout: mount_exit,
         shows: "mount_setattr(2) succeeded",
     },
@@ -217,15 +242,15 @@ pub static HOOKS: &[Hook] = &[
         event: "sys_exit_move_mount",
         category: "syscalls",
         wanted: Wanted::MountHooks,
+        runs_for: RunsFor::Anything,
         layout: mount_exit,
         shows: "move_mount(2) succeeded",
     },
 ];
 
-/// Whether the program of a hook runs for errors alone: only then may a run that the kernel skipped have been one. The
-/// others run for each healthy request or mount, and a skipped run of theirs says nothing.
+/// Whether the program of this event's hook runs for errors alone.
 pub(crate) fn runs_for_errors_alone(event: &str) -> bool {
-    !matches!(event, "block_rq_complete" | "block_bio_complete") && !event.starts_with("sys_exit_")
+    HOOKS.iter().any(|hook| hook.event == event && hook.runs_for == RunsFor::Errors)
 }
 
 #[cfg(test)]
