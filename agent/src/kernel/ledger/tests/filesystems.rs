@@ -317,15 +317,21 @@ fn the_reason_names_what_the_block_layer_said_before_what_the_filesystem_made_of
     );
 }
 
+/// A host with a well btrfs on two devices, each of which may be redundant.
+fn host_with_btrfs(redundant: bool) -> Host {
+    let mut host = Host::new();
+    host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
+    let legs = vec![member("7:1", "loop1", redundant), member("7:2", "loop2", redundant)];
+    host.members.insert(dev("0:40"), legs);
+    host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
+    host.sample().settle(&Probe::Writable);
+    host
+}
+
 #[test]
 fn a_leg_of_a_btrfs_that_repairs_itself_is_a_member() {
     for (redundant, scope) in [(true, Scope::Member), (false, Scope::Host)] {
-        let mut host = Host::new();
-        host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
-        let legs = vec![member("7:1", "loop1", redundant), member("7:2", "loop2", redundant)];
-        host.members.insert(dev("0:40"), legs);
-        host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
-        host.sample().settle(&Probe::Writable);
+        let mut host = host_with_btrfs(redundant);
         host.event(Kind::BlockWrite, "7:2", EIO);
         host.btrfs
             .insert(dev("0:40"), BtrfsErrors { io: 1, corruption: 0, ..BtrfsErrors::default() });
@@ -358,12 +364,7 @@ fn a_btrfs_with_bad_blocks_on_one_leg_has_the_others() {
         (true, 2, "filesystem_error-0:40 host"),
         (false, 1, "filesystem_error-0:40 host"),
     ] {
-        let mut host = Host::new();
-        host.lines.push("50 1 0:40 / /data rw - btrfs /dev/loop1 rw".into());
-        let legs = vec![member("7:1", "loop1", redundant), member("7:2", "loop2", redundant)];
-        host.members.insert(dev("0:40"), legs);
-        host.btrfs.insert(dev("0:40"), BtrfsErrors::default());
-        host.sample().settle(&Probe::Writable);
+        let mut host = host_with_btrfs(redundant);
         host.btrfs.insert(dev("0:40"), BtrfsErrors { io: 0, corruption: 3, corrupted });
         host.sample().settle(&Probe::Writable);
         let faults = host.ledger.view().faults.into_iter();
