@@ -64,7 +64,7 @@ pub(crate) fn run(sandbox: &Sandbox, scale: Scale, report: &mut Report) {
             report.below(&format!("{what}, p99"), at(99).as_secs_f64(), 3.0, "s");
         }
         let posts = outside.posts("/peer").len();
-        report.count("mesh, deaths and recoveries told once", told as u64, posts as u64, 0);
+        report.exact("mesh, deaths and recoveries told once", posts as u64, told as u64);
         drop(nodes);
     });
 }
